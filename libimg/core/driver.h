@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The driver seam. A driver is a static const struct img_driver; the core calls its members only from core/node.c, which checks
+ * every request on the way in and every answer on the way out. Drivers call their children only through node_*() (node.h).
+ *
+ * Rules for drivers:
+ *  - Requests arrive with bytes > 0, inside [0, node_size()), on a node opened for what they do. A driver with
+ *    limits.request_align > 1 sees only aligned requests.
+ *  - All-or-nothing, as in libimg.h. A failure fills err by error_set()/error_errno().
+ *  - All members but open, create and close may be called from several threads at once.
+ *  - A NULL member means: the core emulates it where it can (zero: writes zeros; discard: does nothing; status: all data;
+ *    flush: nothing to do), else refuses with IMG_E_UNSUPPORTED.
+ */
+#ifndef CORE_DRIVER_H
+#define CORE_DRIVER_H
+
+#include "libimg.h"
+
+struct node;
+struct img_measure_args;
+
+enum driver_kind {
+	DRIVER_PROTOCOL, /* where bytes live: file, mem */
+	DRIVER_FILTER,	 /* passes requests to node->file: fault, crash */
+	DRIVER_FORMAT,	 /* an image in node->file, perhaps on node->backing */
+};
+
+struct driver_limits {
+	uint32_t request_align; /* 0 and 1: any */
+	uint32_t block_bytes;
+	uint32_t optimal_bytes;
+	uint32_t unit_bytes;
+	uint64_t max_size_bytes;
+};
+
+/* What a file is on the host; for cycle detection, weak pins and info. */
+struct host_stat {
+	uint64_t dev, ino;
+	int64_t mtime_ns;
+	uint64_t file_bytes, allocated_bytes;
+	bool is_block_device;
+};
+
+/* Permissions of QEMU's lock protocol: byte 100 + bit "I use it", byte 200 + bit "I forbid it to others". */
+enum host_perm { PERM_READ = 1u << 0, PERM_WRITE = 1u << 1, PERM_WRITE_UNCHANGED = 1u << 2, PERM_RESIZE = 1u << 3 };
+#define SHARE_READER_USE PERM_READ
+#define SHARE_READER_FORBID (PERM_WRITE | PERM_RESIZE)
+#define SHARE_WRITER_USE (PERM_READ | PERM_WRITE | PERM_RESIZE)
+#define SHARE_WRITER_FORBID (PERM_WRITE | PERM_RESIZE)
+#define SHARE_PEEK_USE PERM_READ /* after probing that nobody forbids reading; forbids nothing */
+
+struct host_open {
+	bool writable;
+	bool direct;
+	unsigned use, forbid; /* enum host_perm bits */
+	bool no_lock;	      /* force-share on a host that refuses even the peek lock */
+};
+
+/* Identity of an image's content, as an overlay records it of its parent. */
+enum pin_kind { PIN_NONE = 0, PIN_STRONG = 1, PIN_WEAK = 2 };
+struct pin {
+	enum pin_kind kind;
+	uint8_t uuid[16];	/* STRONG: image */
+	uint8_t snapshot_uuid[16]; /* STRONG: snapshot, zero for the head */
+	uint8_t hash[16];	/* STRONG: logical root; WEAK: fingerprint of the content */
+	uint64_t size_bytes;	/* virtual size */
+	int64_t mtime_ns;	/* WEAK only */
+};
+
+/* A reference to a parent, as data. */
+struct backing_ref {
+	char name[1024]; /* as recorded; relative names start at the child's folder */
+	char format[16]; /* never empty */
+	char snapshot[IMG_SNAPSHOT_NAME_MAX + 1]; /* "" for the head; informative where pin.snapshot_uuid is set */
+	struct pin pin;
+	bool committing; /* a commit of this overlay into its parent began and has not ended */
+};
+
+enum backing_change {
+	BACKING_SET,	    /* record ref (NULL: none) */
+	BACKING_SET_EMPTY,  /* record ref and drop this layer's disk content, in one atomic step */
+};
+
+/* Head and tail of a file for probing. */
+struct probe_data {
+	const uint8_t *head;
+	size_t head_bytes; /* at most 64 KiB */
+	const uint8_t *tail;
+	size_t tail_bytes; /* the last at most 4 KiB */
+	uint64_t file_bytes;
+};
+
+struct driver_open {
+	bool writable;
+	bool force_share;
+	bool bulk;
+	const char *snapshot;	 /* NULL: head */
+	uint64_t cache_bytes;	 /* 0: default */
+	uint64_t max_virtual_bytes;
+};
+
+struct driver_create {
+	uint64_t size_bytes;
+	const char *options;		     /* "k=v,k=v" or NULL */
+	const struct backing_ref *backing;   /* NULL: none */
+};
+
+/* One extent of this layer. */
+enum status_kind {
+	STATUS_UNALLOCATED, /* this layer says nothing: its backing, or zeros */
+	STATUS_ZERO,
+	STATUS_DATA,
+	STATUS_COMPRESSED,
+};
+#define STATUS_NO_HOST UINT64_MAX
+struct status_extent {
+	uint64_t off, bytes;
+	enum status_kind kind;
+	uint64_t host_off; /* DATA: offset in the layer's file, or STATUS_NO_HOST */
+};
+
+enum byte_lock { BYTE_UNLOCK, BYTE_SHARED, BYTE_EXCLUSIVE };
+
+struct img_driver {
+	const char *name;
+	enum driver_kind kind;
+	size_t state_bytes; /* zeroed memory that the core allocates as node->state and frees */
+	unsigned caps;	    /* enum img_caps that the format has when writable */
+	bool never_guess_for_writing;
+	bool snapshots_beside_writer; /* a snapshot may be read while another process writes: no write-forbidding locks */
+	const char *create_help; /* "key=what\n" lines for -o help, NULL if none */
+
+	/* Confidence 0 (no) to 100. Pure. */
+	int (*probe)(const struct probe_data *data);
+
+	/* file is an empty, writable node; leaves a complete, closed image in it, not yet synced. */
+	int (*create)(struct node *file, const struct driver_create *args, struct img_error *err);
+	/* node->file is open (formats, filters). Must leave nothing behind on failure but node->state memory. */
+	int (*open)(struct node *node, const struct driver_open *args, struct img_error *err);
+	/*
+	 * Protocols only, instead of open: takes over fd, also on failure. The permissions are those of share(); they are taken
+	 * before anything is read. IMG_E_BUSY names the holder.
+	 */
+	int (*open_fd)(struct node *node, int fd, const struct host_open *args, struct img_error *err);
+	/* Makes everything durable if writable; releases all but node->state, node->file, node->backing. */
+	int (*close)(struct node *node, struct img_error *err);
+
+	uint64_t (*size)(const struct node *node); /* never fails after open */
+	void (*limits)(const struct node *node, struct driver_limits *out);
+
+	int (*pread)(struct node *node, void *buf, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err);
+	int (*pwrite)(struct node *node, const void *buf, uint64_t bytes, uint64_t off, unsigned flags,
+		      struct img_error *err);
+	int (*zero)(struct node *node, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err);
+	int (*discard)(struct node *node, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err);
+	int (*flush)(struct node *node, unsigned flags, struct img_error *err);
+	/* Own layer only. Fills 1 to cap entries, ascending from off, contiguous, clipped to the range. */
+	int (*status)(struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap, size_t *nr,
+		      struct img_error *err);
+	int (*resize)(struct node *node, uint64_t size_bytes, struct img_error *err);
+
+	/* Protocols (filters pass them on). */
+	int (*stat)(struct node *node, struct host_stat *out, struct img_error *err);
+	/* Reserves host space for the range; content is kept (holes read as zeros). May reach beyond the end: grows. */
+	int (*allocate)(struct node *node, uint64_t bytes, uint64_t off, struct img_error *err);
+	/* OFD lock on one byte, far above QEMU's; IMG_E_BUSY with the holder's pid in the message. */
+	int (*lock_byte)(struct node *node, uint64_t byte, enum byte_lock mode, struct img_error *err);
+	/* Changes the permissions that this open description holds by QEMU's lock protocol. */
+	int (*share)(struct node *node, unsigned use, unsigned forbid, struct img_error *err);
+
+	/* Formats with backing. get_backing returns false where there is none. */
+	bool (*get_backing)(struct node *node, struct backing_ref *out);
+	int (*set_backing)(struct node *node, const struct backing_ref *ref, enum backing_change how,
+			   struct img_error *err);
+	/* Strong identity of this node (head or opened snapshot). Absent: the core makes a weak one. */
+	int (*pin)(struct node *node, struct pin *out, struct img_error *err);
+
+	/* Snapshots. */
+	int (*snap_create)(struct node *node, const char *name, unsigned flags, struct img_error *err);
+	int (*snap_delete)(struct node *node, const char *name, struct img_error *err);
+	int (*snap_revert)(struct node *node, const char *name, struct img_error *err);
+	int (*snap_rename)(struct node *node, const char *name, const char *new_name, struct img_error *err);
+	int (*snap_list)(struct node *node, struct img_snapshot *out, size_t cap, size_t *nr, struct img_error *err);
+	/* Makes `view` (fresh node, state zeroed, same driver) a read-only view of the snapshot that shares node's engine. */
+	int (*snap_open)(struct node *node, const char *name, struct node *view, struct img_error *err);
+	int (*snap_diff)(struct node *node, const char *a, const char *b, img_diff_fn fn, void *ctx, struct img_error *err);
+	int (*vmstate_write)(struct node *node, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
+	int (*vmstate_read)(struct node *node, const char *snap, void *buf, uint64_t bytes, uint64_t off,
+			    struct img_error *err);
+	int (*vmstate_resize)(struct node *node, uint64_t bytes, struct img_error *err);
+	int (*vmstate_size)(struct node *node, const char *snap, uint64_t *bytes, struct img_error *err);
+
+	/* Fills what the format knows; the core fills format, virtual, file, allocated and backing_* from get_backing. */
+	int (*info)(struct node *node, struct img_info *out, struct img_error *err);
+	int (*measure)(const struct img_measure_args *args, struct img_measure *out, struct img_error *err);
+	int (*check)(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
+		     struct img_check_result *out, struct img_error *err);
+};
+
+/* What a format needs to know to say how large a conversion will be. */
+struct img_measure_args {
+	uint64_t size_bytes;
+	const char *options;
+	/* Calls back with every data extent of the source, ascending; NULL: no data. */
+	int (*each_data)(void *ctx, int (*fn)(void *arg, uint64_t off, uint64_t bytes), void *arg, struct img_error *err);
+	void *ctx;
+};
+
+/* The static table of core/registry.c. */
+const struct img_driver *registry_find(const char *name);
+const struct img_driver *registry_at(size_t i); /* NULL past the end; formats only, raw last */
+const struct img_driver *registry_host_file(void); /* the protocol for host files and block devices */
+
+#endif
