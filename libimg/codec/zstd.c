@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Zstandard (RFC 8878). Expansion accepts exactly one frame: libzstd's one-shot call would also take several in a row, skippable
+ * ones, and any window, none of which an image may hold, so the frame header is looked at first.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <zstd.h>
+#include <zstd_errors.h>
+
+#include "codec_ops.h"
+#include "libimg.h"
+
+#define DEFAULT_LEVEL 1 /* the speed of compressing decides how long a convert takes; level 3 saves some 3 % */
+#define MAX_WINDOW_BYTES (8u << 20)
+
+struct zstd_state {
+	ZSTD_CCtx *cctx; /* NULL until first used, as dctx: readers do not pay for a compressor */
+	ZSTD_DCtx *dctx;
+	int level; /* that cctx is set to */
+};
+
+static void *zstd_new_state(void)
+{
+	return calloc(1, sizeof(struct zstd_state));
+}
+
+static void zstd_free_state(void *opaque)
+{
+	struct zstd_state *state = opaque;
+
+	ZSTD_freeCCtx(state->cctx);
+	ZSTD_freeDCtx(state->dctx);
+	free(state);
+}
+
+static int zstd_compress(void *opaque, int level, const void *src, size_t src_bytes, void *dst, size_t dst_cap, size_t *out)
+{
+	struct zstd_state *state = opaque;
+	size_t n;
+
+	if (level == 0)
+		level = DEFAULT_LEVEL;
+	if (!state->cctx) {
+		state->cctx = ZSTD_createCCtx();
+		if (!state->cctx)
+			return IMG_E_NOMEM;
+		state->level = 0;
+	}
+	if (level != state->level) {
+		if (ZSTD_isError(ZSTD_CCtx_setParameter(state->cctx, ZSTD_c_compressionLevel, level)))
+			return IMG_E_INVALID;
+		state->level = level;
+	}
+	n = ZSTD_compress2(state->cctx, dst, dst_cap, src, src_bytes);
+	if (!ZSTD_isError(n)) {
+		*out = n;
+		return 0;
+	}
+	return ZSTD_getErrorCode(n) == ZSTD_error_dstSize_tooSmall ? 1 : IMG_E_NOMEM;
+}
+
+/* Magic, no dictionary, a window that is within bounds. RFC 8878 section 3.1.1.1. */
+static int check_frame_header(const uint8_t *src, size_t src_bytes)
+{
+	uint8_t descriptor;
+	uint64_t base;
+
+	if (src_bytes < 6 || src[0] != 0x28 || src[1] != 0xb5 || src[2] != 0x2f || src[3] != 0xfd)
+		return IMG_E_CORRUPT;
+	descriptor = src[4];
+	if (descriptor & 0x03) /* a dictionary id follows */
+		return IMG_E_CORRUPT;
+	if (descriptor & 0x20) /* single segment: the content is the window, and its size is checked by the result */
+		return 0;
+	base = UINT64_C(1) << (10 + (src[5] >> 3));
+	return base + base / 8 * (src[5] & 7) > MAX_WINDOW_BYTES ? IMG_E_CORRUPT : 0;
+}
+
+static int zstd_expand(void *opaque, const void *src, size_t src_bytes, void *dst, size_t dst_bytes)
+{
+	struct zstd_state *state = opaque;
+	size_t n;
+
+	if (check_frame_header(src, src_bytes) < 0)
+		return IMG_E_CORRUPT;
+	n = ZSTD_findFrameCompressedSize(src, src_bytes);
+	if (ZSTD_isError(n) || n != src_bytes)
+		return IMG_E_CORRUPT;
+	if (!state->dctx) {
+		state->dctx = ZSTD_createDCtx();
+		if (!state->dctx)
+			return IMG_E_NOMEM;
+	}
+	n = ZSTD_decompressDCtx(state->dctx, dst, dst_bytes, src, src_bytes);
+	if (ZSTD_isError(n))
+		return ZSTD_getErrorCode(n) == ZSTD_error_memory_allocation ? IMG_E_NOMEM : IMG_E_CORRUPT;
+	return n == dst_bytes ? 0 : IMG_E_CORRUPT;
+}
+
+const struct codec_ops codec_zstd = {
+	.id = CODEC_ZSTD,
+	.name = "zstd",
+	.max_level = 22,
+	.new_state = zstd_new_state,
+	.free_state = zstd_free_state,
+	.compress = zstd_compress,
+	.expand = zstd_expand,
+};
