@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Who holds an image file. Locks of open file descriptions have no process in /proc/locks (its pid column says -1), because several
- * processes may share one description. So this walks the other way: every process's descriptors that lead to the file, and what
- * /proc/PID/fdinfo/FD says of locks through that very description. Only what that cannot explain (processes of other users) is then
- * looked up in /proc/locks, by device and inode, and reported without a pid.
+ * Who holds an image file. Locks of open file descriptions have no process in /proc/locks (its pid column says -1),
+ * because several processes may share one description. So this walks the other way: every process's descriptors that
+ * lead to the file, and what /proc/PID/fdinfo/FD says of locks through that very description. Only what that cannot
+ * explain (processes of other users) is then looked up in /proc/locks, by device and inode, and reported without a pid.
  */
 #include <ctype.h>
 #include <dirent.h>
@@ -42,7 +42,8 @@ static bool parse_lock(const char *text, struct lock_line *out)
 	unsigned long long ino, first;
 	unsigned major, minor;
 
-	if (sscanf(text, "%*[0-9]: %*[A-Z] %*s %*[A-Z] %lld %x:%x:%llu %llu %23s", &pid, &major, &minor, &ino, &first, last) != 6)
+	if (sscanf(text, "%*[0-9]: %*[A-Z] %*s %*[A-Z] %lld %x:%x:%llu %llu %23s", &pid, &major, &minor, &ino, &first,
+		   last) != 6)
 		return false;
 	*out = (struct lock_line){ .pid = pid, .major = major, .minor = minor, .ino = ino, .first = first };
 	out->last = strcmp(last, "EOF") == 0 ? UINT64_MAX : strtoull(last, NULL, 10);
@@ -114,7 +115,8 @@ static bool locks_of_process(int proc_fd, int64_t pid, const struct file_id *id,
 	return stop;
 }
 
-/* Every lock on the file that can be traced to a process. skip_fd: a descriptor of ours whose locks do not count, or -1. */
+/* Every lock on the file that can be traced to a process. skip_fd: a descriptor of ours whose locks do not count, or
+ * -1. */
 static void each_process_lock(const struct file_id *id, int skip_fd, lock_fn fn, void *ctx)
 {
 	struct dirent *entry;
@@ -254,7 +256,8 @@ int img_holders(const char *path, struct img_holder *out, size_t cap, size_t *nr
 	struct stat sb;
 
 	if (path == NULL || nr == NULL || (out == NULL && cap > 0))
-		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, "holders", "a path and room for the answer are needed");
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, "holders",
+				 "a path and room for the answer are needed");
 	if (stat(path, &sb) < 0)
 		return error_errno(err, errno, NO_OFFSET, "holders", "%s: cannot stat", path);
 	list.out = calloc(list.cap, sizeof(*list.out));
@@ -266,7 +269,7 @@ int img_holders(const char *path, struct img_holder *out, size_t cap, size_t *nr
 		each_kernel_lock(&id, add_holder, &list);
 	*nr = list.nr;
 	if (cap > 0)
-		memcpy(out, list.out, min_u64(cap, list.nr) * sizeof(*out));
+		memcpy(out, list.out, (size_t)min_u64(cap, list.nr) * sizeof(*out));
 	free(list.out);
 	return 0;
 }

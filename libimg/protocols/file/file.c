@@ -2,15 +2,17 @@
 /*
  * Protocol "file": a regular file or a block device of the host.
  *
- * Every request is one system call where the host plays along; short transfers and EINTR are continued. A read past the end
- * of the file is an error, never zeros: formats know where their file ends. Writes past the end grow a regular file.
+ * Every request is one system call where the host plays along; short transfers and EINTR are continued. A read past the
+ * end of the file is an error, never zeros: formats know where their file ends. Writes past the end grow a regular
+ * file.
  *
- * States: good -> flush_failed (by the first failed fdatasync; stays for the life of the node). After it every flush fails with
- * IMG_E_POISONED; reads and writes still work, their durability is unknown.
+ * States: good -> flush_failed (by the first failed fdatasync; stays for the life of the node). After it every flush
+ * fails with IMG_E_POISONED; reads and writes still work, their durability is unknown.
  *
- * O_DIRECT: what is aligned in offset, length and memory goes to the direct descriptor, everything else through a second,
- * buffered description of the same file, so that callers need not care and nothing is read to be modified. The kernel keeps the
- * two coherent page by page (a direct write drops the cached pages it covers, after writing them back).
+ * O_DIRECT: what is aligned in offset, length and memory goes to the direct descriptor, everything else through a
+ * second, buffered description of the same file, so that callers need not care and nothing is read to be modified. The
+ * kernel keeps the two coherent page by page (a direct write drops the cached pages it covers, after writing them
+ * back).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -57,7 +59,8 @@ static int file_pread(struct node *node, void *buf, uint64_t bytes, uint64_t off
 			return error_errno(err, errno, off, FILE_LAYER, "%s: cannot read at 0x%llx", node->path,
 					   (unsigned long long)off);
 		if (got == 0)
-			return error_set(err, IMG_E_IO, 0, off, FILE_LAYER, "%s: file ends at or before 0x%llx, 0x%llx bytes more are expected",
+			return error_set(err, IMG_E_IO, 0, off, FILE_LAYER,
+					 "%s: file ends at or before 0x%llx, 0x%llx bytes more are expected",
 					 node->path, (unsigned long long)off, (unsigned long long)bytes);
 		p += got;
 		off += (uint64_t)got;
@@ -95,7 +98,8 @@ int file_write_all(struct node *node, const void *buf, uint64_t bytes, uint64_t 
 	int ret;
 
 	if (!range_inside(off, bytes, INT64_MAX) || (st->is_block_device && grows))
-		return error_set(err, IMG_E_NOSPC, ENOSPC, off, FILE_LAYER, "%s: 0x%llx lies beyond the end of the device", node->path,
+		return error_set(err, IMG_E_NOSPC, ENOSPC, off, FILE_LAYER,
+				 "%s: 0x%llx lies beyond the end of the device", node->path,
 				 (unsigned long long)(off + bytes));
 	atomic_store(&st->dirty, true);
 	if (grows)
@@ -124,7 +128,8 @@ int file_flush(struct node *node, unsigned flags, struct img_error *err)
 	if (!atomic_load(&st->flush_failed)) {
 		atomic_store(&st->dirty, false);
 		if (fdatasync(st->fd) == 0) {
-			/* Another thread's failure may have used up the kernel's one error report for this description. */
+			/* Another thread's failure may have used up the kernel's one error report for this description.
+			 */
 			if (!atomic_load(&st->flush_failed))
 				return 0;
 		} else {
@@ -135,7 +140,8 @@ int file_flush(struct node *node, unsigned flags, struct img_error *err)
 		}
 	}
 	return error_set(err, IMG_E_POISONED, 0, NO_OFFSET, FILE_LAYER,
-			 "%s: an earlier flush failed, what was written since the last good one may be lost", node->path);
+			 "%s: an earlier flush failed, what was written since the last good one may be lost",
+			 node->path);
 }
 
 static uint64_t file_size(const struct node *node)
@@ -195,13 +201,15 @@ static int learn_geometry(struct node *node, struct img_error *err)
 		int sector = 512;
 
 		if (ioctl(st->fd, BLKGETSIZE64, &bytes) < 0 || ioctl(st->fd, BLKSSZGET, &sector) < 0)
-			return error_errno(err, errno, NO_OFFSET, FILE_LAYER, "%s: cannot ask the device for its size", node->path);
+			return error_errno(err, errno, NO_OFFSET, FILE_LAYER, "%s: cannot ask the device for its size",
+					   node->path);
 		st->is_block_device = true;
 		st->sector_bytes = (uint32_t)sector;
 		atomic_init(&st->size, bytes);
 		return 0;
 	}
-	return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, FILE_LAYER, "%s: neither a regular file nor a block device", node->path);
+	return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, FILE_LAYER, "%s: neither a regular file nor a block device",
+			 node->path);
 }
 
 static int check_mode(struct node *node, bool writable, struct img_error *err)
@@ -212,11 +220,12 @@ static int check_mode(struct node *node, bool writable, struct img_error *err)
 	if (fl < 0)
 		return error_errno(err, errno, NO_OFFSET, FILE_LAYER, "%s: bad file descriptor", node->path);
 	if (fl & O_PATH || (fl & O_ACCMODE) == O_WRONLY || (writable && (fl & O_ACCMODE) != O_RDWR))
-		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, FILE_LAYER, "%s: the descriptor is not open for %s", node->path,
-				 writable ? "reading and writing" : "reading");
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, FILE_LAYER, "%s: the descriptor is not open for %s",
+				 node->path, writable ? "reading and writing" : "reading");
 	/* pwrite() on an O_APPEND descriptor ignores its offset. */
 	if (writable && (fl & O_APPEND))
-		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, FILE_LAYER, "%s: the descriptor is open with O_APPEND", node->path);
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, FILE_LAYER,
+				 "%s: the descriptor is open with O_APPEND", node->path);
 	return 0;
 }
 

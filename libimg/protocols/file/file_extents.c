@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* File protocol: where the data of a sparse file lies (SEEK_DATA, SEEK_HOLE), and what the host knows about the file. */
+/* File protocol: where the data of a sparse file lies, and what the host knows about the file. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>

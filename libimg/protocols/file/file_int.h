@@ -12,15 +12,15 @@
 #define FILE_LAYER "file"
 
 struct file_state {
-	int fd;		 /* carries the locks; has O_DIRECT set where direct_align is not 0 */
-	int buffered_fd; /* equals fd, or a second description without O_DIRECT for what is not aligned */
+	int fd;		       /* carries the locks; has O_DIRECT set where direct_align is not 0 */
+	int buffered_fd;       /* equals fd, or a second description without O_DIRECT for what is not aligned */
 	uint32_t direct_align; /* 0: not direct; else for offset, length and memory */
 	uint32_t sector_bytes; /* logical sector of a block device, 1 for a file */
 	bool is_block_device;
 	bool no_lock;
 
-	_Atomic uint64_t size; /* as far as this node knows; a device's never changes */
-	_Atomic bool dirty;    /* changed since the last flush began */
+	_Atomic uint64_t size;	   /* as far as this node knows; a device's never changes */
+	_Atomic bool dirty;	   /* changed since the last flush began */
 	_Atomic bool flush_failed; /* sticky: the kernel has marked the lost pages clean, a retry would lie */
 	_Atomic bool no_punch, no_zero_range, no_allocate; /* the host said EOPNOTSUPP: do not ask again */
 

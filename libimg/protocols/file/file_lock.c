@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * File protocol: locks. Two kinds, both on single bytes by open-file-description locks (F_OFD_*), which belong to the
- * description and not to the process: two opens in one process conflict as two processes do, a fork shares them, and they die with
- * the last descriptor.
+ * description and not to the process: two opens in one process conflict as two processes do, a fork shares them, and
+ * they die with the last descriptor.
  *
  * share() speaks QEMU's protocol, so that QEMU, libvirt and this library never write one file at once. For permission i
- * (0 consistent read, 1 write, 2 write unchanged, 3 resize) byte 100 + i says "I use it", byte 200 + i "I forbid it to others".
- * All hold shared locks only, so that holding never conflicts; a conflict is found by asking whether an exclusive lock could be had
- * (F_OFD_GETLK, which ignores the description's own locks) on 200 + i for each permission used and on 100 + i for each forbidden.
- * Own bytes are taken before others' are probed: of two that come at once, at least one sees the other.
+ * (0 consistent read, 1 write, 2 write unchanged, 3 resize) byte 100 + i says "I use it", byte 200 + i "I forbid it to
+ * others". All hold shared locks only, so that holding never conflicts; a conflict is found by asking whether an
+ * exclusive lock could be had (F_OFD_GETLK, which ignores the description's own locks) on 200 + i for each permission
+ * used and on 100 + i for each forbidden. Own bytes are taken before others' are probed: of two that come at once, at
+ * least one sees the other.
  *
  * lock_byte() is plain: shared or exclusive, for the formats' own use, on bytes far above.
  */
@@ -73,8 +74,10 @@ static int lock_failed(const struct node *node, int e, uint64_t byte, struct img
 {
 	if (e == ENOLCK || e == EINVAL || e == EOPNOTSUPP || e == ENOSYS)
 		return error_set(err, IMG_E_UNSUPPORTED, e, NO_OFFSET, FILE_LAYER,
-				 "%s: the host file system cannot lock files, so that two writers could destroy it", node->path);
-	return error_errno(err, e, NO_OFFSET, FILE_LAYER, "%s: cannot lock byte %llu", node->path, (unsigned long long)byte);
+				 "%s: the host file system cannot lock files, so that two writers could destroy it",
+				 node->path);
+	return error_errno(err, e, NO_OFFSET, FILE_LAYER, "%s: cannot lock byte %llu", node->path,
+			   (unsigned long long)byte);
 }
 
 int file_lock_byte(struct node *node, uint64_t byte, enum byte_lock mode, struct img_error *err)
@@ -85,8 +88,8 @@ int file_lock_byte(struct node *node, uint64_t byte, enum byte_lock mode, struct
 	int ret, e;
 
 	if (byte > INT64_MAX - 1)
-		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, FILE_LAYER, "lock byte 0x%llx is past the host's limit",
-				 (unsigned long long)byte);
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, FILE_LAYER,
+				 "lock byte 0x%llx is past the host's limit", (unsigned long long)byte);
 	e = set_lock(st->fd, byte, types[mode]);
 	if (e == 0)
 		return 0;
@@ -102,7 +105,8 @@ int file_lock_byte(struct node *node, uint64_t byte, enum byte_lock mode, struct
 	return ret;
 }
 
-/* Drops the locks that are held by (use, forbid) but not by the ones to keep. Unlocking one's own byte cannot conflict. */
+/* Drops the locks that are held by (use, forbid) but not by the ones to keep. Unlocking one's own byte cannot conflict.
+ */
 static void drop_locks(struct file_state *st, unsigned use, unsigned forbid, unsigned keep_use, unsigned keep_forbid)
 {
 	for (unsigned i = 0; i < NR_PERMS; i++) {
@@ -147,8 +151,8 @@ static int probe_others(struct node *node, unsigned use, unsigned forbid, struct
 
 		if (e == EAGAIN) {
 			describe_holder(node, byte, holder, sizeof(holder));
-			return error_set(err, IMG_E_BUSY, 0, NO_OFFSET, FILE_LAYER, "%s: %s forbids others to %s it", node->path,
-					 holder, perm_name(i));
+			return error_set(err, IMG_E_BUSY, 0, NO_OFFSET, FILE_LAYER, "%s: %s forbids others to %s it",
+					 node->path, holder, perm_name(i));
 		}
 		if (e == 0 && (forbid & bit)) {
 			byte = LOCK_USE_BYTE + i;
@@ -156,8 +160,8 @@ static int probe_others(struct node *node, unsigned use, unsigned forbid, struct
 		}
 		if (e == EAGAIN) {
 			describe_holder(node, byte, holder, sizeof(holder));
-			return error_set(err, IMG_E_BUSY, 0, NO_OFFSET, FILE_LAYER, "%s: %s has it open to %s", node->path, holder,
-					 perm_name(i));
+			return error_set(err, IMG_E_BUSY, 0, NO_OFFSET, FILE_LAYER, "%s: %s has it open to %s",
+					 node->path, holder, perm_name(i));
 		}
 		if (e != 0)
 			return lock_failed(node, e, byte, err);

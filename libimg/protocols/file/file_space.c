@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * File protocol: changing what is allocated. Each operation first asks the host for the cheap way (fallocate() in its modes,
- * the discard ioctl of devices) and remembers where the host does not have it. Zeroing falls back to writing zeros; discarding and
- * allocating are promises about space, not about content, so that a host without them has nothing to do.
+ * File protocol: changing what is allocated. Each operation first asks the host for the cheap way (fallocate() in its
+ * modes, the discard ioctl of devices) and remembers where the host does not have it. Zeroing falls back to writing
+ * zeros; discarding and allocating are promises about space, not about content, so that a host without them has nothing
+ * to do.
  *
- * Growing needs the exclusive grow_lock: ftruncate() to a new end would cut off what a concurrent write appended beyond it.
+ * Growing needs the exclusive grow_lock: ftruncate() to a new end would cut off what a concurrent write appended beyond
+ * it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -41,8 +43,8 @@ static int grow_to(struct node *node, uint64_t end, struct img_error *err)
 	if (end <= atomic_load(&st->size))
 		return 0;
 	if (st->is_block_device || end > INT64_MAX)
-		return error_set(err, IMG_E_NOSPC, ENOSPC, end, FILE_LAYER, "%s: cannot grow to 0x%llx bytes", node->path,
-				 (unsigned long long)end);
+		return error_set(err, IMG_E_NOSPC, ENOSPC, end, FILE_LAYER, "%s: cannot grow to 0x%llx bytes",
+				 node->path, (unsigned long long)end);
 	pthread_rwlock_wrlock(&st->grow_lock);
 	if (end > atomic_load(&st->size)) {
 		atomic_store(&st->dirty, true);
@@ -107,8 +109,8 @@ int file_zero(struct node *node, uint64_t bytes, uint64_t off, unsigned flags, s
 	if (aligned) {
 		e = zero_by_host(st, bytes, off, (flags & IMG_IO_NO_UNMAP) != 0, &fatal);
 		if (e != 0 && fatal)
-			return error_errno(err, e, off, FILE_LAYER, "%s: cannot zero 0x%llx bytes at 0x%llx", node->path,
-					   (unsigned long long)bytes, (unsigned long long)off);
+			return error_errno(err, e, off, FILE_LAYER, "%s: cannot zero 0x%llx bytes at 0x%llx",
+					   node->path, (unsigned long long)bytes, (unsigned long long)off);
 	}
 	if (e != 0)
 		ret = write_zeros(node, bytes, off, err);
@@ -186,10 +188,12 @@ int file_resize(struct node *node, uint64_t size_bytes, struct img_error *err)
 	if (st->is_block_device) {
 		if (size_bytes == atomic_load(&st->size))
 			return 0;
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, FILE_LAYER, "%s: a block device keeps its size", node->path);
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, FILE_LAYER, "%s: a block device keeps its size",
+				 node->path);
 	}
 	if (size_bytes > INT64_MAX)
-		return error_set(err, IMG_E_LIMIT, EFBIG, NO_OFFSET, FILE_LAYER, "%s: size 0x%llx is past the host's limit", node->path,
+		return error_set(err, IMG_E_LIMIT, EFBIG, NO_OFFSET, FILE_LAYER,
+				 "%s: size 0x%llx is past the host's limit", node->path,
 				 (unsigned long long)size_bytes);
 	pthread_rwlock_wrlock(&st->grow_lock);
 	atomic_store(&st->dirty, true);
