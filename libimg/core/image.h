@@ -23,6 +23,8 @@ struct image_env {
 	int (*publish)(void *ctx, const char *temp_path, const char *path, bool overwrite, struct img_error *err);
 	/* Removes an unpublished file. */
 	void (*discard_temp)(void *ctx, const char *temp_path);
+	/* IMG_E_EXISTS (or why a file there cannot be replaced); may be NULL: publish alone says so. */
+	int (*check_target)(void *ctx, const char *path, bool overwrite, struct img_error *err);
 	void *ctx;
 };
 extern const struct image_env image_env_host;
@@ -37,7 +39,31 @@ struct img {
 	char *snapshot;		/* owned, NULL for the head */
 	const struct image_env *env;
 	bool borrowed;		/* wrapper of a node that another image owns */
+	/*
+	 * I/O and questions hold it shared; what replaces the content as a whole or swaps the backing (resize, revert, commit,
+	 * rebase, flatten) holds it exclusive. Never held while a caller's callback runs, except by an image_freeze() holder.
+	 */
+	pthread_rwlock_t content_lock;
 };
+
+/*
+ * Takes img->content_lock exclusive and gives an alias: another struct img over the same nodes with a lock of its own, through
+ * which the holder (commit, rebase, flatten) goes on using the public functions. Changes of the backing are made on img itself;
+ * alias follows by image_refreeze(). image_thaw() ends both; alias is gone.
+ */
+int image_freeze(struct img *img, struct img **alias, struct img_error *err);
+void image_refreeze(struct img *img, struct img *alias);
+void image_thaw(struct img *img, struct img *alias);
+
+/*
+ * img->backing and img->top->backing in one step. The caller holds the image frozen, or is its only user. attach takes parent
+ * over (img must have none); detach gives it back, to be ended by img_close(); NULL if there is none.
+ */
+void image_attach_backing(struct img *img, struct img *parent);
+struct img *image_detach_backing(struct img *img);
+
+/* IMG_E_EXISTS early, before work is spent on a new file that could not be published. flags: enum img_create_flags. */
+int image_check_target(const char *path, unsigned flags, const struct image_env *env, struct img_error *err);
 
 /* As img_open()/img_create()/img_convert() in another environment. env must outlive the image. */
 int image_open_env(const char *path, const struct img_open_options *opts, const struct image_env *env, struct img **out,
@@ -49,6 +75,10 @@ int image_convert_env(struct img *src, const char *path, const struct img_create
 /* Takes file over, also on failure. path is for messages and references. */
 int image_open_on(struct node *file, const char *path, const struct img_open_options *opts, const struct image_env *env,
 		  struct img **out, struct img_error *err);
+
+/* Longest backing chain: the default, and what a caller may ask for. */
+#define CHAIN_DEPTH_DEFAULT 64
+#define CHAIN_DEPTH_MAX 1024
 
 /*
  * Opens the parent that ref names as a chain of nodes ready to be node->backing, read-only (or as img for commit's writable

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Nodes: opened layers, and the one chokepoint through which every driver member is called. See driver.h for the contract; this
- * side checks it. An image is a format node whose file child is a protocol node, perhaps with filters between, and whose
+ * Nodes: opened layers, and the one chokepoint (node.c, node_ops.c) through which every driver member is called. See driver.h for
+ * the contract; this side checks it. An image is a format node whose file child is a protocol node, perhaps with filters between, and whose
  * backing child is the format node of its parent.
  */
 #ifndef CORE_NODE_H
 #define CORE_NODE_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "driver.h"
@@ -23,10 +24,26 @@ struct node {
 	bool writable;
 	char *path; /* owned; "" if unknown; for messages */
 	struct node_counters counters;
+
+	/* node.c's own */
+	bool opened;		   /* drv->open, open_fd or snap_open succeeded: close is due */
+	bool backing_missing;	   /* the image names a backing that was not opened on purpose: it cannot be read */
+	struct node *view_of;	   /* snapshot views: the node whose engine and backing they share; not owned */
+	_Atomic bool poisoned;	   /* a flush failed: no more changes through this node */
+	pthread_rwlock_t rmw_lock; /* nodes with request_align > 1: read-modify-write exclusive, aligned writes shared */
 };
 
 /* Allocates a node with zeroed state. path is copied. NULL: no memory (err filled). */
 struct node *node_new(const struct img_driver *drv, const char *path, struct img_error *err);
+/*
+ * A node on memory or another child that its constructor filled itself (protocols without descriptor, filters): marks it opened so
+ * that node_close() calls drv->close.
+ */
+void node_mark_open(struct node *node, bool writable);
+/* drv->open_fd: takes over fd, also on failure. On failure node is still the caller's. */
+int node_open_fd(struct node *node, int fd, const struct host_open *args, struct img_error *err);
+/* drv->create in the empty, writable node file. */
+int node_create(const struct img_driver *drv, struct node *file, const struct driver_create *args, struct img_error *err);
 /* drv->open on node; node->file and node->backing were attached by the caller. On failure node is still the caller's. */
 int node_open(struct node *node, const struct driver_open *args, struct img_error *err);
 /* drv->close (if it was opened) and frees node with file and backing, children last. First failure is returned. */
@@ -50,6 +67,32 @@ int node_share(struct node *node, unsigned use, unsigned forbid, struct img_erro
 
 /* Reads [off, off + bytes) of node->backing; what lies beyond its end, or has no backing, is zeros. For drivers' pread. */
 int node_read_backing(struct node *node, void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
+
+/* Formats; see driver.h. A member that the driver lacks is IMG_E_UNSUPPORTED unless said otherwise. */
+bool node_get_backing(struct node *node, struct backing_ref *out); /* without: false */
+int node_set_backing(struct node *node, const struct backing_ref *ref, enum backing_change how, struct img_error *err);
+/* True when the driver has a strong identity (drv->pin). */
+bool node_has_pin(const struct node *node);
+int node_pin(struct node *node, struct pin *out, struct img_error *err);
+int node_snap_create(struct node *node, const char *name, unsigned flags, struct img_error *err);
+int node_snap_delete(struct node *node, const char *name, struct img_error *err);
+int node_snap_revert(struct node *node, const char *name, struct img_error *err);
+int node_snap_rename(struct node *node, const char *name, const char *new_name, struct img_error *err);
+int node_snap_list(struct node *node, struct img_snapshot *out, size_t cap, size_t *nr, struct img_error *err);
+/* *view is the caller's, to be ended by node_close() before node is. */
+int node_snap_open(struct node *node, const char *name, struct node **view, struct img_error *err);
+int node_snap_diff(struct node *node, const char *a, const char *b, img_diff_fn fn, void *ctx, struct img_error *err);
+int node_vmstate_write(struct node *node, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
+int node_vmstate_read(struct node *node, const char *snap, void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
+int node_vmstate_resize(struct node *node, uint64_t bytes, struct img_error *err);
+int node_vmstate_size(struct node *node, const char *snap, uint64_t *bytes, struct img_error *err);
+int node_info(struct node *node, struct img_info *out, struct img_error *err); /* without: success */
+int node_check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
+	       struct img_check_result *out, struct img_error *err);
+/* No node yet: drv->probe (0 without) and drv->measure. */
+int node_probe(const struct img_driver *drv, const struct probe_data *data);
+int node_measure(const struct img_driver *drv, const struct img_measure_args *args, struct img_measure *out,
+		 struct img_error *err);
 
 /* A pwrite, zero, discard or resize on a format's file grows it where needed: protocol nodes accept writes past their end. */
 
