@@ -155,9 +155,9 @@ static int apply_whole(struct node *target, const struct crash_entry *entry)
 	uint64_t size = node_size(target);
 
 	if (entry->kind == CRASH_TRUNCATE)
-		return node_resize(target, entry->bytes);
+		return node_resize(target, entry->bytes, NULL);
 	if (entry->kind == CRASH_ALLOCATE)
-		return entry->off + entry->bytes > size ? node_resize(target, entry->off + entry->bytes) : 0;
+		return entry->off + entry->bytes > size ? node_resize(target, entry->off + entry->bytes, NULL) : 0;
 	return apply_part(target, entry, 0, entry->bytes);
 }
 
@@ -189,10 +189,10 @@ static int apply_length(struct node *target, const struct crash_entry *entry)
 	uint64_t end = entry->off + entry->bytes;
 
 	if (entry->kind == CRASH_TRUNCATE)
-		return node_resize(target, entry->bytes);
+		return node_resize(target, entry->bytes, NULL);
 	if (entry->kind == CRASH_DISCARD || end <= node_size(target))
 		return 0;
-	return node_resize(target, end);
+	return node_resize(target, end, NULL);
 }
 
 int crash_apply(struct node *target, const struct crash_entry *entry, const struct crash_fate *fate)
