@@ -1,0 +1,488 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Workloads B1 to B10 against qemu-img, in pairs: ours, theirs, ours, theirs, in one run on one machine.
+
+Absolute times on a busy machine prove nothing, so each row is the ratio of two neighbours in time: the median of the pairs
+after a warm-up, with the smallest and the largest. A ratio above 1 is in our favour. The harness never judges: it prints
+what it saw, with the commit, the machine and the versions.
+
+  bench.py [--quick] [--pairs N] [--dir DIR]... [--image RAW] [--imgtool PROGRAM] [--output FILE] [B1 ...]
+
+Folders: /dev/shm (no disk in the way) and one on disk. Each run starts with sync on disk, and ends with its output removed.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(os.path.dirname(HERE))
+GIB = 1 << 30
+# Visits every 4 KiB block of an image of a power-of-two size once, far from the one before: the multiplier is odd and near the
+# golden ratio. Both sides get the same order; qemu-img bench has no random one.
+STRIDE = 0.6180339887
+
+
+def scattered_step(size):
+    return (int(size // 4096 * STRIDE) | 1) * 4096
+
+
+class Failed(Exception):
+    pass
+
+
+def run(command, quiet=True, env=None):
+    """Runs a command. -> (seconds, peak KiB, output)"""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
+    output = process.stdout.read().decode(errors="replace")
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise Failed("%s: exit %d: %s" % (" ".join(command), process.returncode, output.strip()[-400:]))
+    if not quiet:
+        print(output)
+    return seconds, usage.ru_maxrss, output
+
+
+def traced(command, calls):
+    """Runs a command under strace. -> {call: [number, sum of positive results]}"""
+    with tempfile.NamedTemporaryFile("r") as log:
+        run(["strace", "-f", "-qq", "-o", log.name, "-e", "trace=" + ",".join(calls), "-e", "signal=none"] + command)
+        seen = {call: [0, 0] for call in calls}
+        for line in log:
+            match = re.search(r"\b(\w+)\(.*= (-?\d+)|<\.\.\. (\w+) resumed.*= (-?\d+)", line)
+            if match:
+                call, result = match.group(1) or match.group(3), int(match.group(2) or match.group(4))
+                if call in seen:
+                    seen[call][0] += 1
+                    seen[call][1] += max(result, 0)
+        return seen
+
+
+WRITES = ["write", "pwrite64", "pwritev", "pwritev2"]
+SYNCS = ["fsync", "fdatasync", "sync_file_range", "syncfs"]
+
+
+class Bench:
+    def __init__(self, args, folder):
+        self.args = args
+        self.dir = tempfile.mkdtemp(prefix="libimg-bench.", dir=folder)
+        self.on_disk = not folder.startswith("/dev/shm")
+        self.where = "disk" if self.on_disk else "RAM"
+        self.rows = []
+        self.pairs = args.pairs
+        self.count = 20000 if args.quick else 100000
+        self.mapped = GIB // 2 if args.quick else GIB
+        self.raw = os.path.join(self.dir, "src.raw")
+
+    def close(self):
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def path(self, name):
+        return os.path.join(self.dir, name)
+
+    def remove(self, *names):
+        for name in names:
+            try:
+                os.unlink(self.path(name))
+            except FileNotFoundError:
+                pass
+
+    def imgtool(self, *words):
+        return run([self.args.imgtool] + list(words))
+
+    def qemu(self, *words):
+        return run(["qemu-img"] + list(words))
+
+    def need_raw(self):
+        if not os.path.exists(self.raw):
+            run(["cp", "--sparse=always", self.args.image, self.raw])
+
+    def settle(self):
+        if self.on_disk:
+            os.sync()
+
+    # -- pairs ----------------------------------------------------------------------------------------------------------
+
+    def pair(self, work, label, ours, theirs, peer, unit="s", target="", before=None, note="", digits=2):
+        """ours() and theirs() return seconds (unit "s") or a rate per second (unit "/s")."""
+        got = []
+        for i in range(self.pairs + 1):
+            values = []
+            for side in (ours, theirs):
+                if before:
+                    before()
+                self.settle()
+                values.append(side())
+            if i > 0:  # the first is the warm-up
+                got.append(values)
+        ratios = [(b / a if unit == "s" else a / b) for a, b in got]
+        row = {
+            "work": work, "label": label, "where": self.where, "peer": peer, "unit": unit, "pairs": len(got),
+            "ours": statistics.median(a for a, _ in got), "theirs": statistics.median(b for _, b in got),
+            "ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios), "target": target, "note": note,
+            "digits": digits,
+        }
+        self.add(row)
+        return row
+
+    def fact(self, work, label, ours, theirs, target="", note=""):
+        self.add({"work": work, "label": label, "where": self.where, "fact": True, "ours": ours, "theirs": theirs,
+                  "target": target, "note": note})
+
+    def add(self, row):
+        self.rows.append(row)
+        print(show(row), flush=True)
+
+    # -- conversions ----------------------------------------------------------------------------------------------------
+
+    def convert_ours(self, src, dst, *options):
+        self.remove(dst)
+        return self.imgtool("convert", "-q", *options, self.path(src), self.path(dst))[0]
+
+    def convert_theirs(self, src, dst, *options):
+        self.remove(dst)
+        return self.qemu("convert", *options, self.path(src), self.path(dst))[0]
+
+    def floor(self, mode):
+        self.remove("floor.out")
+        seconds = run([self.args.floor, mode, self.raw, self.path("floor.out"), "2"])[0]
+        self.remove("floor.out")
+        return seconds
+
+    def sizes(self, ours, theirs):
+        return "%.0f MB against %.0f MB" % (allocated(self.path(ours)) / 1e6, allocated(self.path(theirs)) / 1e6)
+
+    def b1(self):
+        self.need_raw()
+        to_ours = lambda: self.convert_ours("src.raw", "a.limg", "-f", "raw", "-O", "limg")
+        row = self.pair("B1", "raw to limg", to_ours,
+                        lambda: self.convert_theirs("src.raw", "a.qcow2", "-f", "raw", "-O", "qcow2"),
+                        "qemu-img, qcow2", target="1.3")
+        row["note"] = self.sizes("a.limg", "a.qcow2")
+        if self.on_disk:  # ours is on stable storage when it returns; qemu-img's default is not
+            self.pair("B1", "raw to limg, both synced", to_ours,
+                      lambda: self.convert_theirs("src.raw", "a.qcow2", "-t", "writeback", "-f", "raw", "-O", "qcow2"),
+                      "qemu-img -t writeback")
+        self.pair("B1", "raw to limg", to_ours, lambda: self.floor("copy"), "floor: 2 threads pread/pwrite")
+        self.pair("B1", "raw to limg", to_ours, self.cp, "cp --sparse=always --reflink=never")
+        self.remove("a.limg", "a.qcow2")
+
+    def cp(self):
+        self.remove("cp.raw")
+        seconds = run(["cp", "--sparse=always", "--reflink=never", self.raw, self.path("cp.raw")])[0]
+        self.remove("cp.raw")
+        return seconds
+
+    def b2(self):
+        self.need_raw()
+        to_ours = lambda: self.convert_ours("src.raw", "z.limg", "-f", "raw", "-O", "limg", "-c", "zstd")
+        row = self.pair("B2", "raw to limg, zstd", to_ours,
+                        lambda: self.convert_theirs("src.raw", "z.qcow2", "-c", "-m", "16", "-W", "-o",
+                                                    "compression_type=zstd", "-f", "raw", "-O", "qcow2"),
+                        "qemu-img -c -m 16 -W, zstd", target="2.5, no larger")
+        row["note"] = self.sizes("z.limg", "z.qcow2")
+        self.pair("B2", "raw to limg, zstd", to_ours, lambda: self.floor("zstd"), "floor: 2 threads zstd -1, 128 KiB")
+        if shutil.which("zstd"):
+            self.pair("B2", "raw to limg, zstd", to_ours, self.zstd, "zstd -T2 -1")
+        self.remove("z.limg", "z.qcow2")
+
+    def zstd(self):
+        self.remove("src.zst")
+        seconds = run(["zstd", "-q", "-T2", "-1", self.raw, "-o", self.path("src.zst")])[0]
+        self.remove("src.zst")
+        return seconds
+
+    def b3(self):
+        self.need_raw()
+        for label, ours, theirs, target in (("limg to raw", [], [], "1.3"),
+                                            ("zstd limg to raw", ["-c", "zstd"],
+                                             ["-c", "-m", "16", "-W", "-o", "compression_type=zstd"], "2")):
+            self.convert_ours("src.raw", "b.limg", "-f", "raw", "-O", "limg", *ours)
+            self.convert_theirs("src.raw", "b.qcow2", "-f", "raw", "-O", "qcow2", *theirs)
+            back_ours = lambda: self.convert_ours("b.limg", "b1.raw", "-O", "raw")
+            self.pair("B3", label, back_ours,
+                      lambda: self.convert_theirs("b.qcow2", "b2.raw", "-m", "16", "-W", "-f", "qcow2", "-O", "raw"),
+                      "qemu-img -m 16 -W", target=target)
+            if self.on_disk:
+                self.pair("B3", label + ", both synced", back_ours,
+                          lambda: self.convert_theirs("b.qcow2", "b2.raw", "-t", "writeback", "-m", "16", "-W", "-f",
+                                                      "qcow2", "-O", "raw"), "qemu-img -t writeback")
+            run(["cmp", self.raw, self.path("b1.raw")])  # a fast wrong answer is no answer
+            self.remove("b.limg", "b.qcow2", "b1.raw", "b2.raw")
+
+    # -- snapshots ------------------------------------------------------------------------------------------------------
+
+    def b4(self):
+        sizes = [1, 8] if self.args.quick else [1, 64]
+        for gib in sizes:
+            self.remove("s.limg", "s.qcow2")
+            self.imgtool("create", "-q", "-f", "limg", self.path("s.limg"), "%dG" % gib)
+            run([self.args.fill, self.path("s.limg"), str(gib * GIB)])
+            self.qemu("create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", self.path("s.qcow2"), "%dG" % gib)
+            for verb, ours, theirs in (("create", ["snapshot", "create"], "-c"), ("revert", ["revert"], "-a"),
+                                       ("delete", ["snapshot", "delete"], "-d")):
+                self.b4_verb(gib, verb, ours, theirs)
+        self.remove("s.limg", "s.qcow2")
+
+    def b4_verb(self, gib, verb, ours, theirs):
+        image, qcow2 = self.path("s.limg"), self.path("s.qcow2")
+        undo_create = verb == "create"
+        need_create = verb in ("revert", "delete")
+
+        def timed(command, prepare, undo):
+            def once():
+                if prepare:
+                    prepare()
+                self.settle()
+                seconds = run(command)[0]
+                if undo:
+                    undo()
+                return seconds
+            return once
+
+        def make(side):
+            return lambda: (self.imgtool("snapshot", "create", "-q", image + "@s") if side == "ours" else
+                            self.qemu("snapshot", "-c", "s", qcow2))
+
+        def drop(side):
+            return lambda: (self.imgtool("snapshot", "delete", "-q", image + "@s") if side == "ours" else
+                            self.qemu("snapshot", "-d", "s", qcow2))
+
+        our_command = [self.args.imgtool] + ours + ["-q", image + "@s"]
+        their_command = ["qemu-img", "snapshot", theirs, "s", qcow2]
+        prepare = make if need_create else lambda side: None
+        undo = drop if undo_create or verb == "revert" else lambda side: None
+        self.pair("B4", "snapshot %s, %d GiB mapped" % (verb, gib), timed(our_command, prepare("ours"), undo("ours")),
+                  timed(their_command, prepare("theirs"), undo("theirs")), "qemu-img snapshot", digits=4)
+        written = []
+        for side, command in (("ours", our_command), ("theirs", their_command)):
+            if prepare(side):
+                prepare(side)()
+            seen = traced(command, WRITES)
+            written.append(sum(seen[call][1] for call in WRITES))
+            if undo(side):
+                undo(side)()
+        self.fact("B4", "bytes written by snapshot %s, %d GiB mapped" % (verb, gib), "%d" % written[0], "%d" % written[1],
+                  target="under 131072")
+
+    # -- small I/O ------------------------------------------------------------------------------------------------------
+
+    def full_images(self):
+        """Both formats with the same incompressible data in every block."""
+        self.remove("io.raw", "io.limg", "io.qcow2")
+        run(["dd", "if=/dev/urandom", "of=" + self.path("io.raw"), "bs=1M", "count=%d" % (self.mapped >> 20), "status=none"])
+        self.convert_ours("io.raw", "io.limg", "-f", "raw", "-O", "limg")
+        self.convert_theirs("io.raw", "io.qcow2", "-f", "raw", "-O", "qcow2")
+        self.remove("io.raw")
+
+    def empty_images(self):
+        self.remove("io.limg", "io.qcow2")
+        self.imgtool("create", "-q", "-f", "limg", self.path("io.limg"), str(self.mapped))
+        self.qemu("create", "-q", "-f", "qcow2", self.path("io.qcow2"), str(self.mapped))
+
+    def bench_ours(self, *options, count=None, depth=None):
+        words = ["bench", "--json", "-s", "4096", "-c", str(count or self.count), "--step", str(scattered_step(self.mapped)),
+                 "-d", str(depth or self.args.depth), *options, self.path("io.limg")]
+        result = json.loads(self.imgtool(*words)[2])
+        return float(result["iops"])
+
+    def bench_theirs(self, *options, count=None, depth=64):
+        words = ["bench", "-f", "qcow2", "-s", "4096", "-c", str(count or self.count), "-S",
+                 str(scattered_step(self.mapped)), "-d", str(depth), *options, self.path("io.qcow2")]
+        output = self.qemu(*words)[2]
+        return (count or self.count) / float(re.search(r"completed in ([\d.]+) seconds", output).group(1))
+
+    def io_pair(self, work, label, ours, theirs, target="", before=None, count=None):
+        """Against qemu-img as it comes (64 requests in flight, threads), with io_uring, and one request at a time."""
+        def against(peer, our_options, our_depth, their_options, their_depth, goal):
+            try:
+                self.pair(work, label, lambda: self.bench_ours(*ours, *our_options, count=count, depth=our_depth),
+                          lambda: self.bench_theirs(*theirs, *their_options, count=count, depth=their_depth), peer,
+                          unit="/s", target=goal, before=before)
+            except Failed as error:
+                print("left out: %s: %s" % (peer, error), file=sys.stderr)
+        against("qemu-img bench -d 64", [], None, [], 64, target)
+        if not self.args.quick:
+            against("qemu-img bench -d 64 -i io_uring", [], None, ["-i", "io_uring"], 64, "")
+            against("qemu-img bench -d 1 -i io_uring; ours -d 1", [], 1, ["-i", "io_uring"], 1, "")
+
+    def b5(self):
+        self.full_images()
+        turn = [0]
+
+        def fresh():
+            turn[0] += 1
+            if turn[0] > 1:
+                self.imgtool("snapshot", "delete", "-q", self.path("io.limg") + "@s")
+                self.qemu("snapshot", "-d", "s", self.path("io.qcow2"))
+            self.imgtool("snapshot", "create", "-q", self.path("io.limg") + "@s")
+            self.qemu("snapshot", "-c", "s", self.path("io.qcow2"))
+        # Each write meets a 64 KiB cluster that no write met since the snapshot.
+        self.io_pair("B5", "first 4 KiB write after a snapshot", ["-w"], ["-w"], target="20", before=fresh,
+                     count=self.mapped // 65536 // 4)
+
+    def b6(self):
+        self.io_pair("B6", "4 KiB scattered writes to new space", ["-w"], ["-w"], target="3", before=self.empty_images,
+                     count=self.mapped // 65536)
+
+    def b7(self):
+        self.full_images()
+        self.io_pair("B7", "4 KiB scattered overwrites", ["-w"], ["-w"], target="1.5")
+
+    def b8(self):
+        self.full_images()
+        self.io_pair("B8", "4 KiB scattered reads, cached", ["-r"], [], target="3")
+
+    def b9(self):
+        self.full_images()
+        count = 500 if self.args.quick else 2000
+        one = ["-w", "--flush-interval", "1"]
+        self.pair("B9", "4 KiB write and flush", lambda: self.bench_ours(*one, count=count, depth=1),
+                  lambda: self.bench_theirs("-w", "--flush-interval=1", count=count, depth=1), "qemu-img bench -d 1",
+                  unit="/s", target="1.2")
+        commands = ([self.args.imgtool, "bench", "-w", "-s", "4096", "-c", "200", "--step", "1048576", "-d", "1",
+                     "--flush-interval", "1", self.path("io.limg")],
+                    ["qemu-img", "bench", "-w", "-f", "qcow2", "-s", "4096", "-c", "200", "-S", "1048576", "-d", "1",
+                     "--flush-interval=1", self.path("io.qcow2")])
+        counts = [sum(seen[call][0] for call in SYNCS) for seen in (traced(c, SYNCS) for c in commands)]
+        self.fact("B9", "syncs of 200 times write and flush", str(counts[0]), str(counts[1]), target="1 for each flush")
+
+    def b10(self):
+        self.need_raw()
+        peak = lambda result: "%.0f MiB" % (result[1] / 1024)
+        for label, ours, theirs in (
+                ("raw to zstd", ["-c", "zstd", "-O", "limg"], ["-c", "-m", "16", "-W", "-o", "compression_type=zstd", "-O", "qcow2"]),
+                ("raw to plain", ["-O", "limg"], ["-O", "qcow2"])):
+            self.remove("m.limg", "m.qcow2")
+            a = self.imgtool("convert", "-q", "-f", "raw", *ours, self.raw, self.path("m.limg"))
+            b = self.qemu("convert", "-f", "raw", *theirs, self.raw, self.path("m.qcow2"))
+            self.fact("B10", "peak memory, convert " + label, peak(a), peak(b), target="64 MiB")
+        self.remove("m.raw")
+        a = self.imgtool("convert", "-q", "-O", "raw", self.path("m.limg"), self.path("m.raw"))
+        self.remove("m.raw")
+        b = self.qemu("convert", "-f", "qcow2", "-O", "raw", self.path("m.qcow2"), self.path("m.raw"))
+        self.fact("B10", "peak memory, convert to raw", peak(a), peak(b), target="64 MiB")
+        self.remove("m.raw", "m.limg", "m.qcow2")
+        size = 100 * GIB
+        count = str(100000 if self.args.quick else 400000)
+        self.imgtool("create", "-q", "-f", "limg", self.path("m.limg"), str(size))
+        self.qemu("create", "-q", "-f", "qcow2", self.path("m.qcow2"), str(size))
+        step = str(scattered_step(size))
+        a = self.imgtool("bench", "-w", "-s", "4096", "-c", count, "--step", step, "-d", str(self.args.depth), self.path("m.limg"))
+        b = self.qemu("bench", "-w", "-f", "qcow2", "-s", "4096", "-c", str(int(count) // 20), "-S", step, self.path("m.qcow2"))
+        self.fact("B10", "peak memory, %s scattered 4 KiB writes over 100 GiB" % count, peak(a), peak(b), target="128 MiB",
+                  note="theirs: a twentieth of the writes")
+        self.remove("m.limg", "m.qcow2")
+
+
+def allocated(path):
+    return os.stat(path).st_blocks * 512
+
+
+def amount(value, unit, digits):
+    return "%.*f s" % (digits, value) if unit == "s" else "{:,.0f}/s".format(value)
+
+
+def show(row):
+    if row.get("fact"):
+        cells = [row["work"], row["label"], row["where"], row["ours"], row["theirs"], "", row["target"], row["note"]]
+    else:
+        cells = [row["work"], row["label"] + ", against " + row["peer"], row["where"],
+                 amount(row["ours"], row["unit"], row["digits"]), amount(row["theirs"], row["unit"], row["digits"]),
+                 "%.2f (%.2f to %.2f)" % (row["ratio"], row["low"], row["high"]), row["target"], row["note"]]
+    return "| " + " | ".join(cells) + " |"
+
+
+HEAD = "| | workload | in | ours | theirs | ratio (min to max) | target | |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
+
+
+def first_line(*command):
+    try:
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False).stdout.split("\n")[0]
+    except OSError:
+        return command[0] + ": missing"
+
+
+def machine():
+    model = "unknown processor"
+    with open("/proc/cpuinfo", encoding="utf-8") as f:
+        for line in f:
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    return "%s, %d processors, %.0f GiB, Linux %s, load %.1f at the start" % (
+        model, os.cpu_count(), memory, platform.release(), os.getloadavg()[0])
+
+
+def heading(args):
+    commit = first_line("git", "-C", TOP, "describe", "--always", "--dirty", "--abbrev=12")
+    return "\n".join([
+        "- commit %s, %s" % (commit, time.strftime("%Y-%m-%d", time.gmtime())),
+        "- machine: " + machine(),
+        "- %s; %s; %s" % (first_line(args.imgtool, "--version"), first_line("qemu-img", "--version"),
+                          first_line("zstd", "--version").strip("* ")),
+        "- image: %s, %d MB of data in %.0f GiB; %d pairs after a warm-up, medians; ratio above 1: ours is faster" % (
+            os.path.basename(args.image), allocated(args.image) / 1e6, os.path.getsize(args.image) / GIB, args.pairs),
+    ])
+
+
+def main():
+    works = ["B%d" % i for i in range(1, 11)]
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer pairs, smaller counts, memory only")
+    parser.add_argument("--pairs", type=int, default=0)
+    parser.add_argument("--dir", action="append", help="where the images are (default: /dev/shm and the temporary folder)")
+    parser.add_argument("--image", required=True)
+    parser.add_argument("--imgtool", default=os.path.join(TOP, "build/release/imgtool"))
+    parser.add_argument("--depth", type=int, default=2, help="our threads in B5 to B8")
+    parser.add_argument("--output", help="the table, in Markdown")
+    parser.add_argument("--json", help="all rows")
+    parser.add_argument("works", nargs="*", metavar="B1..B10")
+    args = parser.parse_args()
+    for work in args.works:
+        if work not in works:
+            parser.error("no workload named " + work)
+    args.pairs = args.pairs or (3 if args.quick else 5)
+    args.floor = os.path.join(os.path.dirname(args.imgtool), "bench-floor")
+    args.fill = os.path.join(os.path.dirname(args.imgtool), "bench-fill")
+    folders = args.dir or (["/dev/shm"] if args.quick else ["/dev/shm", os.environ.get("TMPDIR", "/var/tmp")])
+
+    text, rows, status = [heading(args), "", HEAD], [], 0
+    print("\n".join(text), flush=True)
+    for folder in folders:
+        bench = Bench(args, folder)
+        try:
+            for work in args.works or works:
+                try:
+                    getattr(bench, work.lower())()
+                except Failed as error:
+                    status = 1
+                    print("%s in %s could not be run: %s" % (work, bench.where, error), file=sys.stderr, flush=True)
+        finally:
+            bench.close()
+        rows += bench.rows
+    rows.sort(key=lambda row: works.index(row["work"]))
+    text += [show(row) for row in rows]
+    if args.output:
+        with open(args.output, "w", encoding="utf-8") as f:
+            f.write("\n".join(text) + "\n")
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as f:
+            json.dump(rows, f, indent=1)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
