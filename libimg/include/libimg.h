@@ -83,6 +83,12 @@ IMG_API const char *img_strerror(int code);
 /* "0.1.0"; the version of the library in use, which may differ from the header's. */
 IMG_API const char *img_version(void);
 
+/* Names of the formats that this build has, i from 0; NULL past the end. */
+IMG_API const char *img_format_name(size_t i);
+
+/* The options that a format takes in img_create_options: lines of "key=what it is\n", "" for none. NULL: no such format. */
+IMG_API const char *img_format_options(const char *format);
+
 /* ---- opening and creating ---------------------------------------------------------------------------------------- */
 
 enum img_open_flags {

@@ -1,0 +1,492 @@
+/* SPDX-License-Identifier: MIT */
+/* Parsing by the verb tables, usage, and the one form in which errors are printed. See cli.h. */
+#include "cli.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "output.h"
+
+static const struct {
+	unsigned need; /* enum common_options bit, 0: every verb */
+	struct cli_option option;
+} common_options[] = {
+	{ 0, { "format", 'f', OPTION_TEXT, "FMT", "the format is that: do not look at the content to find out",
+	       offsetof(struct common_args, format) } },
+	{ WITH_SNAPSHOT, { "snapshot", 0, OPTION_TEXT, "NAME",
+			   "read this internal snapshot; the operand is then a file name as it stands, with every '@' in it",
+			   offsetof(struct common_args, snapshot) } },
+	{ 0, { "force-share", 'U', OPTION_FLAG, NULL, "read an image that is in use; what is read may be stale",
+	       offsetof(struct common_args, force_share) } },
+	{ 0, { "allow-refs", 0, OPTION_CHOICE, "none|dir|any",
+	       "which files may be opened because an image names them: none, those in the image's own folder and below, any",
+	       offsetof(struct common_args, allow_refs) } },
+	{ WITH_JSON, { "json", 0, OPTION_FLAG, NULL, "print one JSON object with stable keys",
+		       offsetof(struct common_args, json) } },
+	{ WITH_PROGRESS, { "progress", 'p', OPTION_WORD, "bar|json|none|auto",
+			   "progress on stderr: a bar, JSON lines, nothing; auto, the default, is a bar on a terminal",
+			   offsetof(struct common_args, progress) } },
+	{ 0, { "quiet", 'q', OPTION_FLAG, NULL, "no progress, no notices, no verdicts: errors and the exit status only",
+	       offsetof(struct common_args, quiet) } },
+	{ 0, { "sandbox", 0, OPTION_CHOICE, "auto|require|off",
+	       "run the parsing of foreign formats confined; this build cannot yet, so that require refuses",
+	       offsetof(struct common_args, sandbox) } },
+	{ 0, { "help", 'h', OPTION_FLAG, NULL, "print this and exit", SIZE_MAX } },
+};
+
+const struct cli_option *cli_common_option(const struct cli_verb *verb, size_t i)
+{
+	for (size_t k = 0; k < ARRAY_LEN(common_options); k++) {
+		unsigned need = common_options[k].need;
+
+		if (need != 0 && (verb->common & need) == 0)
+			continue;
+		if (i-- == 0)
+			return &common_options[k].option;
+	}
+	return NULL;
+}
+
+/* ---- errors ------------------------------------------------------------------------------------------------------ */
+
+int cli_status(int code)
+{
+	switch ((enum img_code)code) {
+	case IMG_OK:
+		return EXIT_DONE;
+	case IMG_E_INVALID:
+		return EXIT_USAGE;
+	case IMG_E_CORRUPT:
+	case IMG_E_FORMAT:
+		return EXIT_DAMAGED;
+	case IMG_E_BUSY:
+		return EXIT_IN_USE;
+	case IMG_E_REFUSED:
+	case IMG_E_CHANGED:
+	case IMG_E_UNSUPPORTED:
+	case IMG_E_LIMIT:
+	case IMG_E_EXISTS:
+		return EXIT_REFUSED;
+	case IMG_E_KEY:
+		return EXIT_KEY;
+	case IMG_E_IO:
+	case IMG_E_NOSPC:
+	case IMG_E_NOENT:
+	case IMG_E_NOMEM:
+	case IMG_E_POISONED:
+	case IMG_E_READONLY:
+	case IMG_E_CANCELLED:
+		break;
+	}
+	return EXIT_SYSTEM;
+}
+
+static void print_line(const char *file, const char *text)
+{
+	fputs(PROGRAM ": ", stderr);
+	if (file) {
+		output_escaped(stderr, file);
+		fputs(": ", stderr);
+	}
+	output_escaped(stderr, text);
+	fputc('\n', stderr);
+}
+
+void cli_message(const char *file, const char *fmt, ...)
+{
+	char text[1024];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	print_line(file, text);
+}
+
+int cli_usage_error(const struct cli_verb *verb, const char *fmt, ...)
+{
+	char text[1024];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	cli_message(verb->name, "%s: see " PROGRAM " %s -h", text, verb->name);
+	return EXIT_USAGE;
+}
+
+/* The library's messages begin with the file they are about: it is not named twice, and an inner file names itself. */
+int cli_fail(const char *file, const struct img_error *err)
+{
+	const char *msg = err->msg[0] != '\0' ? err->msg : img_strerror(err->code);
+
+	if (err->code == IMG_E_CANCELLED)
+		msg = "interrupted";
+	if (file && strncmp(msg, file, strlen(file)) == 0 && msg[strlen(file)] == ':')
+		file = NULL;
+	if (err->offset != UINT64_MAX && !strstr(msg, "0x"))
+		cli_message(file, "%s (offset 0x%" PRIx64 ")", msg, err->offset);
+	else
+		cli_message(file, "%s", msg);
+	return cli_status(err->code);
+}
+
+int cli_fail_errno(const char *file, const char *what)
+{
+	cli_message(file, "%s: %s", what, strerror(errno));
+	return EXIT_SYSTEM;
+}
+
+/* ---- values ------------------------------------------------------------------------------------------------------ */
+
+static bool size_unit(const char *suffix, uint64_t *unit)
+{
+	static const char units[] = "KMGTP";
+	const char *at;
+
+	*unit = 1;
+	if (suffix[0] == '\0' || strcmp(suffix, "B") == 0)
+		return true;
+	at = strchr(units, suffix[0] & ~0x20);
+	if (!at)
+		return false;
+	*unit = UINT64_C(1) << (10 * (at - units + 1));
+	return suffix[1] == '\0' || strcmp(suffix + 1, "iB") == 0;
+}
+
+bool cli_parse_size(const char *text, uint64_t *out)
+{
+	uint64_t value, unit, fraction = 0, scale = 1;
+	const char *digits = text;
+	char *end;
+
+	if (text[0] == '0' && (text[1] == 'x' || text[1] == 'X')) {
+		errno = 0;
+		*out = strtoull(text + 2, &end, 16);
+		return text[2] != '\0' && strspn(text + 2, "0123456789abcdefABCDEF") == strlen(text + 2) && errno == 0;
+	}
+	if (text[0] < '0' || text[0] > '9')
+		return false;
+	errno = 0;
+	value = strtoull(digits, &end, 10);
+	if (errno != 0)
+		return false;
+	if (*end == '.') {
+		for (end++; *end >= '0' && *end <= '9'; end++) {
+			if (scale >= 1000)
+				return false; /* three digits are plenty, and fit beside any unit */
+			fraction = fraction * 10 + (uint64_t)(*end - '0');
+			scale *= 10;
+		}
+		if (scale == 1)
+			return false;
+	}
+	if (!size_unit(end, &unit) || (unit == 1 && scale > 1))
+		return false;
+	return !__builtin_mul_overflow(value, unit, &value) && !__builtin_add_overflow(value, unit * fraction / scale, out);
+}
+
+/* Is value one of the words of "a|b|c"? */
+static const char *choose(const char *words, const char *value, size_t value_bytes)
+{
+	for (const char *word = words; word; word = strchr(word, '|') ? strchr(word, '|') + 1 : NULL) {
+		if (strcspn(word, "|") == value_bytes && strncmp(word, value, value_bytes) == 0)
+			return word;
+	}
+	return NULL;
+}
+
+bool cli_is(const char *choice, const char *word)
+{
+	return choice && strcspn(choice, "|") == strlen(word) && strncmp(choice, word, strlen(word)) == 0;
+}
+
+static int append_list(char **list, const char *value)
+{
+	size_t old = *list ? strlen(*list) + 1 : 0;
+	char *joined = realloc(*list, old + strlen(value) + 1);
+
+	if (!joined)
+		return cli_fail_errno(NULL, "options");
+	if (old)
+		joined[old - 1] = ',';
+	memcpy(joined + old, value, strlen(value) + 1);
+	*list = joined;
+	return EXIT_DONE;
+}
+
+static int set_number(const struct cli_verb *verb, const struct cli_option *option, const char *value,
+		      struct size_arg *out)
+{
+	if (option->kind == OPTION_NUMBER && strspn(value, "0123456789") != strlen(value))
+		return cli_usage_error(verb, "--%s: '%s' is not a number", option->name, value);
+	if (!cli_parse_size(value, &out->value))
+		return cli_usage_error(verb, "--%s: '%s' is not a size (such as 4096, 64K, 1.5G)", option->name, value);
+	out->given = true;
+	return EXIT_DONE;
+}
+
+static int set_option(const struct cli_verb *verb, const struct cli_option *option, const char *value, void *args)
+{
+	void *at = (char *)args + option->offset;
+
+	switch (option->kind) {
+	case OPTION_FLAG:
+		*(bool *)at = true;
+		return EXIT_DONE;
+	case OPTION_TEXT:
+		*(const char **)at = value;
+		return EXIT_DONE;
+	case OPTION_LIST:
+		return append_list(at, value);
+	case OPTION_SIZE:
+	case OPTION_NUMBER:
+		return set_number(verb, option, value, at);
+	case OPTION_WORD:
+		if (!value) {
+			*(const char **)at = option->metavar;
+			return EXIT_DONE;
+		}
+		break;
+	case OPTION_CHOICE:
+		break;
+	}
+	*(const char **)at = choose(option->metavar, value, strlen(value));
+	if (!*(const char **)at)
+		return cli_usage_error(verb, "--%s: '%s' is not one of %s", option->name, value, option->metavar);
+	return EXIT_DONE;
+}
+
+/* ---- the command line -------------------------------------------------------------------------------------------- */
+
+static const struct cli_option *option_at(const struct cli_verb *verb, size_t i)
+{
+	return i < verb->nr_options ? &verb->options[i] : cli_common_option(verb, i - verb->nr_options);
+}
+
+static const struct cli_option *find_long(const struct cli_verb *verb, const char *name, size_t name_bytes)
+{
+	const struct cli_option *option;
+
+	for (size_t i = 0; (option = option_at(verb, i)) != NULL; i++) {
+		if (strlen(option->name) == name_bytes && strncmp(option->name, name, name_bytes) == 0)
+			return option;
+	}
+	return NULL;
+}
+
+static const struct cli_option *find_letter(const struct cli_verb *verb, char letter)
+{
+	const struct cli_option *option;
+
+	for (size_t i = 0; (option = option_at(verb, i)) != NULL; i++) {
+		if (option->letter == letter)
+			return option;
+	}
+	return NULL;
+}
+
+struct parser {
+	const struct cli_verb *verb;
+	void *args;
+	char **argv;
+	int argc, at;
+	bool help;
+};
+
+static bool takes_value(const struct cli_option *option)
+{
+	return option->kind != OPTION_FLAG && option->kind != OPTION_WORD;
+}
+
+static int apply(struct parser *p, const struct cli_option *option, const char *value)
+{
+	if (option->offset == SIZE_MAX) {
+		p->help = true;
+		return EXIT_DONE;
+	}
+	if (takes_value(option) && !value) {
+		if (p->at + 1 >= p->argc)
+			return cli_usage_error(p->verb, "--%s needs a value (%s)", option->name, option->metavar);
+		value = p->argv[++p->at];
+	}
+	return set_option(p->verb, option, value, p->args);
+}
+
+static int parse_long(struct parser *p, const char *arg)
+{
+	size_t name_bytes = strcspn(arg, "=");
+	const struct cli_option *option = find_long(p->verb, arg, name_bytes);
+	const char *value = arg[name_bytes] == '=' ? arg + name_bytes + 1 : NULL;
+
+	if (!option)
+		return cli_usage_error(p->verb, "there is no option --%.*s", (int)name_bytes, arg);
+	if (value && option->kind == OPTION_FLAG)
+		return cli_usage_error(p->verb, "--%s takes no value", option->name);
+	return apply(p, option, value);
+}
+
+static int parse_letters(struct parser *p, const char *arg)
+{
+	for (; *arg; arg++) {
+		const struct cli_option *option = find_letter(p->verb, *arg);
+		int status;
+
+		if (!option)
+			return cli_usage_error(p->verb, "there is no option -%c", *arg);
+		status = apply(p, option, takes_value(option) && arg[1] != '\0' ? arg + 1 : NULL);
+		if (status != EXIT_DONE)
+			return status;
+		if (takes_value(option))
+			break;
+	}
+	return EXIT_DONE;
+}
+
+/* Moves the operands to the front of argv. */
+static int parse(struct parser *p, unsigned *nr_operands)
+{
+	bool options_end = false;
+
+	*nr_operands = 0;
+	for (p->at = 0; p->at < p->argc; p->at++) {
+		char *arg = p->argv[p->at];
+		int status;
+
+		if (options_end || arg[0] != '-' || arg[1] == '\0' || (arg[1] >= '0' && arg[1] <= '9')) {
+			p->argv[(*nr_operands)++] = arg;
+			continue;
+		}
+		if (strcmp(arg, "--") == 0) {
+			options_end = true;
+			continue;
+		}
+		status = arg[1] == '-' ? parse_long(p, arg + 2) : parse_letters(p, arg + 1);
+		if (status != EXIT_DONE)
+			return status;
+	}
+	return EXIT_DONE;
+}
+
+static int check_common(const struct cli_verb *verb, const struct common_args *common)
+{
+	if (common->force_share && (verb->common & NO_FORCE_SHARE))
+		return cli_usage_error(verb, "-U only reads, and this verb writes");
+	if (cli_is(common->sandbox, "require")) {
+		cli_message(NULL, "--sandbox=require: this build has no sandbox: use --sandbox=auto to go on without");
+		return EXIT_REFUSED;
+	}
+	return EXIT_DONE;
+}
+
+static void free_lists(const struct cli_verb *verb, void *args)
+{
+	for (size_t i = 0; i < verb->nr_options; i++) {
+		if (verb->options[i].kind == OPTION_LIST)
+			free(*(char **)(void *)((char *)args + verb->options[i].offset));
+	}
+}
+
+int cli_run(const struct cli_verb *verb, int argc, char **argv)
+{
+	struct parser p = { .verb = verb, .argv = argv, .argc = argc };
+	unsigned nr_operands;
+	int status;
+
+	p.args = calloc(1, verb->args_bytes);
+	if (!p.args)
+		return cli_fail_errno(NULL, "arguments");
+	status = parse(&p, &nr_operands);
+	if (p.help) {
+		cli_usage(verb, stdout);
+		status = EXIT_DONE;
+	} else if (status == EXIT_DONE && nr_operands < verb->min_operands) {
+		status = cli_usage_error(verb, "expected %s", verb->operands);
+	} else if (status == EXIT_DONE && nr_operands > verb->max_operands) {
+		status = cli_usage_error(verb, "'%s' is one operand too many", argv[verb->max_operands]);
+	} else if (status == EXIT_DONE) {
+		status = check_common(verb, p.args);
+		if (status == EXIT_DONE)
+			status = verb->run(verb, p.args, argv, nr_operands);
+	}
+	free_lists(verb, p.args);
+	free(p.args);
+	return status;
+}
+
+/* ---- usage ------------------------------------------------------------------------------------------------------- */
+
+#define USAGE_COLUMN 28
+#define USAGE_WIDTH 100
+
+/* Prints text wrapped at USAGE_WIDTH; the cursor stands at column `at`, further lines begin at `indent`. */
+static void print_wrapped(FILE *out, const char *text, int at, int indent)
+{
+	int column = at;
+
+	while (*text) {
+		int word = (int)strcspn(text, " \n");
+
+		if (column > indent && column + word > USAGE_WIDTH) {
+			fprintf(out, "\n%*s", indent, "");
+			column = indent;
+		}
+		fprintf(out, "%.*s", word, text);
+		column += word;
+		text += word;
+		if (*text == '\n') {
+			fprintf(out, "\n%*s", text[1] == '\0' || text[1] == '\n' ? 0 : indent, "");
+			column = indent;
+			text++;
+		} else if (*text == ' ') {
+			fputc(' ', out);
+			column++;
+			text++;
+		}
+	}
+	fputc('\n', out);
+}
+
+static void print_option(FILE *out, const struct cli_option *option)
+{
+	int column = option->letter ? fprintf(out, "  -%c, --%s", option->letter, option->name) :
+				      fprintf(out, "      --%s", option->name);
+
+	if (option->kind == OPTION_WORD)
+		column += fprintf(out, "[=%s]", option->metavar);
+	else if (option->metavar)
+		column += fprintf(out, " %s", option->metavar);
+	if (column >= USAGE_COLUMN) {
+		fputc('\n', out);
+		column = 0;
+	}
+	fprintf(out, "%*s", USAGE_COLUMN - column, "");
+	print_wrapped(out, option->help, USAGE_COLUMN, USAGE_COLUMN);
+}
+
+void cli_usage(const struct cli_verb *verb, FILE *out)
+{
+	const struct cli_option *option;
+
+	fprintf(out, "Usage: " PROGRAM " %s [options]%s%s\n\n", verb->name, verb->operands[0] ? " " : "", verb->operands);
+	print_wrapped(out, verb->summary, 0, 0);
+	if (verb->details) {
+		fputc('\n', out);
+		print_wrapped(out, verb->details, 0, 0);
+	}
+	fputs("\nOptions:\n", out);
+	for (size_t i = 0; (option = option_at(verb, i)) != NULL; i++) {
+		if (option->letter != 'U' || !(verb->common & NO_FORCE_SHARE))
+			print_option(out, option);
+	}
+	fputs("\nExample:\n", out);
+	for (const char *line = verb->example; *line;) {
+		int bytes = (int)strcspn(line, "\n");
+
+		fprintf(out, "  %.*s\n", bytes, line);
+		line += bytes + (line[bytes] == '\n');
+	}
+}

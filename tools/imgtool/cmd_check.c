@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * imgtool check: verifies every structure and checksum. A damaged image is a result, not a failure: also one that is so damaged that it
+ * cannot be opened is reported as a finding.
+ */
+#include <inttypes.h>
+#include <string.h>
+
+#include "open.h"
+#include "output.h"
+#include "progress.h"
+#include "verbs.h"
+
+struct check_args {
+	struct common_args common;
+	bool repair;
+	bool metadata;
+};
+
+static const struct cli_option options[] = {
+	{ "repair", 'r', OPTION_FLAG, NULL, "repair what can be repaired without losing content",
+	  offsetof(struct check_args, repair) },
+	{ "metadata", 0, OPTION_FLAG, NULL, "structures only: do not read the data", offsetof(struct check_args, metadata) },
+};
+
+struct report {
+	const struct target *target;
+	struct progress progress;
+	bool quiet;
+	json_t *findings; /* NULL: text */
+};
+
+static const char *kind_name(enum img_finding_kind kind)
+{
+	switch (kind) {
+	case IMG_FINDING_DAMAGE:
+		return "damage";
+	case IMG_FINDING_LEAK:
+		return "leak";
+	case IMG_FINDING_REDUNDANCY:
+		return "redundancy";
+	case IMG_FINDING_NOTE:
+		return "note";
+	}
+	return "unknown";
+}
+
+static json_t *json_offset(uint64_t off)
+{
+	return off == UINT64_MAX ? json_null() : output_json_size(off);
+}
+
+static json_t *json_finding(const struct img_finding *f)
+{
+	return json_pack("{s:s, s:o, s:o, s:o, s:o, s:b, s:o}", "kind", kind_name(f->kind), "file_offset",
+			 json_offset(f->file_off), "guest_offset", json_offset(f->guest_off), "snapshot",
+			 output_json_text(f->where[0] ? f->where : NULL), "rule",
+			 output_json_text(f->rule[0] ? f->rule : NULL), "repaired", f->repaired, "message",
+			 output_json_text(f->msg));
+}
+
+/* "damage: d.limg: file offset 0x3000, snapshot 'x', guest offset 0x1000: block checksum does not hold [LIMG-11]" */
+static void print_finding(const struct report *report, const struct img_finding *f)
+{
+	printf("%s: ", kind_name(f->kind));
+	output_escaped(stdout, report->target->path);
+	fputs(": ", stdout);
+	if (f->file_off != UINT64_MAX)
+		printf("file offset 0x%" PRIx64 "%s", f->file_off, f->where[0] || f->guest_off != UINT64_MAX ? ", " : ": ");
+	if (f->where[0]) {
+		fputs("snapshot '", stdout);
+		output_escaped(stdout, f->where);
+		fputs(f->guest_off != UINT64_MAX ? "', " : "': ", stdout);
+	}
+	if (f->guest_off != UINT64_MAX)
+		printf("guest offset 0x%" PRIx64 ": ", f->guest_off);
+	output_escaped(stdout, f->msg);
+	if (f->rule[0]) {
+		fputs(" [", stdout);
+		output_escaped(stdout, f->rule);
+		putchar(']');
+	}
+	puts(f->repaired ? " (repaired)" : "");
+}
+
+static void add_finding(void *ctx, const struct img_finding *finding)
+{
+	struct report *report = ctx;
+
+	if (report->findings)
+		json_array_append_new(report->findings, json_finding(finding));
+	else if (!report->quiet)
+		print_finding(report, finding);
+}
+
+static uint64_t unrepaired(const struct img_check_result *r)
+{
+	uint64_t found = r->damage + r->leaks + r->redundancy;
+
+	return found > r->repaired ? found - r->repaired : 0;
+}
+
+static void print_summary(const struct report *report, const struct img_check_result *r)
+{
+	char data[SIZE_TEXT_BYTES], metadata[SIZE_TEXT_BYTES], leaked[SIZE_TEXT_BYTES];
+
+	output_escaped(stdout, report->target->path);
+	if (r->damage + r->leaks + r->redundancy == 0)
+		printf(": clean; %s of data and %s of metadata verified\n", output_size(r->data_bytes, data),
+		       output_size(r->metadata_bytes, metadata));
+	else
+		printf(": %" PRIu64 " damaged, %" PRIu64 " spare copies damaged, %" PRIu64 " leaks (%s); %" PRIu64 " repaired\n",
+		       r->damage, r->redundancy, r->leaks, output_size(r->leaked_bytes, leaked), r->repaired);
+}
+
+static int finish(const struct report *report, const struct img_check_result *r)
+{
+	int status = unrepaired(r) ? EXIT_DAMAGED : EXIT_DONE, printed;
+
+	if (!report->findings) {
+		if (!report->quiet)
+			print_summary(report, r);
+		return status;
+	}
+	printed = output_json(json_pack("{s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:O}", "filename",
+					output_json_text(report->target->path), "clean", status == EXIT_DONE, "damage",
+					output_json_size(r->damage), "leaks", output_json_size(r->leaks), "redundancy",
+					output_json_size(r->redundancy), "repaired", output_json_size(r->repaired),
+					"leaked_bytes", output_json_size(r->leaked_bytes), "data_bytes",
+					output_json_size(r->data_bytes), "metadata_bytes",
+					output_json_size(r->metadata_bytes), "findings", report->findings));
+	return printed != EXIT_DONE ? printed : status;
+}
+
+/* What kept the image from being opened, as a finding. */
+static int report_unopened(struct report *report, const struct img_error *err)
+{
+	struct img_finding finding = { .kind = IMG_FINDING_DAMAGE, .file_off = err->offset, .guest_off = UINT64_MAX };
+	struct img_check_result result = { .damage = 1 };
+
+	if (err->code != IMG_E_CORRUPT || !report->findings)
+		return cli_fail(report->target->path, err);
+	memcpy(finding.msg, err->msg, sizeof(finding.msg));
+	add_finding(report, &finding);
+	return finish(report, &result);
+}
+
+static int check(const struct cli_verb *verb, const struct check_args *args, struct report *report)
+{
+	/* the parent is not part of this file: it has a check of its own */
+	struct img_open_options open = {
+		.struct_size = sizeof(open),
+		.format = args->common.format,
+		.flags = IMG_OPEN_NO_BACKING | (args->repair ? IMG_OPEN_WRITE : 0u) |
+			 (args->common.force_share ? IMG_OPEN_FORCE_SHARE : 0u),
+		.refs = open_refs(&args->common),
+	};
+	unsigned flags = (args->repair ? IMG_CHECK_REPAIR : 0u) | (args->metadata ? IMG_CHECK_METADATA : 0u);
+	struct img_check_result result;
+	struct img_error err = { .code = IMG_OK };
+	struct img_progress progress;
+	struct img *img;
+	int status;
+
+	if (img_open(report->target->path, &open, &img, &err) != 0)
+		return report_unopened(report, &err);
+	memset(&result, 0, sizeof(result));
+	progress = progress_begin(&report->progress, verb, &args->common);
+	if (img_check(img, flags, add_finding, report, &progress, &result, &err) != 0) {
+		progress_end(&report->progress, false);
+		status = cli_fail(report->target->path, &err);
+	} else {
+		progress_end(&report->progress, true);
+		status = finish(report, &result);
+	}
+	return close_image(img, report->target, status);
+}
+
+static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
+{
+	const struct check_args *args = verb_args;
+	struct report report = { .quiet = args->common.quiet };
+	struct target target;
+	int status = target_parse_image(&target, verb, operands[0]);
+
+	(void)nr_operands;
+	if (status != EXIT_DONE)
+		return status;
+	if (args->repair && args->common.force_share) {
+		target_free(&target);
+		return cli_usage_error(verb, "--repair writes, and -U only reads");
+	}
+	report.target = &target;
+	report.findings = args->common.json ? json_array() : NULL;
+	status = check(verb, args, &report);
+	json_decref(report.findings);
+	target_free(&target);
+	return status;
+}
+
+const struct cli_verb verb_check = {
+	.name = "check",
+	.operands = "FILE",
+	.summary = "Verifies every structure and every checksum of an image and its snapshots",
+	.details = "Each finding is one line with its place: damage (content or structure is lost or wrong), redundancy (a spare copy is "
+		   "damaged, content is whole), leak (space is lost, content is whole). The exit status is 4 if anything was found and not "
+		   "repaired. FILE alone is verified, not its parents.",
+	.example = PROGRAM " check debian.limg",
+	.min_operands = 1,
+	.max_operands = 1,
+	.common = WITH_JSON | WITH_PROGRESS,
+	.options = options,
+	.nr_options = ARRAY_LEN(options),
+	.args_bytes = sizeof(struct check_args),
+	.run = run,
+};

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * imgtool convert: a new image with the content of another one. The library copies into a temporary file and renames it at the end, so
+ * that neither a failure nor an interruption leaves a destination.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "create_options.h"
+#include "open.h"
+#include "progress.h"
+#include "verbs.h"
+
+struct convert_args {
+	struct common_args common;
+	const char *format;
+	char *options;
+	const char *compress;
+	const char *backing;
+	const char *backing_format;
+	struct size_arg threads;
+	bool snapshots;
+	bool force;
+};
+
+static const struct cli_option options[] = {
+	{ "output-format", 'O', OPTION_TEXT, "FMT", "format of DST; default: limg, or raw where DST ends in .raw or .img",
+	  offsetof(struct convert_args, format) },
+	{ "option", 'o', OPTION_LIST, "KEY=VALUE,...", "options of DST's format; -o help lists them",
+	  offsetof(struct convert_args, options) },
+	{ "compress", 'c', OPTION_TEXT, "CODEC[:LEVEL]", "compress with zstd or zlib, or none; DST keeps it as its default",
+	  offsetof(struct convert_args, compress) },
+	{ "backing", 'b', OPTION_TEXT, "PARENT[@SNAP]",
+	  "make DST an overlay on this: only what differs is stored. A relative name starts at DST's folder",
+	  offsetof(struct convert_args, backing) },
+	{ "backing-format", 'F', OPTION_TEXT, "FMT", "format of PARENT; needed for raw, which is never guessed",
+	  offsetof(struct convert_args, backing_format) },
+	{ "threads", 'j', OPTION_NUMBER, "N", "workers; default: one per processor, at most 8",
+	  offsetof(struct convert_args, threads) },
+	{ "snapshots", 0, OPTION_FLAG, NULL, "copy the internal snapshots too", offsetof(struct convert_args, snapshots) },
+	{ "force", 0, OPTION_FLAG, NULL, "replace DST if it exists, when the new image is complete",
+	  offsetof(struct convert_args, force) },
+};
+
+/* -c is the format's own option "compression"; it is given after those of -o. Freed by the caller. NULL: no memory. */
+static char *driver_options(const struct convert_args *args)
+{
+	const char *given = args->options ? args->options : "", *codec = args->compress ? args->compress : "";
+	size_t bytes = strlen(given) + strlen(codec) + sizeof(",compression=");
+	char *joined = malloc(bytes);
+
+	if (joined)
+		snprintf(joined, bytes, "%s%s%s%s", given, args->compress && args->options ? "," : "",
+			 args->compress ? "compression=" : "", codec);
+	return joined;
+}
+
+/* An image that compresses by default is compressed by the conversion as well. */
+static bool wants_compression(const struct convert_args *args)
+{
+	const char *at = args->options ? strstr(args->options, "compression=") : NULL;
+
+	if (args->compress)
+		return strncmp(args->compress, "none", 4) != 0;
+	return at && strncmp(strchr(at, '=') + 1, "none", 4) != 0;
+}
+
+/* Whoever asked for the head alone would not miss the snapshots before it is too late. */
+static void tell_left_out(const struct convert_args *args, const struct target *src, struct img *img)
+{
+	size_t nr = 0;
+
+	if (args->snapshots || src->snapshot || args->common.quiet || !(img_caps(img) & IMG_CAP_SNAPSHOTS))
+		return;
+	if (img_snapshot_list(img, NULL, 0, &nr, NULL) == 0 && nr > 0)
+		cli_message(src->path, "%zu snapshot%s left out of the copy: --snapshots keeps them", nr,
+			    nr == 1 ? " is" : "s are");
+}
+
+static int convert(const struct cli_verb *verb, const struct convert_args *args, const struct target *src,
+		   const struct target *dst, const struct target *backing)
+{
+	struct progress progress;
+	struct img_create_options create = {
+		.struct_size = sizeof(create),
+		.format = create_format(args->format, dst->path),
+		.flags = args->force ? IMG_CREATE_OVERWRITE : 0,
+		.backing = backing->path,
+		.backing_snapshot = backing->snapshot,
+		.backing_format = args->backing_format,
+		.refs = open_refs(&args->common),
+	};
+	struct img_copy_options copy = {
+		.struct_size = sizeof(copy),
+		.threads = (unsigned)args->threads.value,
+		.flags = (wants_compression(args) ? IMG_COPY_COMPRESS : 0u) | (args->snapshots ? IMG_COPY_SNAPSHOTS : 0u),
+	};
+	struct img_error err = { .code = IMG_OK };
+	char *joined = driver_options(args);
+	struct img *img;
+	int status = joined ? open_image(src, &args->common, 0, &img) : cli_fail_errno(NULL, "options");
+
+	if (status == EXIT_DONE) {
+		tell_left_out(args, src, img);
+		create.options = joined[0] ? joined : NULL;
+		copy.progress = progress_begin(&progress, verb, &args->common);
+		if (img_convert(img, dst->path, &create, &copy, &err) != 0) {
+			progress_end(&progress, false);
+			status = create_fail(dst->path, &err);
+		} else {
+			progress_end(&progress, true);
+		}
+		status = close_image(img, src, status);
+	}
+	free(joined);
+	return status;
+}
+
+static bool good_codec(const char *codec)
+{
+	static const char *const names[] = { "zstd", "zlib", "none" };
+
+	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+		size_t bytes = strlen(names[i]);
+
+		if (strncmp(codec, names[i], bytes) == 0 && (codec[bytes] == '\0' || codec[bytes] == ':'))
+			return strchr(codec, ',') == NULL;
+	}
+	return false;
+}
+
+static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
+{
+	const struct convert_args *args = verb_args;
+	struct target src = { NULL, NULL }, dst = { NULL, NULL }, backing = { NULL, NULL };
+	int status;
+
+	if (create_is_help(args->options))
+		return create_print_help(verb, create_format(args->format, nr_operands > 1 ? operands[1] : NULL));
+	if (nr_operands < 2)
+		return cli_usage_error(verb, "expected %s", verb->operands);
+	if (args->compress && !good_codec(args->compress))
+		return cli_usage_error(verb, "-c: '%s' is not zstd, zlib or none, with :LEVEL", args->compress);
+	if (args->threads.value > 256)
+		return cli_usage_error(verb, "-j: at most 256");
+	if (args->backing_format && !args->backing)
+		return cli_usage_error(verb, "--backing-format without -b");
+	status = target_parse(&src, verb, operands[0], args->common.snapshot, NULL);
+	if (status == EXIT_DONE)
+		status = target_parse_new(&dst, verb, operands[1]);
+	if (status == EXIT_DONE && args->backing)
+		status = target_parse(&backing, verb, args->backing, NULL, dst.path);
+	if (status == EXIT_DONE)
+		status = convert(verb, args, &src, &dst, &backing);
+	target_free(&src);
+	target_free(&dst);
+	target_free(&backing);
+	return status;
+}
+
+const struct cli_verb verb_convert = {
+	.name = "convert",
+	.operands = "SRC[@SNAP] DST",
+	.summary = "Copies an image, or one of its snapshots, into a new one",
+	.details = "The copy is sparse and parallel, and holds what the guest sees: a chain of overlays becomes one image, unless -b "
+		   "names a parent for DST. -f is the format of SRC. Snapshots are left out, with a notice, unless --snapshots is "
+		   "given.\n\n"
+		   "An existing DST is not touched without --force. After a failure, an interruption or a crash nothing stays under "
+		   "DST's name.",
+	.example = PROGRAM " convert -c zstd debian.raw debian.limg\n" PROGRAM " convert debian.limg@nightly backup.raw",
+	.max_operands = 2,
+	.common = WITH_SNAPSHOT | WITH_PROGRESS,
+	.options = options,
+	.nr_options = ARRAY_LEN(options),
+	.args_bytes = sizeof(struct convert_args),
+	.run = run,
+};

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: MIT */
+/* imgtool info: what an image is. Opens nothing that the image names, unless --chain asks for it. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "open.h"
+#include "output.h"
+#include "snapshots.h"
+#include "verbs.h"
+
+struct info_args {
+	struct common_args common;
+	bool chain;
+};
+
+static const struct cli_option options[] = {
+	{ "chain", 0, OPTION_FLAG, NULL, "describe the parents as well, which opens them", offsetof(struct info_args, chain) },
+};
+
+/* One layer and what it holds. */
+struct layer {
+	struct img *img;
+	const char *snapshot; /* NULL: the head */
+	struct img_info info;
+	struct snapshot_list snapshots;
+};
+
+static int load(struct layer *layer, struct img *img, const char *snapshot)
+{
+	struct img_error err = { .code = IMG_OK };
+
+	memset(layer, 0, sizeof(*layer));
+	layer->img = img;
+	layer->snapshot = snapshot;
+	if (img_info(img, &layer->info, &err) != 0)
+		return cli_fail(img_path(img), &err);
+	/* of a snapshot the others are not listed: it is the image that has them */
+	if (!snapshot && layer->info.nr_snapshots > 0)
+		return snapshots_load(&layer->snapshots, img);
+	return EXIT_DONE;
+}
+
+static bool has_hash(const struct img_info *info)
+{
+	static const uint8_t zero[sizeof(info->hash)];
+
+	return memcmp(info->hash, zero, sizeof(zero)) != 0;
+}
+
+/* ---- JSON -------------------------------------------------------------------------------------------------------- */
+
+static json_t *json_backing(const struct img_info *info)
+{
+	if (!info->has_backing)
+		return json_null();
+	return json_pack("{s:o, s:s, s:o, s:s, s:b}", "name", output_json_text(info->backing), "format",
+			 info->backing_format, "snapshot",
+			 output_json_text(info->backing_snapshot[0] ? info->backing_snapshot : NULL), "pin",
+			 info->backing_pin, "committing", info->backing_committing);
+}
+
+static json_t *json_layer(const struct layer *layer)
+{
+	const struct img_info *info = &layer->info;
+	char uuid[UUID_TEXT_BYTES], hash[HEX_TEXT_BYTES];
+
+	return json_pack("{s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:b, s:b, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+			 "filename", output_json_text(img_path(layer->img)), "snapshot", output_json_text(layer->snapshot),
+			 "format", info->format, "virtual_size", output_json_size(info->virtual_bytes), "file_size",
+			 output_json_size(info->file_bytes), "allocated_bytes", output_json_size(info->allocated_bytes),
+			 "block_size", info->block_bytes ? output_json_size(info->block_bytes) : json_null(), "unit_size",
+			 info->unit_bytes ? output_json_size(info->unit_bytes) : json_null(), "compression",
+			 info->compression[0] ? info->compression : "none", "encrypted", info->encrypted, "dirty",
+			 info->dirty, "corrupt", info->corrupt, "uuid",
+			 info->has_uuid ? json_string(output_uuid(info->uuid, uuid)) : json_null(), "content_hash",
+			 has_hash(info) ? json_string(output_hex(info->hash, sizeof(info->hash), hash)) : json_null(),
+			 "generation", output_json_size(info->generation), "used_bytes",
+			 output_json_size(info->used_bytes), "vmstate_size", output_json_size(info->vmstate_bytes),
+			 "backing", json_backing(info), "snapshots", snapshots_json(&layer->snapshots));
+}
+
+/* ---- text -------------------------------------------------------------------------------------------------------- */
+
+static void print_label(const char *label)
+{
+	printf("%-16s", label);
+}
+
+static void print_bytes(const char *label, uint64_t bytes)
+{
+	char size[SIZE_TEXT_BYTES];
+
+	print_label(label);
+	if (bytes < 1024)
+		printf("%" PRIu64 " bytes\n", bytes);
+	else
+		printf("%s (%" PRIu64 " bytes)\n", output_size(bytes, size), bytes);
+}
+
+static void print_name(const char *label, const char *name)
+{
+	print_label(label);
+	output_escaped(stdout, name);
+	putchar('\n');
+}
+
+static void print_backing(const struct img_info *info)
+{
+	print_label("backing:");
+	output_escaped(stdout, info->backing);
+	if (info->backing_snapshot[0]) {
+		putchar('@');
+		output_escaped(stdout, info->backing_snapshot);
+	}
+	fputs(" (", stdout);
+	output_escaped(stdout, info->backing_format);
+	printf(", %s pin)\n", info->backing_pin);
+	if (info->backing_committing)
+		printf("%-16sa commit into the backing file was interrupted: run " PROGRAM " commit again\n", "");
+}
+
+static void print_state(const struct img_info *info)
+{
+	if (info->dirty)
+		puts("state:          was not closed: what was flushed is in its journal");
+	if (info->corrupt)
+		puts("state:          damaged: see " PROGRAM " check");
+	if (info->encrypted)
+		puts("encrypted:      yes");
+}
+
+static void print_layer(const struct layer *layer)
+{
+	const struct img_info *info = &layer->info;
+	char text[HEX_TEXT_BYTES];
+
+	print_name("file:", img_path(layer->img));
+	if (layer->snapshot)
+		print_name("snapshot:", layer->snapshot);
+	print_name("format:", info->format);
+	print_bytes("virtual size:", info->virtual_bytes);
+	print_bytes("file size:", info->file_bytes);
+	print_bytes("allocated:", info->allocated_bytes);
+	if (info->block_bytes)
+		print_bytes("block size:", info->block_bytes);
+	if (info->compression[0] && strcmp(info->compression, "none") != 0)
+		print_name("compression:", info->compression);
+	if (info->has_uuid)
+		print_name("uuid:", output_uuid(info->uuid, text));
+	if (has_hash(info))
+		print_name("content hash:", output_hex(info->hash, sizeof(info->hash), text));
+	if (info->vmstate_bytes)
+		print_bytes("vm state:", info->vmstate_bytes);
+	print_state(info);
+	if (info->has_backing)
+		print_backing(info);
+	if (layer->snapshots.nr) {
+		printf("\nsnapshots:\n");
+		snapshots_print(&layer->snapshots);
+	}
+}
+
+/* ---- the verb ---------------------------------------------------------------------------------------------------- */
+
+/* The snapshot of its parent that a layer stands on. */
+static const char *backing_snapshot(const struct layer *child)
+{
+	return child->info.backing_snapshot[0] ? child->info.backing_snapshot : NULL;
+}
+
+static int describe_chain(const struct info_args *args, struct img *img, const char *snapshot)
+{
+	json_t *chain = json_array();
+	char name[IMG_SNAPSHOT_NAME_MAX + 1];
+	struct layer layer;
+	int status = EXIT_DONE;
+	bool first = true;
+
+	for (; img && status == EXIT_DONE; img = img_backing(img), first = false) {
+		status = load(&layer, img, snapshot);
+		if (status == EXIT_DONE && args->common.json) {
+			json_array_append_new(chain, json_layer(&layer));
+		} else if (status == EXIT_DONE) {
+			if (!first)
+				putchar('\n');
+			print_layer(&layer);
+		}
+		snapshots_free(&layer.snapshots);
+		snapshot = backing_snapshot(&layer);
+		if (snapshot)
+			snapshot = memcpy(name, snapshot, sizeof(name));
+	}
+	if (status == EXIT_DONE && args->common.json)
+		return output_json(json_pack("{s:o}", "chain", chain));
+	json_decref(chain);
+	return status;
+}
+
+static int describe(const struct info_args *args, struct img *img, const char *snapshot)
+{
+	struct layer layer;
+	int status = load(&layer, img, snapshot);
+
+	if (status == EXIT_DONE && args->common.json)
+		status = output_json(json_layer(&layer));
+	else if (status == EXIT_DONE)
+		print_layer(&layer);
+	snapshots_free(&layer.snapshots);
+	return status;
+}
+
+static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
+{
+	const struct info_args *args = verb_args;
+	struct target target;
+	struct img *img;
+	int status = target_parse(&target, verb, operands[0], args->common.snapshot, NULL);
+
+	(void)nr_operands;
+	if (status != EXIT_DONE)
+		return status;
+	status = open_image(&target, &args->common, args->chain ? 0 : IMG_OPEN_NO_BACKING, &img);
+	if (status == EXIT_DONE) {
+		status = args->chain ? describe_chain(args, img, target.snapshot) : describe(args, img, target.snapshot);
+		status = close_image(img, &target, status);
+	}
+	target_free(&target);
+	return status;
+}
+
+const struct cli_verb verb_info = {
+	.name = "info",
+	.operands = "FILE[@SNAP]",
+	.summary = "Says what an image is: format, sizes, state, parent, snapshots",
+	.details = "Opens FILE alone: a parent is described as FILE records it. With --chain the parents are opened, under the policy of "
+		   "--allow-refs, and described each in turn; --json then prints {\"chain\": [...]}, FILE first.",
+	.example = PROGRAM " info web1.limg\n" PROGRAM " info --chain --json web1.limg",
+	.min_operands = 1,
+	.max_operands = 1,
+	.common = WITH_SNAPSHOT | WITH_JSON,
+	.options = options,
+	.nr_options = ARRAY_LEN(options),
+	.args_bytes = sizeof(struct info_args),
+	.run = run,
+};

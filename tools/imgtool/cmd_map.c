@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/* imgtool map: the extents of an image, layer by layer. */
+#include <inttypes.h>
+
+#include "open.h"
+#include "output.h"
+#include "signals.h"
+#include "verbs.h"
+
+#define EXTENTS_PER_CALL 1024
+
+static void print_json(const struct img_extent *e, bool first)
+{
+	printf("%s\n    {\"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %u, \"allocated\": %s, \"data\": %s, \"zero\": %s, "
+	       "\"compressed\": %s, \"offset\": ",
+	       first ? "" : ",", e->off, e->bytes, e->depth, e->flags & IMG_EXT_ALLOCATED ? "true" : "false",
+	       e->flags & IMG_EXT_DATA ? "true" : "false", e->flags & IMG_EXT_ZERO ? "true" : "false",
+	       e->flags & IMG_EXT_COMPRESSED ? "true" : "false");
+	if (e->flags & IMG_EXT_OFFSET)
+		printf("%" PRIu64 "}", e->host_off);
+	else
+		fputs("null}", stdout);
+}
+
+static const char *kind_name(uint32_t flags)
+{
+	if (flags & IMG_EXT_DATA)
+		return flags & IMG_EXT_COMPRESSED ? "compressed" : "data";
+	return flags & IMG_EXT_ALLOCATED ? "zero" : "hole";
+}
+
+static void print_text(const struct img_extent *e)
+{
+	printf("%#14" PRIx64 "  %#14" PRIx64 "  %5u  %-10s", e->off, e->bytes, e->depth, kind_name(e->flags));
+	if (e->flags & IMG_EXT_OFFSET)
+		printf("  %#14" PRIx64, e->host_off);
+	putchar('\n');
+}
+
+static int print_extents(const struct common_args *common, const struct target *target, struct img *img)
+{
+	static struct img_extent extents[EXTENTS_PER_CALL];
+	struct img_error err = { .code = IMG_OK };
+	uint64_t size = img_size(img), off = 0;
+	bool first = true;
+
+	while (off < size) {
+		size_t nr;
+
+		if (signals_interrupted()) {
+			err.code = IMG_E_CANCELLED;
+			return cli_fail(target->path, &err);
+		}
+		if (ferror(stdout))
+			return EXIT_SYSTEM;
+		if (img_extents(img, size - off, off, 0, extents, EXTENTS_PER_CALL, &nr, &err) != 0)
+			return cli_fail(target->path, &err);
+		for (size_t i = 0; i < nr; i++, first = false) {
+			if (common->json)
+				print_json(&extents[i], first);
+			else
+				print_text(&extents[i]);
+		}
+		off = extents[nr - 1].off + extents[nr - 1].bytes;
+	}
+	return EXIT_DONE;
+}
+
+static int map(const struct common_args *common, const struct target *target)
+{
+	struct img *img;
+	int status = open_image(target, common, 0, &img);
+
+	if (status != EXIT_DONE)
+		return status;
+	if (common->json)
+		printf("{\n  \"virtual_size\": %" PRIu64 ",\n  \"extents\": [", img_size(img));
+	else
+		printf("%14s  %14s  %5s  %-10s  %14s\n", "start", "length", "depth", "kind", "host offset");
+	status = print_extents(common, target, img);
+	if (common->json && status == EXIT_DONE)
+		fputs(img_size(img) ? "\n  ]\n}\n" : "]\n}\n", stdout);
+	return close_image(img, target, status);
+}
+
+static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
+{
+	const struct common_args *common = verb_args;
+	struct target target;
+	int status = target_parse(&target, verb, operands[0], common->snapshot, NULL);
+
+	(void)nr_operands;
+	if (status == EXIT_DONE) {
+		status = map(common, &target);
+		target_free(&target);
+	}
+	return status;
+}
+
+const struct cli_verb verb_map = {
+	.name = "map",
+	.operands = "FILE[@SNAP]",
+	.summary = "Lists the extents of an image: where each comes from and what it is",
+	.details = "depth 0 is FILE itself, 1 its parent, and so on. data and compressed hold data; zero is known to read as zeros; hole is held "
+		   "by no layer. The host offset is that in the file of the layer, where the bytes stand there as they are.",
+	.example = PROGRAM " map --json web1.limg",
+	.min_operands = 1,
+	.max_operands = 1,
+	.common = WITH_SNAPSHOT | WITH_JSON,
+	.args_bytes = sizeof(struct common_args),
+	.run = run,
+};

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: MIT */
+/* imgtool read and write: bytes of an image to stdout, and from stdin. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "open.h"
+#include "output.h"
+#include "signals.h"
+#include "verbs.h"
+
+#define PIECE_BYTES (UINT64_C(1) << 20)
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* Bytes to the next multiple of PIECE_BYTES: pieces after the first are aligned. */
+static uint64_t piece_at(uint64_t off)
+{
+	return PIECE_BYTES - off % PIECE_BYTES;
+}
+
+static int interrupted(const struct target *target)
+{
+	struct img_error err = { .code = IMG_E_CANCELLED, .offset = UINT64_MAX };
+
+	return cli_fail(target->path, &err);
+}
+
+/* Not by stdio, which would cut large pieces into small ones. */
+static int write_stdout(const char *buf, uint64_t bytes)
+{
+	while (bytes > 0) {
+		ssize_t n = write(STDOUT_FILENO, buf, bytes);
+
+		if (n < 0 && errno == EINTR && !signals_interrupted())
+			continue;
+		if (n < 0)
+			return cli_fail_errno("stdout", "write");
+		buf += n;
+		bytes -= (uint64_t)n;
+	}
+	return EXIT_DONE;
+}
+
+/* ---- read -------------------------------------------------------------------------------------------------------- */
+
+struct read_args {
+	struct common_args common;
+	struct size_arg offset, length;
+};
+
+static const struct cli_option read_options[] = {
+	{ "offset", 0, OPTION_SIZE, "N", "where to begin; default: 0", offsetof(struct read_args, offset) },
+	{ "length", 0, OPTION_SIZE, "N", "how much; default: to the end", offsetof(struct read_args, length) },
+};
+
+static int read_pieces(const struct target *target, struct img *img, uint64_t off, uint64_t bytes)
+{
+	struct img_error err = { .code = IMG_OK };
+	char *buf = malloc(PIECE_BYTES);
+	int status = buf ? EXIT_DONE : cli_fail_errno(target->path, "buffer");
+
+	while (bytes > 0 && status == EXIT_DONE) {
+		uint64_t piece = min_u64(bytes, piece_at(off));
+
+		if (signals_interrupted())
+			status = interrupted(target);
+		else if (img_pread(img, buf, piece, off, 0, &err) != 0)
+			status = cli_fail(target->path, &err);
+		else
+			status = write_stdout(buf, piece);
+		off += piece;
+		bytes -= piece;
+	}
+	free(buf);
+	return status;
+}
+
+static int run_read(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
+{
+	const struct read_args *args = verb_args;
+	uint64_t size, off = args->offset.value;
+	struct target target;
+	struct img *img;
+	int status = target_parse(&target, verb, operands[0], args->common.snapshot, NULL);
+
+	(void)nr_operands;
+	if (status != EXIT_DONE)
+		return status;
+	status = open_image(&target, &args->common, 0, &img);
+	if (status == EXIT_DONE) {
+		size = img_size(img);
+		if (off > size || (args->length.given && args->length.value > size - off))
+			status = cli_usage_error(verb, "the range goes past the end of the image (%" PRIu64 " bytes)", size);
+		else
+			status = read_pieces(&target, img, off, args->length.given ? args->length.value : size - off);
+		status = close_image(img, &target, status);
+	}
+	target_free(&target);
+	return status;
+}
+
+const struct cli_verb verb_read = {
+	.name = "read",
+	.operands = "FILE[@SNAP]",
+	.summary = "Writes bytes of an image to stdout",
+	.example = PROGRAM " read debian.limg@before --offset 1K --length 1K | hexdump -C",
+	.min_operands = 1,
+	.max_operands = 1,
+	.common = WITH_SNAPSHOT,
+	.options = read_options,
+	.nr_options = ARRAY_LEN(read_options),
+	.args_bytes = sizeof(struct read_args),
+	.run = run_read,
+};
+
+/* ---- write ------------------------------------------------------------------------------------------------------- */
+
+struct write_args {
+	struct common_args common;
+	struct size_arg offset;
+};
+
+static const struct cli_option write_options[] = {
+	{ "offset", 0, OPTION_SIZE, "N", "where to begin; default: 0", offsetof(struct write_args, offset) },
+};
+
+/* Reads until the buffer is full or the input ends. Returns an exit status. */
+static int fill(char *buf, uint64_t bytes, uint64_t *got)
+{
+	for (*got = 0; *got < bytes;) {
+		ssize_t n = read(STDIN_FILENO, buf + *got, bytes - *got);
+
+		if (n < 0 && errno == EINTR && !signals_interrupted())
+			continue;
+		if (n < 0 && errno == EINTR)
+			return EXIT_DONE; /* the caller looks */
+		if (n < 0)
+			return cli_fail_errno("stdin", "read");
+		if (n == 0)
+			return EXIT_DONE;
+		*got += (uint64_t)n;
+	}
+	return EXIT_DONE;
+}
+
+static int past_end(const struct cli_verb *verb, uint64_t size)
+{
+	return cli_usage_error(verb, "the input goes past the end of the image (%" PRIu64 " bytes): resize it first", size);
+}
+
+/* What is left of a regular file on stdin is known before anything is written. */
+static bool fits(uint64_t off, uint64_t size)
+{
+	struct stat st;
+	off_t at;
+
+	if (off > size || fstat(STDIN_FILENO, &st) != 0 || !S_ISREG(st.st_mode))
+		return off <= size;
+	at = lseek(STDIN_FILENO, 0, SEEK_CUR);
+	return at < 0 || at >= st.st_size || (uint64_t)(st.st_size - at) <= size - off;
+}
+
+static int write_pieces(const struct cli_verb *verb, const struct target *target, struct img *img, char *buf,
+			uint64_t off)
+{
+	struct img_error err = { .code = IMG_OK };
+	uint64_t size = img_size(img), got, want;
+
+	do {
+		int status;
+
+		want = piece_at(off);
+		status = fill(buf, want, &got);
+		if (status != EXIT_DONE)
+			return status;
+		if (signals_interrupted())
+			return interrupted(target);
+		if (got > size - off)
+			return past_end(verb, size);
+		if (got > 0 && img_pwrite(img, buf, got, off, 0, &err) != 0)
+			return cli_fail(target->path, &err);
+		off += got;
+	} while (got == want);
+	if (img_flush(img, 0, &err) != 0)
+		return cli_fail(target->path, &err);
+	return EXIT_DONE;
+}
+
+static int run_write(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
+{
+	const struct write_args *args = verb_args;
+	struct target target;
+	struct img *img;
+	char *buf;
+	int status = target_parse_image(&target, verb, operands[0]);
+
+	(void)nr_operands;
+	if (status != EXIT_DONE)
+		return status;
+	status = open_image(&target, &args->common, IMG_OPEN_WRITE, &img);
+	if (status == EXIT_DONE) {
+		buf = malloc(PIECE_BYTES);
+		if (!buf)
+			status = cli_fail_errno(target.path, "buffer");
+		else if (!fits(args->offset.value, img_size(img)))
+			status = past_end(verb, img_size(img));
+		else
+			status = write_pieces(verb, &target, img, buf, args->offset.value);
+		free(buf);
+		status = close_image(img, &target, status);
+	}
+	target_free(&target);
+	return status;
+}
+
+const struct cli_verb verb_write = {
+	.name = "write",
+	.operands = "FILE",
+	.summary = "Writes stdin into an image",
+	.details = "The image does not grow: input that goes past its end is an error, found before anything is written where stdin is a file. A "
+		   "raw image needs -f raw.",
+	.example = PROGRAM " write debian.limg --offset 1M < boot.bin",
+	.min_operands = 1,
+	.max_operands = 1,
+	.common = NO_FORCE_SHARE,
+	.options = write_options,
+	.nr_options = ARRAY_LEN(write_options),
+	.args_bytes = sizeof(struct write_args),
+	.run = run_write,
+};

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/* imgtool resize. */
+#include <inttypes.h>
+
+#include "open.h"
+#include "verbs.h"
+
+struct resize_args {
+	struct common_args common;
+	bool shrink;
+};
+
+static const struct cli_option options[] = {
+	{ "shrink", 0, OPTION_FLAG, NULL, "allow a smaller size: what lies beyond it is lost", offsetof(struct resize_args, shrink) },
+};
+
+/* SIZE, +SIZE or -SIZE applied to the present size. */
+static int new_size(const struct cli_verb *verb, const char *text, uint64_t old_bytes, uint64_t *out)
+{
+	bool relative = text[0] == '+' || text[0] == '-';
+	uint64_t bytes;
+
+	if (!cli_parse_size(text + relative, &bytes))
+		return cli_usage_error(verb, "'%s' is not a size (such as 20G, +1G)", text);
+	*out = bytes;
+	if (text[0] == '+' && __builtin_add_overflow(old_bytes, bytes, out))
+		return cli_usage_error(verb, "'%s' is too large", text);
+	if (text[0] == '-' && __builtin_sub_overflow(old_bytes, bytes, out))
+		return cli_usage_error(verb, "'%s' is more than the image's %" PRIu64 " bytes", text, old_bytes);
+	return EXIT_DONE;
+}
+
+static int resize(const struct cli_verb *verb, const struct resize_args *args, const struct target *target,
+		  const char *size)
+{
+	struct img_error err = { .code = IMG_OK };
+	uint64_t bytes = 0;
+	struct img *img;
+	int status = open_image(target, &args->common, IMG_OPEN_WRITE, &img);
+
+	if (status != EXIT_DONE)
+		return status;
+	status = new_size(verb, size, img_size(img), &bytes);
+	if (status == EXIT_DONE && bytes < img_size(img) && !args->shrink) {
+		cli_message(target->path, "%s would cut the image from %" PRIu64 " to %" PRIu64 " bytes: allow it with --shrink",
+			    size, img_size(img), bytes);
+		status = EXIT_REFUSED;
+	}
+	if (status == EXIT_DONE && img_resize(img, bytes, args->shrink ? IMG_RESIZE_SHRINK : 0, &err) != 0)
+		status = cli_fail(target->path, &err);
+	return close_image(img, target, status);
+}
+
+static int run(const struct cli_verb *verb, void *args, char **operands, unsigned nr_operands)
+{
+	struct target target;
+	int status = target_parse_image(&target, verb, operands[0]);
+
+	(void)nr_operands;
+	if (status == EXIT_DONE) {
+		status = resize(verb, args, &target, operands[1]);
+		target_free(&target);
+	}
+	return status;
+}
+
+const struct cli_verb verb_resize = {
+	.name = "resize",
+	.operands = "FILE [+|-]SIZE",
+	.summary = "Changes the virtual size of an image",
+	.details = "New bytes read as zeros. Snapshots keep their own size. A raw file needs -f raw.",
+	.example = PROGRAM " resize debian.limg +2G",
+	.min_operands = 2,
+	.max_operands = 2,
+	.common = NO_FORCE_SHARE,
+	.options = options,
+	.nr_options = ARRAY_LEN(options),
+	.args_bytes = sizeof(struct resize_args),
+	.run = run,
+};

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * imgtool snapshot create, list, delete, rename, and imgtool revert: they change what an image remembers and never look at its parent, so that
+ * it is not opened. snapshot diff has its own file.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "open.h"
+#include "output.h"
+#include "snapshots.h"
+#include "verbs.h"
+
+/* Opens FILE@NAME for a change. Returns an exit status; on EXIT_DONE the caller closes img and frees target. */
+static int open_named(const struct cli_verb *verb, const struct common_args *common, const char *operand,
+		      struct target *target, struct img **img)
+{
+	struct target head;
+	int status = target_parse_snapshot(target, verb, operand);
+
+	if (status != EXIT_DONE)
+		return status;
+	head = (struct target){ .path = target->path };
+	status = open_image(&head, common, IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING, img);
+	if (status != EXIT_DONE)
+		target_free(target);
+	return status;
+}
+
+static int finish(const struct target *target, struct img *img, int code, const struct img_error *err)
+{
+	int status = code == 0 ? EXIT_DONE : cli_fail(target->path, err);
+
+	return close_image(img, target, status);
+}
+
+static int run_create(const struct cli_verb *verb, void *args, char **operands, unsigned nr_operands)
+{
+	struct img_error err = { .code = IMG_OK };
+	struct target target;
+	struct img *img;
+	int status = open_named(verb, args, operands[0], &target, &img);
+
+	(void)nr_operands;
+	if (status != EXIT_DONE)
+		return status;
+	status = finish(&target, img, img_snapshot_create(img, target.snapshot, 0, &err), &err);
+	target_free(&target);
+	return status;
+}
+
+const struct cli_verb verb_snapshot_create = {
+	.name = "snapshot create",
+	.operands = "FILE@NAME",
+	.summary = "Keeps the present state of an image as a snapshot",
+	.details = "Takes the same time and writes the same few bytes whatever the size of the image. Names are unique in the image.",
+	.example = PROGRAM " snapshot create debian.limg@before",
+	.min_operands = 1,
+	.max_operands = 1,
+	.common = NO_FORCE_SHARE,
+	.args_bytes = sizeof(struct common_args),
+	.run = run_create,
+};
+
+static int run_list(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
+{
+	const struct common_args *args = verb_args;
+	struct snapshot_list list = { NULL, 0 };
+	struct target target;
+	struct img *img;
+	int status = target_parse_image(&target, verb, operands[0]);
+
+	(void)nr_operands;
+	if (status != EXIT_DONE)
+		return status;
+	status = open_image(&target, args, IMG_OPEN_NO_BACKING, &img);
+	if (status == EXIT_DONE) {
+		if (img_caps(img) & IMG_CAP_SNAPSHOTS)
+			status = snapshots_load(&list, img);
+		if (status == EXIT_DONE && args->json)
+			status = output_json(json_pack("{s:o}", "snapshots", snapshots_json(&list)));
+		else if (status == EXIT_DONE && list.nr)
+			snapshots_print(&list);
+		snapshots_free(&list);
+		status = close_image(img, &target, status);
+	}
+	target_free(&target);
+	return status;
+}
+
+const struct cli_verb verb_snapshot_list = {
+	.name = "snapshot list",
+	.operands = "FILE",
+	.summary = "Lists the snapshots of an image",
+	.example = PROGRAM " snapshot list --json debian.limg",
+	.min_operands = 1,
+	.max_operands = 1,
+	.common = WITH_JSON,
+	.args_bytes = sizeof(struct common_args),
+	.run = run_list,
+};
+
+static int run_delete(const struct cli_verb *verb, void *args, char **operands, unsigned nr_operands)
+{
+	struct img_error err = { .code = IMG_OK };
+	struct target target;
+	struct img *img;
+	int status = open_named(verb, args, operands[0], &target, &img);
+
+	(void)nr_operands;
+	if (status != EXIT_DONE)
+		return status;
+	status = finish(&target, img, img_snapshot_delete(img, target.snapshot, &err), &err);
+	target_free(&target);
+	return status;
+}
+
+const struct cli_verb verb_snapshot_delete = {
+	.name = "snapshot delete",
+	.operands = "FILE@NAME",
+	.summary = "Forgets a snapshot and frees what only it held",
+	.details = "Neither the disk nor any other snapshot changes. Refused while somebody reads the snapshot. An overlay that stands on "
+		   "it can no longer be opened afterwards.",
+	.example = PROGRAM " snapshot delete debian.limg@before",
+	.min_operands = 1,
+	.max_operands = 1,
+	.common = NO_FORCE_SHARE,
+	.args_bytes = sizeof(struct common_args),
+	.run = run_delete,
+};
+
+static int run_rename(const struct cli_verb *verb, void *args, char **operands, unsigned nr_operands)
+{
+	struct img_error err = { .code = IMG_OK };
+	struct target target;
+	struct img *img;
+	int status = open_named(verb, args, operands[0], &target, &img);
+
+	(void)nr_operands;
+	if (status != EXIT_DONE)
+		return status;
+	status = finish(&target, img, img_snapshot_rename(img, target.snapshot, operands[1], &err), &err);
+	target_free(&target);
+	return status;
+}
+
+const struct cli_verb verb_snapshot_rename = {
+	.name = "snapshot rename",
+	.operands = "FILE@OLD NEW",
+	.summary = "Gives a snapshot another name",
+	.details = "Overlays that stand on the snapshot are not affected: they know it by its uuid.",
+	.example = PROGRAM " snapshot rename debian.limg@before v1",
+	.min_operands = 2,
+	.max_operands = 2,
+	.common = NO_FORCE_SHARE,
+	.args_bytes = sizeof(struct common_args),
+	.run = run_rename,
+};
+
+/* ---- revert ------------------------------------------------------------------------------------------------------ */
+
+struct revert_args {
+	struct common_args common;
+	const char *save;
+};
+
+static const struct cli_option revert_options[] = {
+	{ "save", 0, OPTION_TEXT, "NAME", "keep the present state as the snapshot NAME first", offsetof(struct revert_args, save) },
+};
+
+static bool has_snapshot(struct img *img, const char *name)
+{
+	struct snapshot_list list = { NULL, 0 };
+	bool found = false;
+
+	if (snapshots_load(&list, img) != EXIT_DONE)
+		return false;
+	for (size_t i = 0; i < list.nr && !found; i++)
+		found = strcmp(list.at[i].name, name) == 0;
+	snapshots_free(&list);
+	return found;
+}
+
+static int run_revert(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
+{
+	const struct revert_args *args = verb_args;
+	struct img_error err = { .code = IMG_OK };
+	struct target target;
+	struct img *img;
+	int code = 0, status = open_named(verb, &args->common, operands[0], &target, &img);
+
+	(void)nr_operands;
+	if (status != EXIT_DONE)
+		return status;
+	/* a misspelt name must not leave a snapshot behind */
+	if (args->save && has_snapshot(img, target.snapshot))
+		code = img_snapshot_create(img, args->save, 0, &err);
+	if (code == 0)
+		code = img_snapshot_revert(img, target.snapshot, &err);
+	status = finish(&target, img, code, &err);
+	target_free(&target);
+	return status;
+}
+
+const struct cli_verb verb_revert = {
+	.name = "revert",
+	.operands = "FILE@NAME",
+	.summary = "Makes the disk again what it was at a snapshot",
+	.details = "Takes the same time whatever the size of the image. The present state is lost, unless --save keeps it; the snapshot "
+		   "stays, and so do those made after it.",
+	.example = PROGRAM " revert --save broken debian.limg@before",
+	.min_operands = 1,
+	.max_operands = 1,
+	.common = NO_FORCE_SHARE,
+	.options = revert_options,
+	.nr_options = ARRAY_LEN(revert_options),
+	.args_bytes = sizeof(struct revert_args),
+	.run = run_revert,
+};

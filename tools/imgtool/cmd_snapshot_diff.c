@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT */
+/* imgtool snapshot diff: what changed between two states of one image, at a cost in proportion to the difference. */
+#include <inttypes.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "open.h"
+#include "output.h"
+#include "signals.h"
+#include "verbs.h"
+
+/* The differences are printed as they come: they may be many. */
+struct printer {
+	bool json;
+	uint64_t nr, changed_bytes;
+};
+
+static const char *kind_name(enum img_diff_kind kind)
+{
+	switch (kind) {
+	case IMG_DIFF_DATA:
+		return "data";
+	case IMG_DIFF_ZERO:
+		return "zero";
+	case IMG_DIFF_UNMAPPED:
+		return "unmapped";
+	}
+	return "unknown";
+}
+
+static int print_range(void *ctx, uint64_t off, uint64_t bytes, enum img_diff_kind kind)
+{
+	struct printer *p = ctx;
+
+	if (p->json)
+		printf("%s\n    {\"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"kind\": \"%s\"}", p->nr ? "," : "", off, bytes,
+		       kind_name(kind));
+	else
+		printf("%#14" PRIx64 "  %#14" PRIx64 "  %s\n", off, bytes, kind_name(kind));
+	p->nr++;
+	p->changed_bytes += bytes;
+	return signals_interrupted() || ferror(stdout);
+}
+
+static int diff(const struct common_args *args, struct img *img, const struct target *a, const char *b)
+{
+	struct printer p = { .json = args->json };
+	struct img_error err = { .code = IMG_OK };
+
+	if (p.json)
+		printf("{\n  \"extents\": [");
+	else
+		printf("%14s  %14s  %s\n", "start", "length", "kind");
+	if (img_snapshot_diff(img, a->snapshot, b, print_range, &p, &err) != 0)
+		return cli_fail(a->path, &err);
+	if (p.json)
+		printf("%s],\n  \"changed_bytes\": %" PRIu64 "\n}\n", p.nr ? "\n  " : "", p.changed_bytes);
+	return EXIT_DONE;
+}
+
+static bool same_file(const char *a, const char *b)
+{
+	struct stat stat_a, stat_b;
+
+	return strcmp(a, b) == 0 || (stat(a, &stat_a) == 0 && stat(b, &stat_b) == 0 && stat_a.st_dev == stat_b.st_dev &&
+				     stat_a.st_ino == stat_b.st_ino);
+}
+
+static int parse(const struct cli_verb *verb, char **operands, unsigned nr_operands, struct target *a, struct target *b)
+{
+	int status = target_parse_snapshot(a, verb, operands[0]);
+
+	if (status == EXIT_DONE && nr_operands > 1)
+		status = target_parse(b, verb, operands[1], NULL, NULL);
+	if (status == EXIT_DONE && b->path && !same_file(a->path, b->path))
+		status = cli_usage_error(verb, "'%s' and '%s' are not one image: see " PROGRAM " compare", a->path, b->path);
+	return status;
+}
+
+static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
+{
+	const struct common_args *args = verb_args;
+	struct target a = { NULL, NULL }, b = { NULL, NULL };
+	struct img *img;
+	int status = parse(verb, operands, nr_operands, &a, &b);
+
+	if (status == EXIT_DONE) {
+		status = open_image(&(struct target){ .path = a.path }, args, IMG_OPEN_NO_BACKING, &img);
+		if (status == EXIT_DONE) {
+			status = diff(args, img, &a, b.snapshot);
+			status = close_image(img, &a, status);
+		}
+	}
+	target_free(&a);
+	target_free(&b);
+	return status;
+}
+
+const struct cli_verb verb_snapshot_diff = {
+	.name = "snapshot diff",
+	.operands = "FILE@A [FILE[@B]]",
+	.summary = "Lists the ranges that changed from one snapshot to another, or to the present state",
+	.details = "data: the later state holds data there that may differ; zero: it reads as zeros; unmapped: it holds nothing of its own "
+		   "there any more. What both states share is not looked at.",
+	.example = PROGRAM " snapshot diff debian.limg@v1 debian.limg@v2",
+	.min_operands = 1,
+	.max_operands = 2,
+	.common = WITH_JSON,
+	.args_bytes = sizeof(struct common_args),
+	.run = run,
+};

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: MIT */
+/* The manual page and the shell completion, made from the verb tables; the build runs them ("imgtool --generate-man"). */
+#include <string.h>
+
+#include "cli.h"
+
+static const struct cli_option *option_at(const struct cli_verb *verb, size_t i)
+{
+	const struct cli_option *option =
+		i < verb->nr_options ? &verb->options[i] : cli_common_option(verb, i - verb->nr_options);
+
+	/* -U is refused where it makes no sense */
+	if (option && option->letter == 'U' && (verb->common & NO_FORCE_SHARE))
+		return option_at(verb, i + 1);
+	return option;
+}
+
+/* ---- manual page ------------------------------------------------------------------------------------------------- */
+
+/* roff: a leading dot or quote is a request, a backslash an escape, a bare '-' a hyphen. */
+static void man_text(const char *text)
+{
+	bool line_start = true;
+
+	for (; *text; text++) {
+		if (line_start && (*text == '.' || *text == '\''))
+			fputs("\\&", stdout);
+		if (*text == '\n' && text[1] == '\n') {
+			fputs("\n.PP\n", stdout);
+			text++;
+			line_start = true;
+			continue;
+		}
+		if (*text == '\\')
+			fputs("\\e", stdout);
+		else if (*text == '-')
+			fputs("\\-", stdout);
+		else
+			putchar(*text);
+		line_start = *text == '\n';
+	}
+}
+
+static void man_option(const struct cli_option *option)
+{
+	fputs(".TP\n", stdout);
+	if (option->letter)
+		printf("\\fB\\-%c\\fR, ", option->letter);
+	fputs("\\fB\\-\\-", stdout);
+	man_text(option->name);
+	fputs("\\fR", stdout);
+	if (option->kind == OPTION_WORD)
+		printf("[=\\fI%s\\fR]", option->metavar);
+	else if (option->metavar)
+		printf(" \\fI%s\\fR", option->metavar);
+	putchar('\n');
+	man_text(option->help);
+	putchar('\n');
+}
+
+/* Options that every verb has are described once. */
+static bool is_common(const struct cli_verb *verb, const struct cli_option *option)
+{
+	return verb->nr_options == 0 || option < verb->options || option >= verb->options + verb->nr_options;
+}
+
+static void man_verb(const struct cli_verb *verb)
+{
+	const struct cli_option *option;
+
+	fputs(".SS ", stdout);
+	man_text(verb->name);
+	printf("\n\\fB" PROGRAM " %s\\fR [\\fIoptions\\fR] \\fI", verb->name);
+	man_text(verb->operands);
+	fputs("\\fR\n.PP\n", stdout);
+	man_text(verb->summary);
+	fputs(".\n", stdout);
+	if (verb->details) {
+		fputs(".PP\n", stdout);
+		man_text(verb->details);
+		putchar('\n');
+	}
+	for (size_t i = 0; (option = option_at(verb, i)) != NULL; i++) {
+		if (!is_common(verb, option))
+			man_option(option);
+	}
+	fputs(".PP\nExample:\n.PP\n.nf\n.RS\n", stdout);
+	man_text(verb->example);
+	fputs("\n.RE\n.fi\n", stdout);
+}
+
+static const char man_head[] =
+	".SH NAME\n" PROGRAM " \\- create, convert, snapshot and verify disk images\n"
+	".SH SYNOPSIS\n.B " PROGRAM "\n.I VERB\n[\\fIoptions\\fR] \\fIIMAGE\\fR...\n"
+	".SH DESCRIPTION\n"
+	"\\fIIMAGE\\fB@\\fISNAPSHOT\\fR names an internal snapshot wherever an image is read. A file whose name contains '@' is "
+	"written with another one at its end (\\fB./a@b@\\fR), or given with \\fB\\-\\-snapshot\\fR.\n"
+	".PP\nSizes take K, M, G, T, P (powers of 1024), fractions (1.5G), or are hexadecimal with 0x.\n"
+	".PP\nA file without a known magic is read as raw, but is written only with \\fB\\-f raw\\fR.\n"
+	".PP\nResults go to stdout, everything else to stderr. Names that come from images are escaped for terminals.\n"
+	".PP\nSIGINT, SIGTERM and SIGHUP end a verb cleanly: no half\\-written destination stays under its final name, and "
+	"the source is untouched. The exit status is then 3.\n"
+	".SH VERBS\n";
+
+static const char man_tail[] =
+	".SH EXIT STATUS\n"
+	".TP\n.B 0\ndone; \\fBcompare\\fR: same; \\fBcheck\\fR: clean\n"
+	".TP\n.B 1\n\\fBcompare\\fR: different\n"
+	".TP\n.B 2\nusage\n"
+	".TP\n.B 3\nI/O or system error (disk full, permission, no such file), or interrupted\n"
+	".TP\n.B 4\nthe image is damaged or is not what it claims to be\n"
+	".TP\n.B 5\nin use: another process holds it (its pid is named where it can be found)\n"
+	".TP\n.B 6\nrefused for safety: external reference, unknown feature, changed base, existing file, limit exceeded\n"
+	".TP\n.B 7\nkey missing or wrong\n"
+	".SH SEE ALSO\n.BR qemu\\-img (1)\n";
+
+int generate_man(void)
+{
+	const struct cli_option *option;
+	const struct cli_verb all = { .common = WITH_SNAPSHOT | WITH_PROGRESS | WITH_JSON };
+
+	printf(".\\\" SPDX-License-Identifier: MIT\n.\\\" Made from the verb tables of " PROGRAM ": do not edit.\n");
+	printf(".TH IMGTOOL 1 \"\" \"libimg %s\" \"User Commands\"\n", img_version());
+	fputs(man_head, stdout);
+	for (size_t i = 0; cli_verbs[i]; i++)
+		man_verb(cli_verbs[i]);
+	fputs(".SH COMMON OPTIONS\nThe last four and \\fB\\-f\\fR are options of every verb, the others of those where they make sense "
+	      "(see \\fB" PROGRAM "\\fR \\fIVERB\\fR \\fB\\-h\\fR).\n",
+	      stdout);
+	for (size_t i = 0; (option = cli_common_option(&all, i)) != NULL; i++)
+		man_option(option);
+	fputs(man_tail, stdout);
+	return EXIT_DONE;
+}
+
+/* ---- bash completion --------------------------------------------------------------------------------------------- */
+
+/* First words of the verbs, each once (those of one family stand together). */
+static void print_first_words(void)
+{
+	const char *last = "";
+
+	for (size_t i = 0; cli_verbs[i]; i++) {
+		size_t bytes = strcspn(cli_verbs[i]->name, " ");
+
+		if (strncmp(last, cli_verbs[i]->name, bytes) != 0 || (last[bytes] != ' ' && last[bytes] != '\0'))
+			printf(" %.*s", (int)bytes, cli_verbs[i]->name);
+		last = cli_verbs[i]->name;
+	}
+}
+
+/* Cases "first)" -> second words, for families of verbs. */
+static void print_families(void)
+{
+	for (size_t i = 0; cli_verbs[i]; i++) {
+		const char *name = cli_verbs[i]->name;
+		size_t bytes = strcspn(name, " ");
+
+		if (name[bytes] == '\0' || (i > 0 && strncmp(cli_verbs[i - 1]->name, name, bytes + 1) == 0))
+			continue;
+		printf("\t%.*s) sub=\"", (int)bytes, name);
+		for (size_t k = i; cli_verbs[k] && strncmp(cli_verbs[k]->name, name, bytes + 1) == 0; k++)
+			printf("%s%s", k > i ? " " : "", cli_verbs[k]->name + bytes + 1);
+		fputs("\" ;;\n", stdout);
+	}
+}
+
+static void print_words(const char *words)
+{
+	for (; *words; words++)
+		putchar(*words == '|' ? ' ' : *words);
+}
+
+/* The words that the value of an option may be; nothing: the shell completes files. */
+static void print_values(const struct cli_option *option)
+{
+	if (option->kind == OPTION_CHOICE || option->kind == OPTION_WORD) {
+		print_words(option->metavar);
+	} else if (strcmp(option->metavar, "FMT") == 0) {
+		for (size_t i = 0; img_format_name(i); i++)
+			printf("%s%s", i ? " " : "", img_format_name(i));
+	}
+}
+
+static void print_verb_case(const struct cli_verb *verb)
+{
+	const struct cli_option *option;
+
+	printf("\t\"%s\")\n\t\topts=\"", verb->name);
+	for (size_t i = 0; (option = option_at(verb, i)) != NULL; i++) {
+		if (option->letter)
+			printf("-%c ", option->letter);
+		printf("--%s ", option->name);
+	}
+	fputs("\"\n\t\tcase $prev in\n", stdout);
+	for (size_t i = 0; (option = option_at(verb, i)) != NULL; i++) {
+		if (!option->metavar || option->kind == OPTION_WORD)
+			continue;
+		fputs("\t\t", stdout);
+		if (option->letter)
+			printf("-%c | ", option->letter);
+		printf("--%s) ", option->name);
+		if (strcmp(option->metavar, "FILE") == 0 || strncmp(option->metavar, "PARENT", 6) == 0) {
+			fputs("kind=files ;;\n", stdout);
+			continue;
+		}
+		fputs("kind=words words=\"", stdout);
+		print_values(option);
+		fputs("\" ;;\n", stdout);
+	}
+	fputs("\t\tesac ;;\n", stdout);
+}
+
+static const char completion_tail[] =
+	"\tesac\n"
+	"\tif [[ $kind == words ]]; then\n"
+	"\t\tCOMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
+	"\telif [[ $kind != files && $cur == -* ]]; then\n"
+	"\t\tCOMPREPLY=($(compgen -W \"$opts\" -- \"$cur\"))\n"
+	"\telse\n"
+	"\t\tcompopt -o filenames 2>/dev/null\n"
+	"\t\tmapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n"
+	"\tfi\n"
+	"}\n"
+	"complete -F _" PROGRAM " " PROGRAM "\n";
+
+int generate_completion(void)
+{
+	fputs("# SPDX-License-Identifier: MIT\n# bash completion, made from the verb tables of " PROGRAM ": do not edit.\n"
+	      "_" PROGRAM "()\n{\n"
+	      "\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
+	      "\tlocal verb=${COMP_WORDS[1]} sub=\"\" opts=\"\" kind=\"\" words=\"\"\n"
+	      "\tCOMPREPLY=()\n"
+	      "\tif ((COMP_CWORD == 1)); then\n\t\tCOMPREPLY=($(compgen -W \"",
+	      stdout);
+	fputs("help --version", stdout);
+	print_first_words();
+	fputs("\" -- \"$cur\"))\n\t\treturn\n\tfi\n\tcase $verb in\n", stdout);
+	print_families();
+	fputs("\tesac\n"
+	      "\tif [[ -n $sub ]]; then\n"
+	      "\t\tif ((COMP_CWORD == 2)); then\n\t\t\tCOMPREPLY=($(compgen -W \"$sub\" -- \"$cur\"))\n\t\t\treturn\n\t\tfi\n"
+	      "\t\tverb=\"$verb ${COMP_WORDS[2]}\"\n\tfi\n"
+	      "\tcase $verb in\n",
+	      stdout);
+	for (size_t i = 0; cli_verbs[i]; i++)
+		print_verb_case(cli_verbs[i]);
+	fputs(completion_tail, stdout);
+	return EXIT_DONE;
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* See signals.h. */
+#include "signals.h"
+
+#include <signal.h>
+#include <stddef.h>
+
+static volatile sig_atomic_t interrupted;
+
+static void handle(int signal_nr)
+{
+	(void)signal_nr;
+	interrupted = 1;
+}
+
+void signals_install(void)
+{
+	static const int numbers[] = { SIGINT, SIGTERM, SIGHUP };
+	struct sigaction action = { .sa_handler = SIG_IGN }, old;
+
+	sigaction(SIGPIPE, &action, NULL);
+	action.sa_handler = handle;
+	action.sa_flags = (int)SA_RESETHAND; /* no SA_RESTART: a read from a terminal or pipe ends */
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+		/* nohup and shells without job control ignore some of them on purpose */
+		if (sigaction(numbers[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+			sigaction(numbers[i], &action, NULL);
+	}
+}
+
+bool signals_interrupted(void)
+{
+	return interrupted != 0;
+}

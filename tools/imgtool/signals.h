@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Interruption. SIGINT, SIGTERM and SIGHUP set a flag; verbs see it through their progress callback or between pieces, end what they
+ * are doing and exit with EXIT_SYSTEM. A second signal has its usual, immediate effect. SIGPIPE is ignored: a reader that goes away must
+ * not leave a half-written destination.
+ */
+#ifndef IMGTOOL_SIGNALS_H
+#define IMGTOOL_SIGNALS_H
+
+#include <stdbool.h>
+
+void signals_install(void);
+bool signals_interrupted(void);
+
+#endif
