@@ -126,7 +126,7 @@ struct img_driver {
 	enum driver_kind kind;
 	size_t state_bytes; /* zeroed memory that the core allocates as node->state and frees */
 	unsigned caps;	    /* enum img_caps that the format has when writable */
-	unsigned native_io; /* enum img_io_flags that pwrite obeys itself; FUA and DETECT_ZEROES are else emulated */
+	unsigned native_io; /* enum img_io_flags that pwrite and zero obey themselves; FUA, DETECT_ZEROES are else emulated */
 	bool never_guess_for_writing;
 	bool snapshots_beside_writer; /* a snapshot may be read while another process writes: no write-forbidding locks */
 	const char *create_help; /* "key=what\n" lines for -o help, NULL if none */

@@ -62,6 +62,12 @@ void image_thaw(struct img *img, struct img *alias);
 void image_attach_backing(struct img *img, struct img *parent);
 struct img *image_detach_backing(struct img *img);
 
+/*
+ * Copies a caller's option struct (which begins with its struct_size; NULL: all defaults) into one of this library's version.
+ * What a newer caller sets and we do not know is IMG_E_UNSUPPORTED.
+ */
+int image_copy_options(void *out, size_t out_bytes, const void *options, struct img_error *err);
+
 /* IMG_E_EXISTS early, before work is spent on a new file that could not be published. flags: enum img_create_flags. */
 int image_check_target(const char *path, unsigned flags, const struct image_env *env, struct img_error *err);
 
@@ -91,6 +97,9 @@ int image_pin(struct img *img, struct pin *out, struct img_error *err);
 /* 0, or IMG_E_CHANGED with a message that says what differs and what to do. */
 int pin_compare(const struct pin *recorded, const struct pin *found, const char *child, const char *parent,
 		struct img_error *err);
+/* Where ref leads: a malloc()ed path that image_open_env() takes, for who reopens the parent for writing (commit). */
+int chain_parent_path(const char *child_path, const struct backing_ref *ref, enum img_refs refs, const struct image_env *env,
+		      char **out, struct img_error *err);
 /* Resolves what a user gave as -b (path, snapshot, format) into a reference with pin and the parent's size. */
 int chain_make_ref(const char *child_path, const char *backing, const char *snapshot, const char *format,
 		   enum img_refs refs, const struct image_env *env, struct backing_ref *out, struct img_error *err);

@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Backing chains. A chain is opened from the top down in a loop, each layer read-only but the first, until a layer names no
+ * parent; then it is tied together and identities are compared from the bottom up, since the weak identity of a layer
+ * is made of its content, which reads through what is below.
+ *
+ * What ends the loop on hostile images: the depth limit, and the refusal to open one file (device, inode, snapshot) twice in a chain.
+ * The format of a parent is the one on record, never a guess. Who may be named is the broker's decision (image_env.open_file).
+ *
+ * Locks: a file is opened with what a peek needs, which is enough to tell the format; then, before the driver reads anything, the
+ * permissions become final: those of a writer, of a reader, or (a snapshot that can be read beside a writer, force-share) the peek's.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "chain.h"
+#include "checked.h"
+#include "error.h"
+#include "probe.h"
+
+#define LAYER "chain"
+
+struct layer {
+	struct img *img;
+	struct host_stat host;
+	bool named; /* ref is what this layer names as its parent */
+	struct backing_ref ref;
+};
+
+struct host_open chain_peek(const struct img_open_options *o)
+{
+	return (struct host_open){
+		.writable = (o->flags & IMG_OPEN_WRITE) != 0,
+		.direct = (o->flags & IMG_OPEN_DIRECT) != 0,
+		.use = SHARE_PEEK_USE,
+		.no_lock = (o->flags & IMG_OPEN_FORCE_SHARE) != 0,
+	};
+}
+
+static int take_permissions(struct node *file, const struct img_driver *drv, const struct img_open_options *o,
+			    struct img_error *err)
+{
+	if (o->flags & IMG_OPEN_WRITE)
+		return node_share(file, SHARE_WRITER_USE, SHARE_WRITER_FORBID, err);
+	if ((o->flags & IMG_OPEN_FORCE_SHARE) || (o->snapshot && drv->snapshots_beside_writer))
+		return 0;
+	return node_share(file, SHARE_READER_USE, SHARE_READER_FORBID, err);
+}
+
+static int choose_driver(struct node *file, const struct img_open_options *o, const struct img_driver **drv, struct img_error *err)
+{
+	if (!o->format)
+		return probe_choose(file, (o->flags & IMG_OPEN_WRITE) != 0, drv, err);
+	*drv = registry_find(o->format);
+	if (!*drv)
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER, "%s: this build does not have the format '%s'", file->path,
+				 o->format);
+	return 0;
+}
+
+static int check_size(const struct node *top, uint64_t limit, struct img_error *err)
+{
+	uint64_t size = node_size(top);
+
+	if (size <= limit)
+		return 0;
+	return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "%s: virtual size %llu is above the limit of %llu bytes", top->path,
+			 (unsigned long long)size, (unsigned long long)limit);
+}
+
+/* One layer without its backing. Takes file over. */
+static int open_layer(struct node *file, const char *path, const struct img_open_options *o, const struct image_env *env,
+		      struct img **out, struct img_error *err)
+{
+	uint64_t limit = o->max_virtual_bytes ? min_u64(o->max_virtual_bytes, INT64_MAX) : INT64_MAX;
+	struct driver_open args = {
+		.writable = (o->flags & IMG_OPEN_WRITE) != 0,
+		.force_share = (o->flags & IMG_OPEN_FORCE_SHARE) != 0,
+		.bulk = (o->flags & IMG_OPEN_BULK) != 0,
+		.snapshot = o->snapshot,
+		.cache_bytes = o->cache_bytes,
+		.max_virtual_bytes = limit,
+	};
+	const struct img_driver *drv;
+	struct node *top = NULL;
+	int ret = choose_driver(file, o, &drv, err);
+
+	*out = NULL;
+	if (ret == 0)
+		ret = take_permissions(file, drv, o, err);
+	if (ret == 0) {
+		top = node_new(drv, path, err);
+		ret = top ? 0 : IMG_E_NOMEM;
+	}
+	if (ret != 0) {
+		node_close(file, NULL);
+		return ret;
+	}
+	top->file = file;
+	ret = node_open(top, &args, err);
+	if (ret == 0)
+		ret = check_size(top, limit, err);
+	if (ret == 0) {
+		*out = image_new(top, path, o->snapshot, o->flags, o->refs, env, err);
+		ret = *out ? 0 : IMG_E_NOMEM;
+	}
+	if (ret != 0)
+		node_close(top, NULL);
+	return ret;
+}
+
+static bool same_string(const char *a, const char *b)
+{
+	return strcmp(a ? a : "", b ? b : "") == 0;
+}
+
+/* Where the host cannot tell files apart (memory), the depth limit alone ends a cycle. */
+static int check_cycle(struct layer *const *layers, unsigned nr, struct img_error *err)
+{
+	const struct layer *last = layers[nr - 1];
+
+	if (last->host.ino == 0)
+		return 0;
+	for (unsigned i = 0; i + 1 < nr; i++) {
+		const struct layer *l = layers[i];
+
+		if (l->host.dev == last->host.dev && l->host.ino == last->host.ino &&
+		    same_string(l->img->snapshot, last->img->snapshot))
+			return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "%s stands on itself: its backing chain is a cycle",
+					 l->img->path);
+	}
+	return 0;
+}
+
+/* The options under which a parent is opened. */
+static struct img_open_options parent_options(const struct img_open_options *child, const struct backing_ref *ref)
+{
+	struct img_open_options o = *child;
+
+	o.flags &= IMG_OPEN_FORCE_SHARE | IMG_OPEN_UNSAFE_BACKING | IMG_OPEN_DIRECT;
+	o.format = ref->format;
+	o.snapshot = ref->snapshot[0] ? ref->snapshot : NULL;
+	return o;
+}
+
+static int may_open_parent(const char *path, const struct backing_ref *ref, unsigned depth_left, struct img_error *err)
+{
+	if (ref->committing)
+		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
+				 "%s: a commit into its backing file was interrupted: run imgtool commit again", path);
+	if (ref->format[0] == '\0' || ref->name[0] == '\0')
+		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "%s: the name or format of the backing file is missing", path);
+	if (depth_left == 0)
+		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "%s: the backing chain is deeper than allowed", path);
+	return 0;
+}
+
+static int open_parent_file(const char *child_path, const struct backing_ref *ref, const struct img_open_options *o,
+			    const struct image_env *env, struct node **file, char **path, struct img_error *err)
+{
+	struct host_open host = chain_peek(o);
+
+	return env->open_file(env->ctx, child_path, ref->name, o->refs, &host, file, path, err);
+}
+
+static int add_layer(struct layer ***layers, unsigned nr, struct img_error *err)
+{
+	struct layer **more = realloc(*layers, (nr + 1) * sizeof(**layers));
+
+	if (more) {
+		*layers = more;
+		more[nr] = calloc(1, sizeof(**more));
+	}
+	if (!more || !more[nr])
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+	return 0;
+}
+
+/* Opens layers until one has no parent to open. *nr of them are allocated, also after failure, the last perhaps without img. */
+static int open_layers(struct node *file, const char *path, const struct img_open_options *first, const struct image_env *env,
+		       struct layer ***layers, unsigned *nr, struct img_error *err)
+{
+	struct img_open_options o = *first;
+	char *next_path = NULL;
+	int ret;
+
+	for (;;) {
+		struct layer *l;
+
+		ret = add_layer(layers, *nr, err);
+		if (ret != 0) {
+			node_close(file, NULL);
+			break;
+		}
+		l = (*layers)[(*nr)++];
+		ret = open_layer(file, path, &o, env, &l->img, err);
+		if (ret == 0)
+			ret = node_stat(l->img->top, &l->host, err);
+		if (ret == 0)
+			ret = check_cycle(*layers, *nr, err);
+		if (ret != 0)
+			break;
+		l->named = node_get_backing(l->img->top, &l->ref);
+		if (!l->named)
+			break;
+		if (o.flags & IMG_OPEN_NO_BACKING) {
+			l->named = false;
+			l->img->top->backing_missing = true;
+			break;
+		}
+		ret = may_open_parent(path, &l->ref, first->max_depth - *nr, err);
+		if (ret != 0)
+			break;
+		o = parent_options(&o, &l->ref);
+		free(next_path);
+		next_path = NULL;
+		ret = open_parent_file(l->img->path, &l->ref, &o, env, &file, &next_path, err);
+		if (ret != 0)
+			break;
+		path = next_path;
+	}
+	free(next_path);
+	return ret;
+}
+
+static int check_pin(const struct backing_ref *ref, struct img *parent, const char *child_path, unsigned open_flags,
+		     struct img_error *err)
+{
+	struct pin found;
+	int ret;
+
+	if (ref->pin.kind == PIN_NONE || (open_flags & IMG_OPEN_UNSAFE_BACKING))
+		return 0;
+	ret = image_pin(parent, &found, err);
+	return ret == 0 ? pin_compare(&ref->pin, &found, child_path, parent->path, err) : ret;
+}
+
+int chain_open(struct node *file, const char *path, const struct img_open_options *o, const struct image_env *env,
+	       struct img **out, struct img_error *err)
+{
+	struct layer **layers = NULL;
+	unsigned nr = 0;
+	int ret = open_layers(file, path, o, env, &layers, &nr, err);
+
+	*out = NULL;
+	if (ret != 0 && nr > 1)
+		error_prefix(err, "backing chain of %s", path);
+	for (unsigned i = nr; i-- > 1 && ret == 0;) {
+		struct layer *child = layers[i - 1];
+
+		ret = check_pin(&child->ref, layers[i]->img, child->img->path, o->flags, err);
+		if (ret != 0)
+			break;
+		image_attach_backing(child->img, layers[i]->img);
+		layers[i]->img = NULL;
+	}
+	if (ret == 0) {
+		*out = layers[0]->img;
+		layers[0]->img = NULL;
+	}
+	for (unsigned i = 0; i < nr; i++) {
+		if (layers[i]->img)
+			img_close(layers[i]->img, NULL);
+		free(layers[i]);
+	}
+	free(layers);
+	return ret;
+}
+
+int chain_open_parent(const char *child_path, const struct backing_ref *ref, unsigned open_flags, enum img_refs refs,
+		      unsigned depth_left, const struct image_env *env, struct img **out, struct img_error *err)
+{
+	struct img_open_options o = { .struct_size = sizeof(o), .flags = open_flags, .refs = refs, .max_depth = depth_left };
+	struct node *file;
+	char *path;
+	int ret;
+
+	*out = NULL;
+	ret = may_open_parent(child_path, ref, depth_left, err);
+	if (ret != 0)
+		return ret;
+	o = parent_options(&o, ref);
+	ret = open_parent_file(child_path, ref, &o, env, &file, &path, err);
+	if (ret != 0)
+		return ret;
+	ret = chain_open(file, path, &o, env, out, err);
+	free(path);
+	if (ret == 0) {
+		ret = check_pin(ref, *out, child_path, open_flags, err);
+		if (ret != 0) {
+			img_close(*out, NULL);
+			*out = NULL;
+		}
+	}
+	return ret;
+}
+
+int chain_parent_path(const char *child_path, const struct backing_ref *ref, enum img_refs refs, const struct image_env *env,
+		      char **out, struct img_error *err)
+{
+	struct host_open host = { .use = SHARE_PEEK_USE, .no_lock = true };
+	struct node *file;
+	int ret;
+
+	*out = NULL;
+	ret = env->open_file(env->ctx, child_path, ref->name, refs, &host, &file, out, err);
+	if (ret == 0)
+		node_close(file, NULL);
+	return ret;
+}
+
+/* An existing child (rebase, or a file that is to be replaced) must not be in the chain that it is to stand on. */
+static int check_not_in(const char *child_path, struct img *parent, const struct image_env *env, struct img_error *err)
+{
+	struct host_stat host;
+	struct stat sb;
+	int ret;
+
+	if (env != &image_env_host || stat(child_path, &sb) < 0)
+		return 0;
+	for (struct img *l = parent; l; l = l->backing) {
+		ret = node_stat(l->top, &host, err);
+		if (ret != 0)
+			return ret;
+		if (host.dev == sb.st_dev && host.ino == sb.st_ino)
+			return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s would stand on itself", child_path);
+	}
+	return 0;
+}
+
+static int fill_ref(struct backing_ref *ref, const char *backing, const char *snapshot, struct img_error *err)
+{
+	memset(ref, 0, sizeof(*ref));
+	if (strlen(backing) >= sizeof(ref->name) || backing[0] == '\0')
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "the name of a backing file has 1 to %zu bytes",
+				 sizeof(ref->name) - 1);
+	if (snapshot && strlen(snapshot) >= sizeof(ref->snapshot))
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "the name of a snapshot has at most %d bytes",
+				 IMG_SNAPSHOT_NAME_MAX);
+	strcpy(ref->name, backing);
+	strcpy(ref->snapshot, snapshot ? snapshot : "");
+	return 0;
+}
+
+int chain_make_ref(const char *child_path, const char *backing, const char *snapshot, const char *format,
+		   enum img_refs refs, const struct image_env *env, struct backing_ref *out, struct img_error *err)
+{
+	struct img_open_options o = {
+		.struct_size = sizeof(o),
+		.format = format,
+		.snapshot = snapshot,
+		.refs = refs,
+		/* The child will be a layer more. */
+		.max_depth = CHAIN_DEPTH_DEFAULT - 1,
+	};
+	struct node *file;
+	struct img *parent;
+	char *path;
+	int ret = fill_ref(out, backing, snapshot, err);
+
+	if (ret != 0)
+		return ret;
+	ret = open_parent_file(child_path, out, &o, env, &file, &path, err);
+	if (ret != 0)
+		return ret;
+	ret = chain_open(file, path, &o, env, &parent, err);
+	free(path);
+	if (ret != 0)
+		return ret;
+	if (!format && parent->top->drv->never_guess_for_writing)
+		ret = error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
+				"%s: no known format is recognised; if it is raw, name its format (-F raw)", parent->path);
+	if (ret == 0)
+		ret = check_not_in(child_path, parent, env, err);
+	if (ret == 0)
+		ret = image_pin(parent, &out->pin, err);
+	if (ret == 0)
+		strncpy(out->format, parent->top->drv->name, sizeof(out->format) - 1);
+	img_close(parent, NULL);
+	return ret;
+}

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The default environment: image files are files of the host, reached under the broker's policy. New files are made under a
+ * temporary name in the folder of the final one, and renamed into place when they are complete and durable, so that no
+ * crash leaves half an image under a name that anybody uses.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "broker.h"
+#include "error.h"
+#include "image.h"
+
+#define LAYER "file"
+#define NAME_ROOM 200 /* of NAME_MAX, for what a temporary name takes from the final one */
+
+static int no_memory(struct img_error *err)
+{
+	return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+}
+
+/* Takes over fd. */
+static int node_on_fd(int fd, const char *path, const struct host_open *args, struct node **out, struct img_error *err)
+{
+	struct node *node = node_new(registry_host_file(), path, err);
+	int ret;
+
+	*out = NULL;
+	if (!node) {
+		close(fd);
+		return IMG_E_NOMEM;
+	}
+	ret = node_open_fd(node, fd, args, err);
+	if (ret != 0) {
+		node_close(node, NULL);
+		return ret;
+	}
+	*out = node;
+	return 0;
+}
+
+static int host_open_file(void *ctx, const char *child_path, const char *name, enum img_refs refs, const struct host_open *args,
+			  struct node **out, char **resolved, struct img_error *err)
+{
+	int fd, ret;
+
+	(void)ctx;
+	*out = NULL;
+	*resolved = NULL;
+	if (child_path && args->writable)
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s: referenced files are opened read-only", name);
+	if (child_path) {
+		ret = broker_open(child_path, name, refs, &fd, resolved, err);
+	} else {
+		*resolved = strdup(name);
+		ret = *resolved ? broker_open_named(name, args->writable, &fd, err) : no_memory(err);
+	}
+	if (ret == 0)
+		ret = node_on_fd(fd, *resolved, args, out, err);
+	if (ret != 0) {
+		free(*resolved);
+		*resolved = NULL;
+	}
+	return ret;
+}
+
+/* A symbolic link to the target is followed: the file behind it is what is created or replaced. malloc()ed. */
+static char *final_path(const char *path, struct img_error *err)
+{
+	char *real = realpath(path, NULL);
+
+	if (!real && errno != ENOMEM)
+		real = strdup(path);
+	if (!real)
+		no_memory(err);
+	return real;
+}
+
+static int host_check_target(void *ctx, const char *path, bool overwrite, struct img_error *err)
+{
+	struct stat sb;
+
+	(void)ctx;
+	if (lstat(path, &sb) < 0) {
+		if (errno == ENOENT)
+			return 0;
+		return error_errno(err, errno, NO_OFFSET, LAYER, "%s: cannot look at it", path);
+	}
+	if (!overwrite)
+		return error_set(err, IMG_E_EXISTS, EEXIST, NO_OFFSET, LAYER, "%s: exists already", path);
+	if (S_ISLNK(sb.st_mode) && stat(path, &sb) < 0)
+		return error_errno(err, errno, NO_OFFSET, LAYER, "%s: symbolic link that leads nowhere", path);
+	if (!S_ISREG(sb.st_mode))
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s: exists and is not a regular file: it cannot be replaced", path);
+	return 0;
+}
+
+static char *temp_name(const char *path, struct img_error *err)
+{
+	static const char digits[] = "abcdefghijklmnopqrstuvwxyz234567";
+	char *folder = broker_folder(path, err);
+	const char *slash = strrchr(path, '/');
+	const char *base = slash ? slash + 1 : path;
+	char random[13] = "";
+	uint8_t bytes[12];
+	char *out = NULL;
+
+	if (!folder)
+		return NULL;
+	if (getrandom(bytes, sizeof(bytes), 0) != (ssize_t)sizeof(bytes)) {
+		error_errno(err, errno, NO_OFFSET, LAYER, "no random numbers");
+		goto out;
+	}
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		random[i] = digits[bytes[i] % 32];
+	if (asprintf(&out, "%s/.%.*s.%s.tmp", folder, NAME_ROOM, base, random) < 0) {
+		out = NULL;
+		no_memory(err);
+	}
+out:
+	free(folder);
+	return out;
+}
+
+static int host_create_file(void *ctx, const char *path, struct node **out, char **temp_path, struct img_error *err)
+{
+	struct host_open args = { .writable = true, .use = SHARE_WRITER_USE, .forbid = SHARE_WRITER_FORBID };
+	char *target = final_path(path, err);
+	mode_t mode = 0666;
+	struct stat sb;
+	int fd, ret;
+
+	(void)ctx;
+	*out = NULL;
+	*temp_path = NULL;
+	if (!target)
+		return IMG_E_NOMEM;
+	/* What is replaced keeps its rights: a private image does not become readable by all. */
+	if (stat(target, &sb) == 0 && S_ISREG(sb.st_mode))
+		mode = sb.st_mode & 0777;
+	*temp_path = temp_name(target, err);
+	free(target);
+	if (!*temp_path)
+		return IMG_E_NOMEM;
+	fd = open(*temp_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode);
+	if (fd < 0) {
+		ret = error_errno(err, errno, NO_OFFSET, LAYER, "%s: cannot create", path);
+	} else {
+		ret = node_on_fd(fd, *temp_path, &args, out, err);
+		if (ret != 0)
+			unlink(*temp_path);
+	}
+	if (ret != 0) {
+		free(*temp_path);
+		*temp_path = NULL;
+	}
+	return ret;
+}
+
+static int sync_folder(const char *path, struct img_error *err)
+{
+	char *folder = broker_folder(path, err);
+	int fd, ret = 0;
+
+	if (!folder)
+		return IMG_E_NOMEM;
+	fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	/* EINVAL: a file system that has no such thing. */
+	if (fd < 0 || (fsync(fd) < 0 && errno != EINVAL))
+		ret = error_errno(err, errno, NO_OFFSET, LAYER, "%s: cannot make the new name durable", path);
+	if (fd >= 0)
+		close(fd);
+	free(folder);
+	return ret;
+}
+
+/* Without RENAME_NOREPLACE (old or foreign file systems) a second link does the same: link() does not replace. */
+static int rename_new(const char *from, const char *to)
+{
+	if (syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0)
+		return 0;
+	if (errno != EINVAL && errno != ENOSYS)
+		return -1;
+	if (link(from, to) < 0)
+		return -1;
+	unlink(from);
+	return 0;
+}
+
+static int host_publish(void *ctx, const char *temp_path, const char *path, bool overwrite, struct img_error *err)
+{
+	char *target = final_path(path, err);
+	int ret = 0, e;
+
+	if (!target)
+		return IMG_E_NOMEM;
+	if (overwrite)
+		ret = host_check_target(ctx, target, true, err);
+	if (ret == 0 && (overwrite ? rename(temp_path, target) : rename_new(temp_path, path)) < 0) {
+		e = errno;
+		if (e == EEXIST)
+			ret = error_set(err, IMG_E_EXISTS, e, NO_OFFSET, LAYER, "%s: exists already", path);
+		else
+			ret = error_errno(err, e, NO_OFFSET, LAYER, "%s: cannot be renamed into place", path);
+	}
+	if (ret == 0)
+		ret = sync_folder(overwrite ? target : path, err);
+	free(target);
+	return ret;
+}
+
+static void host_discard_temp(void *ctx, const char *temp_path)
+{
+	(void)ctx;
+	unlink(temp_path);
+}
+
+const struct image_env image_env_host = {
+	.open_file = host_open_file,
+	.create_file = host_create_file,
+	.publish = host_publish,
+	.discard_temp = host_discard_temp,
+	.check_target = host_check_target,
+};

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: MIT */
+/* Checks of arguments that the public functions share. */
+#ifndef CORE_IMAGE_INT_H
+#define CORE_IMAGE_INT_H
+
+#include "image.h"
+
+/* IMG_E_INVALID with this message. */
+int image_invalid(struct img_error *err, const char *what);
+/* IMG_E_INVALID if flags has bits outside known. */
+int image_check_flags(unsigned flags, unsigned known, struct img_error *err);
+
+#endif

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+/* img_info() and img_check(): what the format says, completed by what the core knows. */
+#include <stdio.h>
+#include <string.h>
+
+#include "error.h"
+#include "image_int.h"
+
+static const char *pin_name(enum pin_kind kind)
+{
+	return kind == PIN_STRONG ? "strong" : kind == PIN_WEAK ? "weak" : "none";
+}
+
+static void fill_backing(struct node *top, struct img_info *out)
+{
+	struct backing_ref ref;
+
+	out->has_backing = node_get_backing(top, &ref);
+	if (!out->has_backing)
+		return;
+	(void)snprintf(out->backing, sizeof(out->backing), "%s", ref.name);
+	(void)snprintf(out->backing_format, sizeof(out->backing_format), "%s", ref.format);
+	(void)snprintf(out->backing_snapshot, sizeof(out->backing_snapshot), "%s", ref.snapshot);
+	(void)snprintf(out->backing_pin, sizeof(out->backing_pin), "%s", pin_name(ref.pin.kind));
+	out->backing_committing = ref.committing;
+}
+
+int img_info(struct img *img, struct img_info *out, struct img_error *err)
+{
+	struct host_stat host;
+	struct node *file_of;
+	int ret;
+
+	error_clear(err);
+	if (!img || !out)
+		return image_invalid(err, "no image, or no place for the answer");
+	memset(out, 0, sizeof(*out));
+	pthread_rwlock_rdlock(&img->content_lock);
+	file_of = img->top->view_of ? img->top->view_of : img->top;
+	ret = node_info(img->top, out, err);
+	if (ret == 0)
+		ret = node_stat(file_of, &host, err);
+	if (ret == 0) {
+		out->format = img->top->drv->name;
+		out->virtual_bytes = node_size(img->top);
+		out->file_bytes = host.file_bytes;
+		out->allocated_bytes = host.allocated_bytes;
+		if (out->compression[0] == '\0')
+			memcpy(out->compression, "none", sizeof("none"));
+		fill_backing(img->top, out);
+	}
+	pthread_rwlock_unlock(&img->content_lock);
+	return ret;
+}
+
+/* Without content_lock: fn may use img. The format orders a check against its own changes. */
+int img_check(struct img *img, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
+	      struct img_check_result *out, struct img_error *err)
+{
+	struct img_check_result unused;
+	int ret;
+
+	error_clear(err);
+	if (!img)
+		return image_invalid(err, "no image");
+	ret = image_check_flags(flags, IMG_CHECK_REPAIR | IMG_CHECK_METADATA, err);
+	if (ret != 0)
+		return ret;
+	if (!out)
+		out = &unused;
+	memset(out, 0, sizeof(*out));
+	return node_check(img->top, flags, fn, ctx, progress, out, err);
+}

@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The chokepoint, everything but the data path: life of a node, host questions and locks, formats' backing records, snapshots,
+ * machine state, check. See node.c for what it checks.
+ *
+ * Host questions (stat, allocate, lock_byte, share) that a layer does not answer go to its file; a layer without file answers "fine":
+ * memory has no locks and nothing to reserve.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "checked.h"
+#include "error.h"
+#include "node_int.h"
+
+#define LAYER "node"
+
+/* ---- life -------------------------------------------------------------------------------------------------------- */
+
+struct node *node_new(const struct img_driver *drv, const char *path, struct img_error *err)
+{
+	struct node *node = calloc(1, sizeof(*node));
+
+	if (!node)
+		goto no_memory;
+	node->drv = drv;
+	node->path = strdup(path ? path : "");
+	node->state = calloc(1, drv->state_bytes ? drv->state_bytes : 1);
+	if (!node->path || !node->state)
+		goto no_memory;
+	pthread_rwlock_init(&node->rmw_lock, NULL);
+	return node;
+
+no_memory:
+	if (node) {
+		free(node->path);
+		free(node->state);
+		free(node);
+	}
+	error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", path ? path : "");
+	return NULL;
+}
+
+static int unsupported(const struct node *node, const char *what, struct img_error *err)
+{
+	return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, node->drv->name, "%s: format %s has no %s", node->path, node->drv->name,
+			 what);
+}
+
+void node_mark_open(struct node *node, bool writable)
+{
+	node->opened = true;
+	node->writable = writable;
+}
+
+int node_open_fd(struct node *node, int fd, const struct host_open *args, struct img_error *err)
+{
+	int ret;
+
+	node->writable = args->writable;
+	ret = node_judge(node, node->drv->open_fd(node, fd, args, err), "open", err);
+	node->opened = ret == 0;
+	return ret;
+}
+
+int node_create(const struct img_driver *drv, struct node *file, const struct driver_create *args, struct img_error *err)
+{
+	int ret = node_check_change(file, "create an image", err);
+
+	if (ret != 0)
+		return ret;
+	if (!drv->create)
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER, "%s: images of format %s cannot be created", file->path,
+				 drv->name);
+	return node_judge(file, drv->create(file, args, err), "create", err);
+}
+
+int node_open(struct node *node, const struct driver_open *args, struct img_error *err)
+{
+	int ret;
+
+	node->writable = args->writable;
+	if (!node->drv->open)
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER, "%s: %s cannot be opened", node->path, node->drv->name);
+	ret = node_judge(node, node->drv->open(node, args, err), "open", err);
+	node->opened = ret == 0;
+	return ret;
+}
+
+/* Ends one node; what it owned is handed out. */
+static int close_one(struct node *node, struct img_error *err)
+{
+	int ret = 0;
+
+	if (node->opened && node->drv->close)
+		ret = node_judge(node, node->drv->close(node, err), "close", err);
+	pthread_rwlock_destroy(&node->rmw_lock);
+	free(node->state);
+	free(node->path);
+	free(node);
+	return ret;
+}
+
+int node_close(struct node *node, struct img_error *err)
+{
+	int first = 0;
+
+	while (node) {
+		struct node *file = node->file;
+		struct node *next = node->view_of ? NULL : node->backing;
+		int ret = close_one(node, err);
+
+		if (first == 0)
+			first = ret;
+		while (file) {
+			struct node *below = file->file;
+
+			ret = close_one(file, err);
+			if (first == 0)
+				first = ret;
+			file = below;
+		}
+		node = next;
+	}
+	return first;
+}
+
+/* ---- the host ---------------------------------------------------------------------------------------------------- */
+
+int node_stat(struct node *node, struct host_stat *out, struct img_error *err)
+{
+	memset(out, 0, sizeof(*out));
+	while (!node->drv->stat && node->file)
+		node = node->file;
+	if (!node->drv->stat) {
+		out->file_bytes = node_size(node);
+		return 0;
+	}
+	return node_judge(node, node->drv->stat(node, out, err), "stat", err);
+}
+
+int node_allocate(struct node *node, uint64_t bytes, uint64_t off, struct img_error *err)
+{
+	while (!node->drv->allocate && node->file && node->drv->kind == DRIVER_FILTER)
+		node = node->file;
+	if (bytes == 0 || !node->drv->allocate)
+		return 0;
+	int ret = node_check_change(node, "reserve space", err);
+
+	if (ret == 0 && !range_inside(off, bytes, INT64_MAX))
+		ret = error_set(err, IMG_E_INVALID, 0, off, LAYER, "%s: cannot reserve 0x%llx bytes at 0x%llx: no file is that long",
+				node->path, (unsigned long long)bytes, (unsigned long long)off);
+	if (ret != 0)
+		return ret;
+	return node_judge(node, node->drv->allocate(node, bytes, off, err), "allocate", err);
+}
+
+int node_lock_byte(struct node *node, uint64_t byte, enum byte_lock mode, struct img_error *err)
+{
+	while (!node->drv->lock_byte && node->file)
+		node = node->file;
+	return node->drv->lock_byte ? node_judge(node, node->drv->lock_byte(node, byte, mode, err), "lock", err) : 0;
+}
+
+int node_share(struct node *node, unsigned use, unsigned forbid, struct img_error *err)
+{
+	while (!node->drv->share && node->file)
+		node = node->file;
+	return node->drv->share ? node_judge(node, node->drv->share(node, use, forbid, err), "share", err) : 0;
+}
+
+/* ---- backing record and identity --------------------------------------------------------------------------------- */
+
+bool node_get_backing(struct node *node, struct backing_ref *out)
+{
+	memset(out, 0, sizeof(*out));
+	if (!node->opened || !node->drv->get_backing || !node->drv->get_backing(node, out))
+		return false;
+	/* Whatever the driver filled in, these are strings from here on. */
+	out->name[sizeof(out->name) - 1] = '\0';
+	out->format[sizeof(out->format) - 1] = '\0';
+	out->snapshot[sizeof(out->snapshot) - 1] = '\0';
+	return true;
+}
+
+int node_set_backing(struct node *node, const struct backing_ref *ref, enum backing_change how, struct img_error *err)
+{
+	int ret = node_check_change(node, "change the backing", err);
+
+	if (ret != 0)
+		return ret;
+	if (!node->drv->set_backing)
+		return unsupported(node, "backing images", err);
+	return node_judge(node, node->drv->set_backing(node, ref, how, err), "set_backing", err);
+}
+
+bool node_has_pin(const struct node *node)
+{
+	return node->drv->pin != NULL;
+}
+
+int node_pin(struct node *node, struct pin *out, struct img_error *err)
+{
+	memset(out, 0, sizeof(*out));
+	if (!node->drv->pin)
+		return unsupported(node, "identity of its own", err);
+	return node_judge(node, node->drv->pin(node, out, err), "pin", err);
+}
+
+/* ---- snapshots --------------------------------------------------------------------------------------------------- */
+
+static const char no_snapshots[] = "snapshots";
+static const char no_vmstate[] = "machine state";
+
+int node_snap_create(struct node *node, const char *name, unsigned flags, struct img_error *err)
+{
+	int ret;
+
+	if (!node->drv->snap_create)
+		return unsupported(node, no_snapshots, err);
+	ret = node_check_change(node, "create a snapshot", err);
+	return ret != 0 ? ret : node_judge(node, node->drv->snap_create(node, name, flags, err), "snapshot create", err);
+}
+
+int node_snap_delete(struct node *node, const char *name, struct img_error *err)
+{
+	int ret;
+
+	if (!node->drv->snap_delete)
+		return unsupported(node, no_snapshots, err);
+	ret = node_check_change(node, "delete a snapshot", err);
+	return ret != 0 ? ret : node_judge(node, node->drv->snap_delete(node, name, err), "snapshot delete", err);
+}
+
+int node_snap_revert(struct node *node, const char *name, struct img_error *err)
+{
+	int ret;
+
+	if (!node->drv->snap_revert)
+		return unsupported(node, no_snapshots, err);
+	ret = node_check_change(node, "revert", err);
+	return ret != 0 ? ret : node_judge(node, node->drv->snap_revert(node, name, err), "revert", err);
+}
+
+int node_snap_rename(struct node *node, const char *name, const char *new_name, struct img_error *err)
+{
+	int ret;
+
+	if (!node->drv->snap_rename)
+		return unsupported(node, no_snapshots, err);
+	ret = node_check_change(node, "rename a snapshot", err);
+	return ret != 0 ? ret : node_judge(node, node->drv->snap_rename(node, name, new_name, err), "snapshot rename", err);
+}
+
+int node_snap_list(struct node *node, struct img_snapshot *out, size_t cap, size_t *nr, struct img_error *err)
+{
+	*nr = 0;
+	if (!node->drv->snap_list)
+		return 0;
+	return node_judge(node, node->drv->snap_list(node, out, cap, nr, err), "snapshot list", err);
+}
+
+int node_snap_open(struct node *node, const char *name, struct node **view, struct img_error *err)
+{
+	struct node *v;
+	int ret;
+
+	*view = NULL;
+	if (!node->drv->snap_open)
+		return unsupported(node, no_snapshots, err);
+	v = node_new(node->drv, node->path, err);
+	if (!v)
+		return IMG_E_NOMEM;
+	v->view_of = node;
+	v->backing = node->backing;
+	v->backing_missing = node->backing_missing;
+	ret = node_judge(node, node->drv->snap_open(node, name, v, err), "snapshot open", err);
+	v->opened = ret == 0;
+	v->writable = false;
+	if (ret != 0) {
+		node_close(v, NULL);
+		return ret;
+	}
+	*view = v;
+	return 0;
+}
+
+int node_snap_diff(struct node *node, const char *a, const char *b, img_diff_fn fn, void *ctx, struct img_error *err)
+{
+	if (!node->drv->snap_diff)
+		return unsupported(node, no_snapshots, err);
+	return node_judge(node, node->drv->snap_diff(node, a, b, fn, ctx, err), "snapshot diff", err);
+}
+
+/* ---- machine state ----------------------------------------------------------------------------------------------- */
+
+static int vmstate_range(const struct node *node, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
+{
+	if ((buf || bytes == 0) && bytes <= PTRDIFF_MAX && range_inside(off, bytes, INT64_MAX))
+		return 0;
+	return error_set(err, IMG_E_INVALID, 0, off, LAYER, "%s: machine state: 0x%llx bytes at 0x%llx", node->path,
+			 (unsigned long long)bytes, (unsigned long long)off);
+}
+
+int node_vmstate_write(struct node *node, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
+{
+	int ret;
+
+	if (!node->drv->vmstate_write)
+		return unsupported(node, no_vmstate, err);
+	ret = node_check_change(node, "write machine state", err);
+	if (ret == 0)
+		ret = vmstate_range(node, buf, bytes, off, err);
+	if (ret != 0 || bytes == 0)
+		return ret;
+	return node_judge(node, node->drv->vmstate_write(node, buf, bytes, off, err), "vmstate write", err);
+}
+
+int node_vmstate_size(struct node *node, const char *snap, uint64_t *bytes, struct img_error *err)
+{
+	*bytes = 0;
+	if (!node->drv->vmstate_size)
+		return unsupported(node, no_vmstate, err);
+	return node_judge(node, node->drv->vmstate_size(node, snap, bytes, err), "vmstate size", err);
+}
+
+int node_vmstate_read(struct node *node, const char *snap, void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
+{
+	uint64_t size = 0;
+	int ret;
+
+	if (!node->drv->vmstate_read)
+		return unsupported(node, no_vmstate, err);
+	ret = vmstate_range(node, buf, bytes, off, err);
+	if (ret == 0)
+		ret = node_vmstate_size(node, snap, &size, err);
+	if (ret == 0 && !range_inside(off, bytes, size))
+		ret = error_set(err, IMG_E_INVALID, 0, off, LAYER, "%s: machine state ends at 0x%llx, 0x%llx bytes at 0x%llx are beyond",
+				node->path, (unsigned long long)size, (unsigned long long)bytes, (unsigned long long)off);
+	if (ret != 0 || bytes == 0)
+		return ret;
+	return node_judge(node, node->drv->vmstate_read(node, snap, buf, bytes, off, err), "vmstate read", err);
+}
+
+int node_vmstate_resize(struct node *node, uint64_t bytes, struct img_error *err)
+{
+	int ret;
+
+	if (!node->drv->vmstate_resize)
+		return unsupported(node, no_vmstate, err);
+	ret = node_check_change(node, "resize machine state", err);
+	return ret != 0 ? ret : node_judge(node, node->drv->vmstate_resize(node, bytes, err), "vmstate resize", err);
+}
+
+/* ---- questions --------------------------------------------------------------------------------------------------- */
+
+int node_info(struct node *node, struct img_info *out, struct img_error *err)
+{
+	return node->drv->info ? node_judge(node, node->drv->info(node, out, err), "info", err) : 0;
+}
+
+int node_check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
+	       struct img_check_result *out, struct img_error *err)
+{
+	int ret;
+
+	if (!node->drv->check)
+		return unsupported(node, "structures to check", err);
+	if (flags & IMG_CHECK_REPAIR) {
+		ret = node_check_change(node, "repair", err);
+		if (ret != 0)
+			return ret;
+	}
+	return node_judge(node, node->drv->check(node, flags, fn, ctx, progress, out, err), "check", err);
+}
+
+int node_probe(const struct img_driver *drv, const struct probe_data *data)
+{
+	int bid = drv->probe ? drv->probe(data) : 0;
+
+	return bid < 0 ? 0 : bid > 100 ? 100 : bid;
+}
+
+int node_measure(const struct img_driver *drv, const struct img_measure_args *args, struct img_measure *out,
+		 struct img_error *err)
+{
+	int ret;
+
+	memset(out, 0, sizeof(*out));
+	if (!drv->measure)
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, drv->name, "the size of images of format %s cannot be foretold",
+				 drv->name);
+	ret = drv->measure(args, out, err);
+	if (ret != 0)
+		error_set(err, ret, 0, NO_OFFSET, drv->name, "measure failed: %s", img_strerror(ret));
+	return ret;
+}

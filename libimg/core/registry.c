@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/* The one table of drivers. A new format is one line here. */
+#include <string.h>
+
+#include "checked.h"
+#include "driver.h"
+
+#ifdef HAVE_LIMG
+extern const struct img_driver limg_driver;
+#endif
+extern const struct img_driver raw_driver, file_driver;
+
+static const struct img_driver *const formats[] = {
+#ifdef HAVE_LIMG
+	&limg_driver,
+#endif
+	&raw_driver, /* last: it recognises nothing */
+};
+
+const struct img_driver *registry_at(size_t i)
+{
+	return i < ARRAY_LEN(formats) ? formats[i] : NULL;
+}
+
+const struct img_driver *registry_find(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_LEN(formats); i++) {
+		if (strcmp(formats[i]->name, name) == 0)
+			return formats[i];
+	}
+	return NULL;
+}
+
+const struct img_driver *registry_host_file(void)
+{
+	return &file_driver;
+}
