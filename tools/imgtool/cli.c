@@ -14,26 +14,35 @@ static const struct {
 	unsigned need; /* enum common_options bit, 0: every verb */
 	struct cli_option option;
 } common_options[] = {
-	{ 0, { "format", 'f', OPTION_TEXT, "FMT", "the format is that: do not look at the content to find out",
-	       offsetof(struct common_args, format) } },
-	{ WITH_SNAPSHOT, { "snapshot", 0, OPTION_TEXT, "NAME",
-			   "read this internal snapshot; the operand is then a file name as it stands, with every '@' in it",
-			   offsetof(struct common_args, snapshot) } },
-	{ 0, { "force-share", 'U', OPTION_FLAG, NULL, "read an image that is in use; what is read may be stale",
-	       offsetof(struct common_args, force_share) } },
-	{ 0, { "allow-refs", 0, OPTION_CHOICE, "none|dir|any",
-	       "which files may be opened because an image names them: none, those in the image's own folder and below, any",
-	       offsetof(struct common_args, allow_refs) } },
-	{ WITH_JSON, { "json", 0, OPTION_FLAG, NULL, "print one JSON object with stable keys",
-		       offsetof(struct common_args, json) } },
-	{ WITH_PROGRESS, { "progress", 'p', OPTION_WORD, "bar|json|none|auto",
-			   "progress on stderr: a bar, JSON lines, nothing; auto, the default, is a bar on a terminal",
-			   offsetof(struct common_args, progress) } },
-	{ 0, { "quiet", 'q', OPTION_FLAG, NULL, "no progress, no notices, no verdicts: errors and the exit status only",
-	       offsetof(struct common_args, quiet) } },
-	{ 0, { "sandbox", 0, OPTION_CHOICE, "auto|require|off",
-	       "run the parsing of foreign formats confined; this build cannot yet, so that require refuses",
-	       offsetof(struct common_args, sandbox) } },
+	{ 0,
+	  { "format", 'f', OPTION_TEXT, "FMT", "the format is that: do not look at the content to find out",
+	    offsetof(struct common_args, format) } },
+	{ WITH_SNAPSHOT,
+	  { "snapshot", 0, OPTION_TEXT, "NAME",
+	    "read this internal snapshot; the operand is then a file name as it stands, with every '@' in it",
+	    offsetof(struct common_args, snapshot) } },
+	{ 0,
+	  { "force-share", 'U', OPTION_FLAG, NULL, "read an image that is in use; what is read may be stale",
+	    offsetof(struct common_args, force_share) } },
+	{ 0,
+	  { "allow-refs", 0, OPTION_CHOICE, "none|dir|any",
+	    "which files may be opened because an image names them: none, those in the image's own folder and below, "
+	    "any",
+	    offsetof(struct common_args, allow_refs) } },
+	{ WITH_JSON,
+	  { "json", 0, OPTION_FLAG, NULL, "print one JSON object with stable keys",
+	    offsetof(struct common_args, json) } },
+	{ WITH_PROGRESS,
+	  { "progress", 'p', OPTION_WORD, "bar|json|none|auto",
+	    "progress on stderr: a bar, JSON lines, nothing; auto, the default, is a bar on a terminal",
+	    offsetof(struct common_args, progress) } },
+	{ 0,
+	  { "quiet", 'q', OPTION_FLAG, NULL, "no progress, no notices, no verdicts: errors and the exit status only",
+	    offsetof(struct common_args, quiet) } },
+	{ 0,
+	  { "sandbox", 0, OPTION_CHOICE, "auto|require|off",
+	    "run the parsing of foreign formats confined; this build cannot yet, so that require refuses",
+	    offsetof(struct common_args, sandbox) } },
 	{ 0, { "help", 'h', OPTION_FLAG, NULL, "print this and exit", SIZE_MAX } },
 };
 
@@ -55,31 +64,24 @@ const struct cli_option *cli_common_option(const struct cli_verb *verb, size_t i
 int cli_status(int code)
 {
 	switch ((enum img_code)code) {
-	case IMG_OK:
-		return EXIT_DONE;
-	case IMG_E_INVALID:
-		return EXIT_USAGE;
+	case IMG_OK: return EXIT_DONE;
+	case IMG_E_INVALID: return EXIT_USAGE;
 	case IMG_E_CORRUPT:
-	case IMG_E_FORMAT:
-		return EXIT_DAMAGED;
-	case IMG_E_BUSY:
-		return EXIT_IN_USE;
+	case IMG_E_FORMAT: return EXIT_DAMAGED;
+	case IMG_E_BUSY: return EXIT_IN_USE;
 	case IMG_E_REFUSED:
 	case IMG_E_CHANGED:
 	case IMG_E_UNSUPPORTED:
 	case IMG_E_LIMIT:
-	case IMG_E_EXISTS:
-		return EXIT_REFUSED;
-	case IMG_E_KEY:
-		return EXIT_KEY;
+	case IMG_E_EXISTS: return EXIT_REFUSED;
+	case IMG_E_KEY: return EXIT_KEY;
 	case IMG_E_IO:
 	case IMG_E_NOSPC:
 	case IMG_E_NOENT:
 	case IMG_E_NOMEM:
 	case IMG_E_POISONED:
 	case IMG_E_READONLY:
-	case IMG_E_CANCELLED:
-		break;
+	case IMG_E_CANCELLED: break;
 	}
 	return EXIT_SYSTEM;
 }
@@ -186,7 +188,8 @@ bool cli_parse_size(const char *text, uint64_t *out)
 	}
 	if (!size_unit(end, &unit) || (unit == 1 && scale > 1))
 		return false;
-	return !__builtin_mul_overflow(value, unit, &value) && !__builtin_add_overflow(value, unit * fraction / scale, out);
+	return !__builtin_mul_overflow(value, unit, &value) &&
+	       !__builtin_add_overflow(value, unit * fraction / scale, out);
 }
 
 /* Is value one of the words of "a|b|c"? */
@@ -234,25 +237,18 @@ static int set_option(const struct cli_verb *verb, const struct cli_option *opti
 	void *at = (char *)args + option->offset;
 
 	switch (option->kind) {
-	case OPTION_FLAG:
-		*(bool *)at = true;
-		return EXIT_DONE;
-	case OPTION_TEXT:
-		*(const char **)at = value;
-		return EXIT_DONE;
-	case OPTION_LIST:
-		return append_list(at, value);
+	case OPTION_FLAG: *(bool *)at = true; return EXIT_DONE;
+	case OPTION_TEXT: *(const char **)at = value; return EXIT_DONE;
+	case OPTION_LIST: return append_list(at, value);
 	case OPTION_SIZE:
-	case OPTION_NUMBER:
-		return set_number(verb, option, value, at);
+	case OPTION_NUMBER: return set_number(verb, option, value, at);
 	case OPTION_WORD:
 		if (!value) {
 			*(const char **)at = option->metavar;
 			return EXIT_DONE;
 		}
 		break;
-	case OPTION_CHOICE:
-		break;
+	case OPTION_CHOICE: break;
 	}
 	*(const char **)at = choose(option->metavar, value, strlen(value));
 	if (!*(const char **)at)
@@ -420,7 +416,7 @@ int cli_run(const struct cli_verb *verb, int argc, char **argv)
 /* ---- usage ------------------------------------------------------------------------------------------------------- */
 
 #define USAGE_COLUMN 28
-#define USAGE_WIDTH 100
+#define USAGE_WIDTH  100
 
 /* Prints text wrapped at USAGE_WIDTH; the cursor stands at column `at`, further lines begin at `indent`. */
 static void print_wrapped(FILE *out, const char *text, int at, int indent)
@@ -471,7 +467,8 @@ void cli_usage(const struct cli_verb *verb, FILE *out)
 {
 	const struct cli_option *option;
 
-	fprintf(out, "Usage: " PROGRAM " %s [options]%s%s\n\n", verb->name, verb->operands[0] ? " " : "", verb->operands);
+	fprintf(out, "Usage: " PROGRAM " %s [options]%s%s\n\n", verb->name, verb->operands[0] ? " " : "",
+		verb->operands);
 	print_wrapped(out, verb->summary, 0, 0);
 	if (verb->details) {
 		fputc('\n', out);

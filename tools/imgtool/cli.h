@@ -2,9 +2,9 @@
 /*
  * The command line: one table per verb, from which parsing, usage, manual page and shell completion are made.
  *
- * A verb owns a struct of its arguments that begins with struct common_args; its options name their place in it by offset.
- * The parser fills the zeroed struct and collects the operands; options and operands may be mixed, "--" ends the options, and an
- * argument of '-' and a digit is an operand (resize FILE -1G).
+ * A verb owns a struct of its arguments that begins with struct common_args; its options name their place in it by
+ * offset. The parser fills the zeroed struct and collects the operands; options and operands may be mixed, "--" ends
+ * the options, and an argument of '-' and a digit is an operand (resize FILE -1G).
  */
 #ifndef IMGTOOL_CLI_H
 #define IMGTOOL_CLI_H
@@ -16,7 +16,7 @@
 
 #include "libimg.h"
 
-#define PROGRAM "imgtool"
+#define PROGRAM	     "imgtool"
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
 /* What scripts rely on; see the manual page. */
@@ -33,13 +33,13 @@ enum exit_status {
 
 /* How the value of an option is read, and what stands at its offset. */
 enum option_kind {
-	OPTION_FLAG,	 /* bool; no value */
-	OPTION_TEXT,	 /* const char * */
-	OPTION_LIST,	 /* char *, malloc()ed: values of repeated options joined by ',' */
-	OPTION_SIZE,	 /* struct size_arg: bytes, with K, M, G, T */
-	OPTION_NUMBER,	 /* struct size_arg: plain number */
-	OPTION_CHOICE,	 /* const char *: one of metavar's words, separated by '|' */
-	OPTION_WORD,	 /* as CHOICE, but the value only comes after '=' and may be left out: then the first word */
+	OPTION_FLAG,   /* bool; no value */
+	OPTION_TEXT,   /* const char * */
+	OPTION_LIST,   /* char *, malloc()ed: values of repeated options joined by ',' */
+	OPTION_SIZE,   /* struct size_arg: bytes, with K, M, G, T */
+	OPTION_NUMBER, /* struct size_arg: plain number */
+	OPTION_CHOICE, /* const char *: one of metavar's words, separated by '|' */
+	OPTION_WORD,   /* as CHOICE, but the value only comes after '=' and may be left out: then the first word */
 };
 
 struct size_arg {
@@ -70,9 +70,9 @@ struct common_args {
 
 /* Options beyond those that every verb has. */
 enum common_options {
-	WITH_SNAPSHOT = 1u << 0, /* --snapshot */
-	WITH_PROGRESS = 1u << 1, /* -p, --progress */
-	WITH_JSON = 1u << 2,	 /* --json */
+	WITH_SNAPSHOT = 1u << 0,  /* --snapshot */
+	WITH_PROGRESS = 1u << 1,  /* -p, --progress */
+	WITH_JSON = 1u << 2,	  /* --json */
 	NO_FORCE_SHARE = 1u << 3, /* the verb writes: -U is a usage error */
 };
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * imgtool bench: requests per second and their latency, of the library on this image. Each of DEPTH threads takes the next request from
- * a common counter, so that the places touched do not depend on the number of threads.
+ * imgtool bench: requests per second and their latency, of the library on this image. Each of DEPTH threads takes the
+ * next request from a common counter, so that the places touched do not depend on the number of threads.
  */
 #include <inttypes.h>
 #include <pthread.h>
@@ -26,16 +26,20 @@ struct bench_args {
 
 static const struct cli_option options[] = {
 	{ "read", 'r', OPTION_FLAG, NULL, "read (default)", offsetof(struct bench_args, read) },
-	{ "write", 'w', OPTION_FLAG, NULL, "write: overwrites the content of the image", offsetof(struct bench_args, write) },
+	{ "write", 'w', OPTION_FLAG, NULL, "write: overwrites the content of the image",
+	  offsetof(struct bench_args, write) },
 	{ "size", 's', OPTION_SIZE, "SIZE", "bytes of a request; default: 4K", offsetof(struct bench_args, size) },
 	{ "count", 'c', OPTION_NUMBER, "N", "number of requests; default: 75000", offsetof(struct bench_args, count) },
-	{ "depth", 'd', OPTION_NUMBER, "N", "requests at a time, each in a thread; default: 1", offsetof(struct bench_args, depth) },
+	{ "depth", 'd', OPTION_NUMBER, "N", "requests at a time, each in a thread; default: 1",
+	  offsetof(struct bench_args, depth) },
 	{ "random", 0, OPTION_FLAG, NULL, "at random multiples of SIZE instead of one after the other",
 	  offsetof(struct bench_args, random) },
 	{ "seed", 0, OPTION_NUMBER, "N", "of --random; default: 1", offsetof(struct bench_args, seed) },
 	{ "offset", 0, OPTION_SIZE, "N", "of the first request; default: 0", offsetof(struct bench_args, offset) },
-	{ "step", 'S', OPTION_SIZE, "N", "from one request to the next; default: SIZE", offsetof(struct bench_args, step) },
-	{ "flush-interval", 0, OPTION_NUMBER, "N", "with -w: flush after every N requests", offsetof(struct bench_args, flush_interval) },
+	{ "step", 'S', OPTION_SIZE, "N", "from one request to the next; default: SIZE",
+	  offsetof(struct bench_args, step) },
+	{ "flush-interval", 0, OPTION_NUMBER, "N", "with -w: flush after every N requests",
+	  offsetof(struct bench_args, flush_interval) },
 };
 
 struct bench {
@@ -177,15 +181,15 @@ static int report(const struct bench *b, const struct bench_args *args, unsigned
 
 	qsort(b->latency_ns, b->count, sizeof(*b->latency_ns), by_value);
 	if (args->common.json)
-		return output_json(json_pack("{s:s, s:I, s:I, s:i, s:b, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "operation",
-					     b->write ? "write" : "read", "request_bytes", (json_int_t)b->size, "count",
-					     (json_int_t)b->count, "depth", (int)depth, "random", b->random,
-					     "flush_interval", (json_int_t)b->flush_interval, "seconds", seconds, "iops",
-					     iops, "mib_per_second", mib, "p50_us", percentile_us(b, 50), "p99_us",
-					     percentile_us(b, 99), "max_us", percentile_us(b, 100), "final_flush_seconds",
-					     flush));
-	printf("%s %" PRIu64 " x %" PRIu64 " bytes, depth %u, %s\n", b->write ? "write" : "read", b->count, b->size, depth,
-	       b->random ? "random" : "sequential");
+		return output_json(json_pack("{s:s, s:I, s:I, s:i, s:b, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f}",
+					     "operation", b->write ? "write" : "read", "request_bytes",
+					     (json_int_t)b->size, "count", (json_int_t)b->count, "depth", (int)depth,
+					     "random", b->random, "flush_interval", (json_int_t)b->flush_interval,
+					     "seconds", seconds, "iops", iops, "mib_per_second", mib, "p50_us",
+					     percentile_us(b, 50), "p99_us", percentile_us(b, 99), "max_us",
+					     percentile_us(b, 100), "final_flush_seconds", flush));
+	printf("%s %" PRIu64 " x %" PRIu64 " bytes, depth %u, %s\n", b->write ? "write" : "read", b->count, b->size,
+	       depth, b->random ? "random" : "sequential");
 	printf("%.3f s, %.0f requests/s, %.1f MiB/s\n", seconds, iops, mib);
 	printf("latency: p50 %.1f us, p99 %.1f us, max %.1f us\n", percentile_us(b, 50), percentile_us(b, 99),
 	       percentile_us(b, 100));
@@ -237,7 +241,8 @@ static int bench(const struct cli_verb *verb, const struct bench_args *args, con
 		return status;
 	b.step = or_default(&args->step, b.size);
 	if (b.size > img_size(b.img) || b.offset > img_size(b.img) - b.size) {
-		status = cli_usage_error(verb, "the image has %" PRIu64 " bytes: too few for one request", img_size(b.img));
+		status = cli_usage_error(verb, "the image has %" PRIu64 " bytes: too few for one request",
+					 img_size(b.img));
 		return close_image(b.img, target, status);
 	}
 	b.latency_ns = calloc(b.count, sizeof(*b.latency_ns));
@@ -270,8 +275,8 @@ const struct cli_verb verb_bench = {
 	.name = "bench",
 	.operands = "FILE[@SNAP]",
 	.summary = "Measures requests per second and their latency on an image",
-	.details = "-w overwrites the content of the image. Requests wrap at its end. Figures of different runs compare badly: measure what is to "
-		   "be compared in turn, several times.",
+	.details = "-w overwrites the content of the image. Requests wrap at its end. Figures of different runs "
+		   "compare badly: measure what is to be compared in turn, several times.",
 	.example = PROGRAM " bench -w -s 4K -c 100000 --random scratch.limg",
 	.min_operands = 1,
 	.max_operands = 1,

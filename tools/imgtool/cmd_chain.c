@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * imgtool commit, rebase and flatten: what an overlay does with its parent. Each may be killed at any moment and run again: the library
- * moves content first and changes the reference last.
+ * imgtool commit, rebase and flatten: what an overlay does with its parent. Each may be killed at any moment and run
+ * again: the library moves content first and changes the reference last.
  */
 #include <string.h>
 
@@ -49,9 +49,10 @@ const struct cli_verb verb_commit = {
 	.name = "commit",
 	.operands = "OVERLAY",
 	.summary = "Writes an overlay's changes into its parent and empties the overlay",
-	.details = "The overlay then stands on the parent's new state. Other overlays on the parent's old state will refuse to open; those on "
-		   "its snapshots are not affected. An overlay on a named snapshot is committed only while the parent's present state still "
-		   "equals that snapshot. After a kill or a crash, run it again.",
+	.details = "The overlay then stands on the parent's new state. Other overlays on the parent's old state will "
+		   "refuse to open; those on its snapshots are not affected. An overlay on a named snapshot is "
+		   "committed only while the parent's present state still equals that snapshot. After a kill or a "
+		   "crash, run it again.",
 	.example = PROGRAM " commit web1.limg",
 	.min_operands = 1,
 	.max_operands = 1,
@@ -76,7 +77,8 @@ static const struct cli_option rebase_options[] = {
 	{ "backing-format", 'F', OPTION_TEXT, "FMT", "format of PARENT; needed for raw, which is never guessed",
 	  offsetof(struct rebase_args, backing_format) },
 	{ "unsafe", 'u', OPTION_FLAG, NULL,
-	  "only record the new parent, whose content must be that of the old one: for a parent that was moved, or changed on purpose",
+	  "only record the new parent, whose content must be that of the old one: for a parent that was moved, or "
+	  "changed on purpose",
 	  offsetof(struct rebase_args, unsafe) },
 };
 
@@ -129,8 +131,8 @@ const struct cli_verb verb_rebase = {
 	.name = "rebase",
 	.operands = "FILE",
 	.summary = "Puts an overlay on another parent, with the same content",
-	.details = "What differs between the old and the new parent is stored in FILE, so that it reads as before. With --unsafe nothing is "
-		   "read and nothing is copied. After a kill or a crash, run it again.",
+	.details = "What differs between the old and the new parent is stored in FILE, so that it reads as before. "
+		   "With --unsafe nothing is read and nothing is copied. After a kill or a crash, run it again.",
 	.example = PROGRAM " rebase -b golden.limg@v2 web1.limg",
 	.min_operands = 1,
 	.max_operands = 1,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * imgtool check: verifies every structure and checksum. A damaged image is a result, not a failure: also one that is so damaged that it
- * cannot be opened is reported as a finding.
+ * imgtool check: verifies every structure and checksum. A damaged image is a result, not a failure: also one that is so
+ * damaged that it cannot be opened is reported as a finding.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -20,7 +20,8 @@ struct check_args {
 static const struct cli_option options[] = {
 	{ "repair", 'r', OPTION_FLAG, NULL, "repair what can be repaired without losing content",
 	  offsetof(struct check_args, repair) },
-	{ "metadata", 0, OPTION_FLAG, NULL, "structures only: do not read the data", offsetof(struct check_args, metadata) },
+	{ "metadata", 0, OPTION_FLAG, NULL, "structures only: do not read the data",
+	  offsetof(struct check_args, metadata) },
 };
 
 struct report {
@@ -33,14 +34,10 @@ struct report {
 static const char *kind_name(enum img_finding_kind kind)
 {
 	switch (kind) {
-	case IMG_FINDING_DAMAGE:
-		return "damage";
-	case IMG_FINDING_LEAK:
-		return "leak";
-	case IMG_FINDING_REDUNDANCY:
-		return "redundancy";
-	case IMG_FINDING_NOTE:
-		return "note";
+	case IMG_FINDING_DAMAGE: return "damage";
+	case IMG_FINDING_LEAK: return "leak";
+	case IMG_FINDING_REDUNDANCY: return "redundancy";
+	case IMG_FINDING_NOTE: return "note";
 	}
 	return "unknown";
 }
@@ -66,7 +63,8 @@ static void print_finding(const struct report *report, const struct img_finding 
 	output_escaped(stdout, report->target->path);
 	fputs(": ", stdout);
 	if (f->file_off != UINT64_MAX)
-		printf("file offset 0x%" PRIx64 "%s", f->file_off, f->where[0] || f->guest_off != UINT64_MAX ? ", " : ": ");
+		printf("file offset 0x%" PRIx64 "%s", f->file_off,
+		       f->where[0] || f->guest_off != UINT64_MAX ? ", " : ": ");
 	if (f->where[0]) {
 		fputs("snapshot '", stdout);
 		output_escaped(stdout, f->where);
@@ -109,7 +107,8 @@ static void print_summary(const struct report *report, const struct img_check_re
 		printf(": clean; %s of data and %s of metadata verified\n", output_size(r->data_bytes, data),
 		       output_size(r->metadata_bytes, metadata));
 	else
-		printf(": %" PRIu64 " damaged, %" PRIu64 " spare copies damaged, %" PRIu64 " leaks (%s); %" PRIu64 " repaired\n",
+		printf(": %" PRIu64 " damaged, %" PRIu64 " spare copies damaged, %" PRIu64 " leaks (%s); %" PRIu64
+		       " repaired\n",
 		       r->damage, r->redundancy, r->leaks, output_size(r->leaked_bytes, leaked), r->repaired);
 }
 
@@ -202,9 +201,10 @@ const struct cli_verb verb_check = {
 	.name = "check",
 	.operands = "FILE",
 	.summary = "Verifies every structure and every checksum of an image and its snapshots",
-	.details = "Each finding is one line with its place: damage (content or structure is lost or wrong), redundancy (a spare copy is "
-		   "damaged, content is whole), leak (space is lost, content is whole). The exit status is 4 if anything was found and not "
-		   "repaired. FILE alone is verified, not its parents.",
+	.details = "Each finding is one line with its place: damage (content or structure is lost or wrong), "
+		   "redundancy (a spare copy is damaged, content is whole), leak (space is lost, content is whole). "
+		   "The exit status is 4 if anything was found and not repaired. FILE alone is verified, not its "
+		   "parents.",
 	.example = PROGRAM " check debian.limg",
 	.min_operands = 1,
 	.max_operands = 1,

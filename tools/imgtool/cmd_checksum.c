@@ -11,7 +11,8 @@ struct checksum_args {
 };
 
 static const struct cli_option options[] = {
-	{ "algo", 'a', OPTION_CHOICE, "sha256|xxh128", "the digest; default: sha256", offsetof(struct checksum_args, algo) },
+	{ "algo", 'a', OPTION_CHOICE, "sha256|xxh128", "the digest; default: sha256",
+	  offsetof(struct checksum_args, algo) },
 };
 
 static int print(const struct checksum_args *args, const struct target *target, const char *name, const char *digest,
@@ -19,8 +20,8 @@ static int print(const struct checksum_args *args, const struct target *target, 
 {
 	if (args->common.json)
 		return output_json(json_pack("{s:o, s:o, s:s, s:s, s:o}", "filename", output_json_text(target->path),
-					     "snapshot", output_json_text(target->snapshot), "algorithm", name, "digest",
-					     digest, "virtual_size", output_json_size(size_bytes)));
+					     "snapshot", output_json_text(target->snapshot), "algorithm", name,
+					     "digest", digest, "virtual_size", output_json_size(size_bytes)));
 	printf("%s  ", digest);
 	output_escaped(stdout, target->path);
 	if (target->snapshot) {
@@ -74,8 +75,8 @@ const struct cli_verb verb_checksum = {
 	.name = "checksum",
 	.operands = "FILE[@SNAP]",
 	.summary = "Prints a digest of what the guest sees, whatever the format",
-	.details = "sha256 equals sha256sum of the raw image. xxh128 is for equality, not for safety: it is computed in parallel, and holes "
-		   "cost next to nothing.",
+	.details = "sha256 equals sha256sum of the raw image. xxh128 is for equality, not for safety: it is computed "
+		   "in parallel, and holes cost next to nothing.",
 	.example = PROGRAM " checksum debian.limg@before",
 	.min_operands = 1,
 	.max_operands = 1,

@@ -14,8 +14,10 @@ struct compare_args {
 };
 
 static const struct cli_option options[] = {
-	{ "second-format", 'F', OPTION_TEXT, "FMT", "format of B, as -f is that of A", offsetof(struct compare_args, second_format) },
-	{ "all", 0, OPTION_FLAG, NULL, "list every range that differs, in sectors of 512 bytes", offsetof(struct compare_args, all) },
+	{ "second-format", 'F', OPTION_TEXT, "FMT", "format of B, as -f is that of A",
+	  offsetof(struct compare_args, second_format) },
+	{ "all", 0, OPTION_FLAG, NULL, "list every range that differs, in sectors of 512 bytes",
+	  offsetof(struct compare_args, all) },
 };
 
 /* --all: ranges are printed as they come. */
@@ -42,7 +44,8 @@ static void print_json_end(const struct printer *p, const struct compare_args *a
 {
 	if (args->all)
 		printf("%s],\n  \"differing_bytes\": %" PRIu64 ",\n", p->nr ? "\n  " : "", p->bytes);
-	printf("  \"same\": %s,\n  \"size_differs\": %s,\n", r->same ? "true" : "false", r->size_differs ? "true" : "false");
+	printf("  \"same\": %s,\n  \"size_differs\": %s,\n", r->same ? "true" : "false",
+	       r->size_differs ? "true" : "false");
 	if (r->same)
 		printf("  \"first_difference\": null\n}\n");
 	else
@@ -56,7 +59,8 @@ static void print_verdict(const struct printer *p, const struct compare_args *ar
 	if (r->same)
 		printf("same%s\n", r->size_differs ? " (one is longer, by zeros)" : "");
 	else if (args->all)
-		printf("different: %" PRIu64 " range%s, %s\n", p->nr, p->nr == 1 ? "" : "s", output_size(p->bytes, size));
+		printf("different: %" PRIu64 " range%s, %s\n", p->nr, p->nr == 1 ? "" : "s",
+		       output_size(p->bytes, size));
 	else
 		printf("different: first at offset 0x%" PRIx64 " (%" PRIu64 ")\n", r->first_diff, r->first_diff);
 }
@@ -111,8 +115,8 @@ const struct cli_verb verb_compare = {
 	.name = "compare",
 	.operands = "A[@SNAP] B[@SNAP]",
 	.summary = "Finds out whether two images, in whatever formats, read the same",
-	.details = "Prints the first difference, or all of them with --all. A longer image is the same if its surplus reads as zeros. The exit "
-		   "status is 0 for same and 1 for different.",
+	.details = "Prints the first difference, or all of them with --all. A longer image is the same if its surplus "
+		   "reads as zeros. The exit status is 0 for same and 1 for different.",
 	.example = PROGRAM " compare debian.raw debian.limg@before",
 	.min_operands = 2,
 	.max_operands = 2,

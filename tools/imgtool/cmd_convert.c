@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * imgtool convert: a new image with the content of another one. The library copies into a temporary file and renames it at the end, so
- * that neither a failure nor an interruption leaves a destination.
+ * imgtool convert: a new image with the content of another one. The library copies into a temporary file and renames it
+ * at the end, so that neither a failure nor an interruption leaves a destination.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -25,12 +25,13 @@ struct convert_args {
 };
 
 static const struct cli_option options[] = {
-	{ "output-format", 'O', OPTION_TEXT, "FMT", "format of DST; default: limg, or raw where DST ends in .raw or .img",
+	{ "output-format", 'O', OPTION_TEXT, "FMT",
+	  "format of DST; default: limg, or raw where DST ends in .raw or .img",
 	  offsetof(struct convert_args, format) },
 	{ "option", 'o', OPTION_LIST, "KEY=VALUE,...", "options of DST's format; -o help lists them",
 	  offsetof(struct convert_args, options) },
-	{ "compress", 'c', OPTION_TEXT, "CODEC[:LEVEL]", "compress with zstd or zlib, or none; DST keeps it as its default",
-	  offsetof(struct convert_args, compress) },
+	{ "compress", 'c', OPTION_TEXT, "CODEC[:LEVEL]",
+	  "compress with zstd or zlib, or none; DST keeps it as its default", offsetof(struct convert_args, compress) },
 	{ "backing", 'b', OPTION_TEXT, "PARENT[@SNAP]",
 	  "make DST an overlay on this: only what differs is stored. A relative name starts at DST's folder",
 	  offsetof(struct convert_args, backing) },
@@ -38,7 +39,8 @@ static const struct cli_option options[] = {
 	  offsetof(struct convert_args, backing_format) },
 	{ "threads", 'j', OPTION_NUMBER, "N", "workers; default: one per processor, at most 8",
 	  offsetof(struct convert_args, threads) },
-	{ "snapshots", 0, OPTION_FLAG, NULL, "copy the internal snapshots too", offsetof(struct convert_args, snapshots) },
+	{ "snapshots", 0, OPTION_FLAG, NULL, "copy the internal snapshots too",
+	  offsetof(struct convert_args, snapshots) },
 	{ "force", 0, OPTION_FLAG, NULL, "replace DST if it exists, when the new image is complete",
 	  offsetof(struct convert_args, force) },
 };
@@ -94,7 +96,8 @@ static int convert(const struct cli_verb *verb, const struct convert_args *args,
 	struct img_copy_options copy = {
 		.struct_size = sizeof(copy),
 		.threads = (unsigned)args->threads.value,
-		.flags = (wants_compression(args) ? IMG_COPY_COMPRESS : 0u) | (args->snapshots ? IMG_COPY_SNAPSHOTS : 0u),
+		.flags = (wants_compression(args) ? IMG_COPY_COMPRESS : 0u) |
+			 (args->snapshots ? IMG_COPY_SNAPSHOTS : 0u),
 	};
 	struct img_error err = { .code = IMG_OK };
 	char *joined = driver_options(args);
@@ -163,12 +166,13 @@ const struct cli_verb verb_convert = {
 	.name = "convert",
 	.operands = "SRC[@SNAP] DST",
 	.summary = "Copies an image, or one of its snapshots, into a new one",
-	.details = "The copy is sparse and parallel, and holds what the guest sees: a chain of overlays becomes one image, unless -b "
-		   "names a parent for DST. -f is the format of SRC. Snapshots are left out, with a notice, unless --snapshots is "
-		   "given.\n\n"
-		   "An existing DST is not touched without --force. After a failure, an interruption or a crash nothing stays under "
-		   "DST's name.",
-	.example = PROGRAM " convert -c zstd debian.raw debian.limg\n" PROGRAM " convert debian.limg@nightly backup.raw",
+	.details = "The copy is sparse and parallel, and holds what the guest sees: a chain of overlays becomes one "
+		   "image, unless -b names a parent for DST. -f is the format of SRC. Snapshots are left out, with a "
+		   "notice, unless --snapshots is given.\n\n"
+		   "An existing DST is not touched without --force. After a failure, an interruption or a crash "
+		   "nothing stays under DST's name.",
+	.example = PROGRAM " convert -c zstd debian.raw debian.limg\n" PROGRAM
+			   " convert debian.limg@nightly backup.raw",
 	.max_operands = 2,
 	.common = WITH_SNAPSHOT | WITH_PROGRESS,
 	.options = options,

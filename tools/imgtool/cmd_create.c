@@ -18,7 +18,8 @@ static const struct cli_option options[] = {
 	{ "option", 'o', OPTION_LIST, "KEY=VALUE,...", "options of the format; -o help lists them",
 	  offsetof(struct create_args, options) },
 	{ "backing", 'b', OPTION_TEXT, "PARENT[@SNAP]",
-	  "stand on this image or snapshot: only what differs from it is stored. A relative name starts at FILE's folder",
+	  "stand on this image or snapshot: only what differs from it is stored. A relative name starts at FILE's "
+	  "folder",
 	  offsetof(struct create_args, backing) },
 	{ "backing-format", 'F', OPTION_TEXT, "FMT", "format of PARENT; needed for raw, which is never guessed",
 	  offsetof(struct create_args, backing_format) },
@@ -81,10 +82,12 @@ const struct cli_verb verb_create = {
 	.name = "create",
 	.operands = "FILE [SIZE]",
 	.summary = "Makes a new image, or an overlay on another one",
-	.details = "-f is the format of the new image; without it limg, or raw where FILE ends in .raw or .img. With -b the size "
-		   "is the parent's unless given. An overlay remembers which content its parent had: a parent that changed "
-		   "afterwards is refused. Standing on a named snapshot, it does not mind what becomes of the parent's head.\n\n"
-		   "An existing file is not touched without --force. After a failure or a crash nothing stays under FILE's name.",
+	.details = "-f is the format of the new image; without it limg, or raw where FILE ends in .raw or .img. With "
+		   "-b the size is the parent's unless given. An overlay remembers which content its parent had: a "
+		   "parent that changed afterwards is refused. Standing on a named snapshot, it does not mind what "
+		   "becomes of the parent's head.\n\n"
+		   "An existing file is not touched without --force. After a failure or a crash nothing stays under "
+		   "FILE's name.",
 	.example = PROGRAM " create golden.limg 20G\n" PROGRAM " create -b golden.limg@v1 web1.limg",
 	.max_operands = 2,
 	.common = NO_FORCE_SHARE,

@@ -26,7 +26,11 @@
 #endif
 #define LANDLOCK_VERSION_FLAG 1u
 
-enum verdict { VERDICT_OK, VERDICT_MISSING, VERDICT_BROKEN }; /* missing: something else works less well; broken: images cannot be used */
+enum verdict {
+	VERDICT_OK,
+	VERDICT_MISSING,
+	VERDICT_BROKEN
+}; /* missing: something else works less well; broken: images cannot be used */
 
 struct finding {
 	const char *name;
@@ -40,8 +44,8 @@ struct findings {
 	unsigned nr;
 };
 
-__attribute__((format(printf, 5, 6))) static void add(struct findings *f, const char *name, enum verdict verdict, const char *hint,
-						      const char *fmt, ...)
+__attribute__((format(printf, 5, 6))) static void add(struct findings *f, const char *name, enum verdict verdict,
+						      const char *hint, const char *fmt, ...)
 {
 	struct finding *finding = &f->at[f->nr++];
 	va_list ap;
@@ -64,12 +68,14 @@ static void look_at_build(struct findings *f)
 
 	add(f, "libimg", VERDICT_OK, NULL, "%s", img_version());
 	for (size_t i = 0; img_format_name(i) && used < sizeof(formats) - 20; i++)
-		used += (size_t)snprintf(formats + used, sizeof(formats) - used, "%s%s", i ? ", " : "", img_format_name(i));
+		used += (size_t)snprintf(formats + used, sizeof(formats) - used, "%s%s", i ? ", " : "",
+					 img_format_name(i));
 	add(f, "formats", VERDICT_OK, NULL, "%s", formats);
 	add(f, "zlib", VERDICT_OK, NULL, "%s", zlibVersion());
 	add(f, "zstd", VERDICT_OK, NULL, "%s", ZSTD_versionString());
 	add(f, "jansson", VERDICT_OK, NULL, "%s", jansson_version_str());
-	add(f, "sandbox", VERDICT_MISSING, "nothing to install: this build parses without confinement", "not built yet");
+	add(f, "sandbox", VERDICT_MISSING, "nothing to install: this build parses without confinement",
+	    "not built yet");
 	if (uname(&un) == 0)
 		add(f, "kernel", VERDICT_OK, NULL, "%.40s %.40s", un.release, un.machine);
 }
@@ -85,8 +91,8 @@ static void look_at_device(struct findings *f, const char *name, const char *pat
 		add(f, name, VERDICT_OK, NULL, "%s can be opened", path);
 		return;
 	}
-	add(f, name, VERDICT_MISSING, errno == EACCES ? "join the group that owns it (see ls -l)" : hint, "%s: %s", path,
-	    strerror(errno));
+	add(f, name, VERDICT_MISSING, errno == EACCES ? "join the group that owns it (see ls -l)" : hint, "%s: %s",
+	    path, strerror(errno));
 }
 
 static void look_at_kernel(struct findings *f)
@@ -96,14 +102,16 @@ static void look_at_kernel(struct findings *f)
 	if (version > 0)
 		add(f, "landlock", VERDICT_OK, NULL, "version %ld", version);
 	else
-		add(f, "landlock", VERDICT_MISSING, "a kernel from 5.13 on with landlock in its lsm= list", "%s", strerror(errno));
+		add(f, "landlock", VERDICT_MISSING, "a kernel from 5.13 on with landlock in its lsm= list", "%s",
+		    strerror(errno));
 	/* without a buffer the call fails by EFAULT where io_uring exists and may be used */
 	syscall(__NR_io_uring_setup, 1, NULL);
 	if (errno == EFAULT)
 		add(f, "io_uring", VERDICT_OK, NULL, "available");
 	else
-		add(f, "io_uring", VERDICT_MISSING, "a kernel with io_uring; sysctl kernel.io_uring_disabled=0; not filtered by seccomp",
-		    "%s", strerror(errno));
+		add(f, "io_uring", VERDICT_MISSING,
+		    "a kernel with io_uring; sysctl kernel.io_uring_disabled=0; not filtered by seccomp", "%s",
+		    strerror(errno));
 }
 
 /* ---- the file system of the working directory -------------------------------------------------------------------- */
@@ -128,7 +136,8 @@ static void look_at_locks(struct findings *f, int fd)
 	if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
 		add(f, "locks here", VERDICT_OK, NULL, "locks of open file descriptions work in this folder");
 	else
-		add(f, "locks here", VERDICT_BROKEN, "keep images on a file system with OFD locks (ext4, xfs, btrfs, tmpfs, NFS 4)", "%s",
+		add(f, "locks here", VERDICT_BROKEN,
+		    "keep images on a file system with OFD locks (ext4, xfs, btrfs, tmpfs, NFS 4)", "%s",
 		    strerror(errno));
 }
 
@@ -138,15 +147,18 @@ static void look_at_holes(struct findings *f, int fd)
 	off_t hole;
 
 	memset(block, 1, sizeof(block));
-	if (pwrite(fd, block, sizeof(block), 0) != sizeof(block) || pwrite(fd, block, sizeof(block), 1 << 20) != sizeof(block)) {
+	if (pwrite(fd, block, sizeof(block), 0) != sizeof(block) ||
+	    pwrite(fd, block, sizeof(block), 1 << 20) != sizeof(block)) {
 		add(f, "holes here", VERDICT_BROKEN, "make room in this folder", "write: %s", strerror(errno));
 		return;
 	}
 	hole = lseek(fd, 0, SEEK_HOLE);
-	if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, sizeof(block)) == 0 && hole > 0 && hole < 1 << 20)
+	if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, sizeof(block)) == 0 && hole > 0 &&
+	    hole < 1 << 20)
 		add(f, "holes here", VERDICT_OK, NULL, "sparse files and hole punching work in this folder");
 	else
-		add(f, "holes here", VERDICT_MISSING, "images work, but freed space does not return to this file system", "no %s",
+		add(f, "holes here", VERDICT_MISSING,
+		    "images work, but freed space does not return to this file system", "no %s",
 		    hole > 0 && hole < 1 << 20 ? "hole punching" : "sparse files");
 }
 
@@ -157,8 +169,8 @@ static void look_at_reflink(struct findings *f, int fd)
 	if (copy >= 0 && ioctl(copy, FICLONE, fd) == 0)
 		add(f, "reflink here", VERDICT_OK, NULL, "copies share space in this folder");
 	else
-		add(f, "reflink here", VERDICT_MISSING, "only matters for copies of raw files: xfs and btrfs have it", "%s",
-		    strerror(errno));
+		add(f, "reflink here", VERDICT_MISSING, "only matters for copies of raw files: xfs and btrfs have it",
+		    "%s", strerror(errno));
 	if (copy >= 0)
 		close(copy);
 }
@@ -168,8 +180,8 @@ static void look_at_folder(struct findings *f)
 	int fd = open_scratch();
 
 	if (fd < 0) {
-		add(f, "this folder", VERDICT_MISSING, "run it in the folder where the images are", "cannot be written: %s",
-		    strerror(errno));
+		add(f, "this folder", VERDICT_MISSING, "run it in the folder where the images are",
+		    "cannot be written: %s", strerror(errno));
 		return;
 	}
 	look_at_locks(f, fd);
@@ -198,12 +210,9 @@ static void look_for_program(struct findings *f, const char *name, const char *p
 static const char *verdict_name(enum verdict verdict)
 {
 	switch (verdict) {
-	case VERDICT_OK:
-		return "ok";
-	case VERDICT_MISSING:
-		return "missing";
-	case VERDICT_BROKEN:
-		break;
+	case VERDICT_OK: return "ok";
+	case VERDICT_MISSING: return "missing";
+	case VERDICT_BROKEN: break;
 	}
 	return "broken";
 }
@@ -242,7 +251,9 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 	(void)nr_operands;
 	look_at_build(&f);
 	look_at_kernel(&f);
-	look_at_device(&f, "kvm", "/dev/kvm", "only needed to run machines: modprobe kvm_intel or kvm_amd; in a machine, nested virtualisation");
+	look_at_device(
+		&f, "kvm", "/dev/kvm",
+		"only needed to run machines: modprobe kvm_intel or kvm_amd; in a machine, nested virtualisation");
 	look_at_device(&f, "fuse", "/dev/fuse", "only needed to mount images: Debian package fuse3");
 	look_at_folder(&f);
 	look_for_program(&f, "qemu-img", "qemu-img", "only needed by the tests: Debian package qemu-utils");
@@ -262,8 +273,8 @@ const struct cli_verb verb_doctor = {
 	.name = "doctor",
 	.operands = "",
 	.summary = "Says what this build and this machine offer, and how to get what is missing",
-	.details = "What concerns files is tried out in the working directory, with a file that has no name. The exit status is 3 if images could "
-		   "not be used there.",
+	.details = "What concerns files is tried out in the working directory, with a file that has no name. The exit "
+		   "status is 3 if images could not be used there.",
 	.example = "cd /srv/images && " PROGRAM " doctor",
 	.common = WITH_JSON,
 	.args_bytes = sizeof(struct common_args),

@@ -15,7 +15,8 @@ struct info_args {
 };
 
 static const struct cli_option options[] = {
-	{ "chain", 0, OPTION_FLAG, NULL, "describe the parents as well, which opens them", offsetof(struct info_args, chain) },
+	{ "chain", 0, OPTION_FLAG, NULL, "describe the parents as well, which opens them",
+	  offsetof(struct info_args, chain) },
 };
 
 /* One layer and what it holds. */
@@ -65,19 +66,20 @@ static json_t *json_layer(const struct layer *layer)
 	const struct img_info *info = &layer->info;
 	char uuid[UUID_TEXT_BYTES], hash[HEX_TEXT_BYTES];
 
-	return json_pack("{s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:b, s:b, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
-			 "filename", output_json_text(img_path(layer->img)), "snapshot", output_json_text(layer->snapshot),
-			 "format", info->format, "virtual_size", output_json_size(info->virtual_bytes), "file_size",
-			 output_json_size(info->file_bytes), "allocated_bytes", output_json_size(info->allocated_bytes),
-			 "block_size", info->block_bytes ? output_json_size(info->block_bytes) : json_null(), "unit_size",
-			 info->unit_bytes ? output_json_size(info->unit_bytes) : json_null(), "compression",
-			 info->compression[0] ? info->compression : "none", "encrypted", info->encrypted, "dirty",
-			 info->dirty, "corrupt", info->corrupt, "uuid",
-			 info->has_uuid ? json_string(output_uuid(info->uuid, uuid)) : json_null(), "content_hash",
-			 has_hash(info) ? json_string(output_hex(info->hash, sizeof(info->hash), hash)) : json_null(),
-			 "generation", output_json_size(info->generation), "used_bytes",
-			 output_json_size(info->used_bytes), "vmstate_size", output_json_size(info->vmstate_bytes),
-			 "backing", json_backing(info), "snapshots", snapshots_json(&layer->snapshots));
+	return json_pack(
+		"{s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:b, s:b, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+		"filename", output_json_text(img_path(layer->img)), "snapshot", output_json_text(layer->snapshot),
+		"format", info->format, "virtual_size", output_json_size(info->virtual_bytes), "file_size",
+		output_json_size(info->file_bytes), "allocated_bytes", output_json_size(info->allocated_bytes),
+		"block_size", info->block_bytes ? output_json_size(info->block_bytes) : json_null(), "unit_size",
+		info->unit_bytes ? output_json_size(info->unit_bytes) : json_null(), "compression",
+		info->compression[0] ? info->compression : "none", "encrypted", info->encrypted, "dirty", info->dirty,
+		"corrupt", info->corrupt, "uuid",
+		info->has_uuid ? json_string(output_uuid(info->uuid, uuid)) : json_null(), "content_hash",
+		has_hash(info) ? json_string(output_hex(info->hash, sizeof(info->hash), hash)) : json_null(),
+		"generation", output_json_size(info->generation), "used_bytes", output_json_size(info->used_bytes),
+		"vmstate_size", output_json_size(info->vmstate_bytes), "backing", json_backing(info), "snapshots",
+		snapshots_json(&layer->snapshots));
 }
 
 /* ---- text -------------------------------------------------------------------------------------------------------- */
@@ -222,7 +224,8 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 		return status;
 	status = open_image(&target, &args->common, args->chain ? 0 : IMG_OPEN_NO_BACKING, &img);
 	if (status == EXIT_DONE) {
-		status = args->chain ? describe_chain(args, img, target.snapshot) : describe(args, img, target.snapshot);
+		status = args->chain ? describe_chain(args, img, target.snapshot) :
+				       describe(args, img, target.snapshot);
 		status = close_image(img, &target, status);
 	}
 	target_free(&target);
@@ -233,8 +236,9 @@ const struct cli_verb verb_info = {
 	.name = "info",
 	.operands = "FILE[@SNAP]",
 	.summary = "Says what an image is: format, sizes, state, parent, snapshots",
-	.details = "Opens FILE alone: a parent is described as FILE records it. With --chain the parents are opened, under the policy of "
-		   "--allow-refs, and described each in turn; --json then prints {\"chain\": [...]}, FILE first.",
+	.details = "Opens FILE alone: a parent is described as FILE records it. With --chain the parents are opened, "
+		   "under the policy of --allow-refs, and described each in turn; --json then prints {\"chain\": "
+		   "[...]}, FILE first.",
 	.example = PROGRAM " info web1.limg\n" PROGRAM " info --chain --json web1.limg",
 	.min_operands = 1,
 	.max_operands = 1,

@@ -14,9 +14,10 @@ static int print_json(const struct img_holder *holders, size_t nr)
 	json_t *array = json_array();
 
 	for (size_t i = 0; i < nr; i++)
-		json_array_append_new(array, json_pack("{s:o, s:o, s:b}", "pid",
-						       holders[i].pid ? json_integer(holders[i].pid) : json_null(), "command",
-						       output_json_text(holders[i].command), "writes", holders[i].writes));
+		json_array_append_new(array,
+				      json_pack("{s:o, s:o, s:b}", "pid",
+						holders[i].pid ? json_integer(holders[i].pid) : json_null(), "command",
+						output_json_text(holders[i].command), "writes", holders[i].writes));
 	return output_json(json_pack("{s:b, s:o}", "locked", nr > 0, "holders", array));
 }
 
@@ -31,7 +32,8 @@ static void print_text(const struct target *target, const struct img_holder *hol
 			printf("%8" PRId64 "  %-7s  ", holders[i].pid, holders[i].writes ? "writes" : "reads");
 		else
 			printf("%8s  %-7s  ", "?", holders[i].writes ? "writes" : "reads");
-		output_escaped(stdout, holders[i].pid ? holders[i].command : "(a process that is not visible from here)");
+		output_escaped(stdout,
+			       holders[i].pid ? holders[i].command : "(a process that is not visible from here)");
 		putchar('\n');
 	}
 }

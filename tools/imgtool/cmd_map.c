@@ -11,8 +11,8 @@
 
 static void print_json(const struct img_extent *e, bool first)
 {
-	printf("%s\n    {\"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %u, \"allocated\": %s, \"data\": %s, \"zero\": %s, "
-	       "\"compressed\": %s, \"offset\": ",
+	printf("%s\n    {\"start\": %" PRIu64 ", \"length\": %" PRIu64
+	       ", \"depth\": %u, \"allocated\": %s, \"data\": %s, \"zero\": %s, \"compressed\": %s, \"offset\": ",
 	       first ? "" : ",", e->off, e->bytes, e->depth, e->flags & IMG_EXT_ALLOCATED ? "true" : "false",
 	       e->flags & IMG_EXT_DATA ? "true" : "false", e->flags & IMG_EXT_ZERO ? "true" : "false",
 	       e->flags & IMG_EXT_COMPRESSED ? "true" : "false");
@@ -101,8 +101,9 @@ const struct cli_verb verb_map = {
 	.name = "map",
 	.operands = "FILE[@SNAP]",
 	.summary = "Lists the extents of an image: where each comes from and what it is",
-	.details = "depth 0 is FILE itself, 1 its parent, and so on. data and compressed hold data; zero is known to read as zeros; hole is held "
-		   "by no layer. The host offset is that in the file of the layer, where the bytes stand there as they are.",
+	.details = "depth 0 is FILE itself, 1 its parent, and so on. data and compressed hold data; zero is known to "
+		   "read as zeros; hole is held by no layer. The host offset is that in the file of the layer, where "
+		   "the bytes stand there as they are.",
 	.example = PROGRAM " map --json web1.limg",
 	.min_operands = 1,
 	.max_operands = 1,

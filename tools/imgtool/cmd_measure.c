@@ -19,7 +19,8 @@ static const struct cli_option options[] = {
 	  offsetof(struct measure_args, format) },
 	{ "option", 'o', OPTION_LIST, "KEY=VALUE,...", "options of that format; -o help lists them",
 	  offsetof(struct measure_args, options) },
-	{ "size", 0, OPTION_SIZE, "N", "an empty image of this size instead of FILE", offsetof(struct measure_args, size) },
+	{ "size", 0, OPTION_SIZE, "N", "an empty image of this size instead of FILE",
+	  offsetof(struct measure_args, size) },
 };
 
 static int measure(const struct measure_args *args, struct img *img, const char *file)

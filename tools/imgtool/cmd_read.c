@@ -97,7 +97,8 @@ static int run_read(const struct cli_verb *verb, void *verb_args, char **operand
 	if (status == EXIT_DONE) {
 		size = img_size(img);
 		if (off > size || (args->length.given && args->length.value > size - off))
-			status = cli_usage_error(verb, "the range goes past the end of the image (%" PRIu64 " bytes)", size);
+			status = cli_usage_error(verb, "the range goes past the end of the image (%" PRIu64 " bytes)",
+						 size);
 		else
 			status = read_pieces(&target, img, off, args->length.given ? args->length.value : size - off);
 		status = close_image(img, &target, status);
@@ -152,7 +153,8 @@ static int fill(char *buf, uint64_t bytes, uint64_t *got)
 
 static int past_end(const struct cli_verb *verb, uint64_t size)
 {
-	return cli_usage_error(verb, "the input goes past the end of the image (%" PRIu64 " bytes): resize it first", size);
+	return cli_usage_error(verb, "the input goes past the end of the image (%" PRIu64 " bytes): resize it first",
+			       size);
 }
 
 /* What is left of a regular file on stdin is known before anything is written. */
@@ -224,8 +226,8 @@ const struct cli_verb verb_write = {
 	.name = "write",
 	.operands = "FILE",
 	.summary = "Writes stdin into an image",
-	.details = "The image does not grow: input that goes past its end is an error, found before anything is written where stdin is a file. A "
-		   "raw image needs -f raw.",
+	.details = "The image does not grow: input that goes past its end is an error, found before anything is "
+		   "written where stdin is a file. A raw image needs -f raw.",
 	.example = PROGRAM " write debian.limg --offset 1M < boot.bin",
 	.min_operands = 1,
 	.max_operands = 1,

@@ -11,7 +11,8 @@ struct resize_args {
 };
 
 static const struct cli_option options[] = {
-	{ "shrink", 0, OPTION_FLAG, NULL, "allow a smaller size: what lies beyond it is lost", offsetof(struct resize_args, shrink) },
+	{ "shrink", 0, OPTION_FLAG, NULL, "allow a smaller size: what lies beyond it is lost",
+	  offsetof(struct resize_args, shrink) },
 };
 
 /* SIZE, +SIZE or -SIZE applied to the present size. */
@@ -42,7 +43,8 @@ static int resize(const struct cli_verb *verb, const struct resize_args *args, c
 		return status;
 	status = new_size(verb, size, img_size(img), &bytes);
 	if (status == EXIT_DONE && bytes < img_size(img) && !args->shrink) {
-		cli_message(target->path, "%s would cut the image from %" PRIu64 " to %" PRIu64 " bytes: allow it with --shrink",
+		cli_message(target->path,
+			    "%s would cut the image from %" PRIu64 " to %" PRIu64 " bytes: allow it with --shrink",
 			    size, img_size(img), bytes);
 		status = EXIT_REFUSED;
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * imgtool snapshot create, list, delete, rename, and imgtool revert: they change what an image remembers and never look at its parent, so that
- * it is not opened. snapshot diff has its own file.
+ * imgtool snapshot create, list, delete, rename, and imgtool revert: they change what an image remembers and never look
+ * at its parent, so that it is not opened. snapshot diff has its own file.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -53,7 +53,8 @@ const struct cli_verb verb_snapshot_create = {
 	.name = "snapshot create",
 	.operands = "FILE@NAME",
 	.summary = "Keeps the present state of an image as a snapshot",
-	.details = "Takes the same time and writes the same few bytes whatever the size of the image. Names are unique in the image.",
+	.details = "Takes the same time and writes the same few bytes whatever the size of the image. Names are "
+		   "unique in the image.",
 	.example = PROGRAM " snapshot create debian.limg@before",
 	.min_operands = 1,
 	.max_operands = 1,
@@ -119,8 +120,8 @@ const struct cli_verb verb_snapshot_delete = {
 	.name = "snapshot delete",
 	.operands = "FILE@NAME",
 	.summary = "Forgets a snapshot and frees what only it held",
-	.details = "Neither the disk nor any other snapshot changes. Refused while somebody reads the snapshot. An overlay that stands on "
-		   "it can no longer be opened afterwards.",
+	.details = "Neither the disk nor any other snapshot changes. Refused while somebody reads the snapshot. An "
+		   "overlay that stands on it can no longer be opened afterwards.",
 	.example = PROGRAM " snapshot delete debian.limg@before",
 	.min_operands = 1,
 	.max_operands = 1,
@@ -165,7 +166,8 @@ struct revert_args {
 };
 
 static const struct cli_option revert_options[] = {
-	{ "save", 0, OPTION_TEXT, "NAME", "keep the present state as the snapshot NAME first", offsetof(struct revert_args, save) },
+	{ "save", 0, OPTION_TEXT, "NAME", "keep the present state as the snapshot NAME first",
+	  offsetof(struct revert_args, save) },
 };
 
 static bool has_snapshot(struct img *img, const char *name)
@@ -206,8 +208,8 @@ const struct cli_verb verb_revert = {
 	.name = "revert",
 	.operands = "FILE@NAME",
 	.summary = "Makes the disk again what it was at a snapshot",
-	.details = "Takes the same time whatever the size of the image. The present state is lost, unless --save keeps it; the snapshot "
-		   "stays, and so do those made after it.",
+	.details = "Takes the same time whatever the size of the image. The present state is lost, unless --save "
+		   "keeps it; the snapshot stays, and so do those made after it.",
 	.example = PROGRAM " revert --save broken debian.limg@before",
 	.min_operands = 1,
 	.max_operands = 1,

@@ -18,12 +18,9 @@ struct printer {
 static const char *kind_name(enum img_diff_kind kind)
 {
 	switch (kind) {
-	case IMG_DIFF_DATA:
-		return "data";
-	case IMG_DIFF_ZERO:
-		return "zero";
-	case IMG_DIFF_UNMAPPED:
-		return "unmapped";
+	case IMG_DIFF_DATA: return "data";
+	case IMG_DIFF_ZERO: return "zero";
+	case IMG_DIFF_UNMAPPED: return "unmapped";
 	}
 	return "unknown";
 }
@@ -33,8 +30,8 @@ static int print_range(void *ctx, uint64_t off, uint64_t bytes, enum img_diff_ki
 	struct printer *p = ctx;
 
 	if (p->json)
-		printf("%s\n    {\"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"kind\": \"%s\"}", p->nr ? "," : "", off, bytes,
-		       kind_name(kind));
+		printf("%s\n    {\"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"kind\": \"%s\"}", p->nr ? "," : "",
+		       off, bytes, kind_name(kind));
 	else
 		printf("%#14" PRIx64 "  %#14" PRIx64 "  %s\n", off, bytes, kind_name(kind));
 	p->nr++;
@@ -73,7 +70,8 @@ static int parse(const struct cli_verb *verb, char **operands, unsigned nr_opera
 	if (status == EXIT_DONE && nr_operands > 1)
 		status = target_parse(b, verb, operands[1], NULL, NULL);
 	if (status == EXIT_DONE && b->path && !same_file(a->path, b->path))
-		status = cli_usage_error(verb, "'%s' and '%s' are not one image: see " PROGRAM " compare", a->path, b->path);
+		status = cli_usage_error(verb, "'%s' and '%s' are not one image: see " PROGRAM " compare", a->path,
+					 b->path);
 	return status;
 }
 
@@ -100,8 +98,8 @@ const struct cli_verb verb_snapshot_diff = {
 	.name = "snapshot diff",
 	.operands = "FILE@A [FILE[@B]]",
 	.summary = "Lists the ranges that changed from one snapshot to another, or to the present state",
-	.details = "data: the later state holds data there that may differ; zero: it reads as zeros; unmapped: it holds nothing of its own "
-		   "there any more. What both states share is not looked at.",
+	.details = "data: the later state holds data there that may differ; zero: it reads as zeros; unmapped: it "
+		   "holds nothing of its own there any more. What both states share is not looked at.",
 	.example = PROGRAM " snapshot diff debian.limg@v1 debian.limg@v2",
 	.min_operands = 1,
 	.max_operands = 2,

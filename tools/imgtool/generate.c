@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* The manual page and the shell completion, made from the verb tables; the build runs them ("imgtool --generate-man"). */
+/* The manual page and the shell completion, made from the verb tables; the build runs them (imgtool --generate-man). */
 #include <string.h>
 
 #include "cli.h"
 
 static const struct cli_option *option_at(const struct cli_verb *verb, size_t i)
 {
-	const struct cli_option *option =
-		i < verb->nr_options ? &verb->options[i] : cli_common_option(verb, i - verb->nr_options);
+	const struct cli_option *option = i < verb->nr_options ? &verb->options[i] :
+								 cli_common_option(verb, i - verb->nr_options);
 
 	/* -U is refused where it makes no sense */
 	if (option && option->letter == 'U' && (verb->common & NO_FORCE_SHARE))
@@ -93,26 +93,29 @@ static const char man_head[] =
 	".SH NAME\n" PROGRAM " \\- create, convert, snapshot and verify disk images\n"
 	".SH SYNOPSIS\n.B " PROGRAM "\n.I VERB\n[\\fIoptions\\fR] \\fIIMAGE\\fR...\n"
 	".SH DESCRIPTION\n"
-	"\\fIIMAGE\\fB@\\fISNAPSHOT\\fR names an internal snapshot wherever an image is read. A file whose name contains '@' is "
-	"written with another one at its end (\\fB./a@b@\\fR), or given with \\fB\\-\\-snapshot\\fR.\n"
+	"\\fIIMAGE\\fB@\\fISNAPSHOT\\fR names an internal snapshot wherever an image is read. A file whose name "
+	"contains '@' is written with another one at its end (\\fB./a@b@\\fR), or given with \\fB\\-\\-snapshot\\fR.\n"
 	".PP\nSizes take K, M, G, T, P (powers of 1024), fractions (1.5G), or are hexadecimal with 0x.\n"
 	".PP\nA file without a known magic is read as raw, but is written only with \\fB\\-f raw\\fR.\n"
 	".PP\nResults go to stdout, everything else to stderr. Names that come from images are escaped for terminals.\n"
-	".PP\nSIGINT, SIGTERM and SIGHUP end a verb cleanly: no half\\-written destination stays under its final name, and "
+	".PP\n"
+	"SIGINT, SIGTERM and SIGHUP end a verb cleanly: no half\\-written destination stays under its final name, and "
 	"the source is untouched. The exit status is then 3.\n"
 	".SH VERBS\n";
 
-static const char man_tail[] =
-	".SH EXIT STATUS\n"
-	".TP\n.B 0\ndone; \\fBcompare\\fR: same; \\fBcheck\\fR: clean\n"
-	".TP\n.B 1\n\\fBcompare\\fR: different\n"
-	".TP\n.B 2\nusage\n"
-	".TP\n.B 3\nI/O or system error (disk full, permission, no such file), or interrupted\n"
-	".TP\n.B 4\nthe image is damaged or is not what it claims to be\n"
-	".TP\n.B 5\nin use: another process holds it (its pid is named where it can be found)\n"
-	".TP\n.B 6\nrefused for safety: external reference, unknown feature, changed base, existing file, limit exceeded\n"
-	".TP\n.B 7\nkey missing or wrong\n"
-	".SH SEE ALSO\n.BR qemu\\-img (1)\n";
+static const char man_tail[] = ".SH EXIT STATUS\n"
+			       ".TP\n.B 0\ndone; \\fBcompare\\fR: same; \\fBcheck\\fR: clean\n"
+			       ".TP\n.B 1\n\\fBcompare\\fR: different\n"
+			       ".TP\n.B 2\nusage\n"
+			       ".TP\n.B 3\nI/O or system error (disk full, permission, no such file), or interrupted\n"
+			       ".TP\n.B 4\nthe image is damaged or is not what it claims to be\n"
+			       ".TP\n.B 5\nin use: another process holds it (its pid is named where it can be found)\n"
+			       ".TP\n"
+			       ".B 6\n"
+			       "refused for safety: external reference, unknown feature, changed base, existing file, "
+			       "limit exceeded\n"
+			       ".TP\n.B 7\nkey missing or wrong\n"
+			       ".SH SEE ALSO\n.BR qemu\\-img (1)\n";
 
 int generate_man(void)
 {
@@ -124,7 +127,8 @@ int generate_man(void)
 	fputs(man_head, stdout);
 	for (size_t i = 0; cli_verbs[i]; i++)
 		man_verb(cli_verbs[i]);
-	fputs(".SH COMMON OPTIONS\nThe last four and \\fB\\-f\\fR are options of every verb, the others of those where they make sense "
+	fputs(".SH COMMON OPTIONS\nThe last four and \\fB\\-f\\fR are options of every verb, the others of those where "
+	      "they make sense "
 	      "(see \\fB" PROGRAM "\\fR \\fIVERB\\fR \\fB\\-h\\fR).\n",
 	      stdout);
 	for (size_t i = 0; (option = cli_common_option(&all, i)) != NULL; i++)
@@ -211,22 +215,22 @@ static void print_verb_case(const struct cli_verb *verb)
 	fputs("\t\tesac ;;\n", stdout);
 }
 
-static const char completion_tail[] =
-	"\tesac\n"
-	"\tif [[ $kind == words ]]; then\n"
-	"\t\tCOMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
-	"\telif [[ $kind != files && $cur == -* ]]; then\n"
-	"\t\tCOMPREPLY=($(compgen -W \"$opts\" -- \"$cur\"))\n"
-	"\telse\n"
-	"\t\tcompopt -o filenames 2>/dev/null\n"
-	"\t\tmapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n"
-	"\tfi\n"
-	"}\n"
-	"complete -F _" PROGRAM " " PROGRAM "\n";
+static const char completion_tail[] = "\tesac\n"
+				      "\tif [[ $kind == words ]]; then\n"
+				      "\t\tCOMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
+				      "\telif [[ $kind != files && $cur == -* ]]; then\n"
+				      "\t\tCOMPREPLY=($(compgen -W \"$opts\" -- \"$cur\"))\n"
+				      "\telse\n"
+				      "\t\tcompopt -o filenames 2>/dev/null\n"
+				      "\t\tmapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n"
+				      "\tfi\n"
+				      "}\n"
+				      "complete -F _" PROGRAM " " PROGRAM "\n";
 
 int generate_completion(void)
 {
-	fputs("# SPDX-License-Identifier: MIT\n# bash completion, made from the verb tables of " PROGRAM ": do not edit.\n"
+	fputs("# SPDX-License-Identifier: MIT\n# bash completion, made from the verb tables of " PROGRAM
+	      ": do not edit.\n"
 	      "_" PROGRAM "()\n{\n"
 	      "\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
 	      "\tlocal verb=${COMP_WORDS[1]} sub=\"\" opts=\"\" kind=\"\" words=\"\"\n"
@@ -239,7 +243,10 @@ int generate_completion(void)
 	print_families();
 	fputs("\tesac\n"
 	      "\tif [[ -n $sub ]]; then\n"
-	      "\t\tif ((COMP_CWORD == 2)); then\n\t\t\tCOMPREPLY=($(compgen -W \"$sub\" -- \"$cur\"))\n\t\t\treturn\n\t\tfi\n"
+	      "\t\tif ((COMP_CWORD == 2)); then\n"
+	      "\t\t\tCOMPREPLY=($(compgen -W \"$sub\" -- \"$cur\"))\n"
+	      "\t\t\treturn\n"
+	      "\t\tfi\n"
 	      "\t\tverb=\"$verb ${COMP_WORDS[2]}\"\n\tfi\n"
 	      "\tcase $verb in\n",
 	      stdout);

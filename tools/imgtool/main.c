@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * imgtool: the table of verbs, and how a command line finds its verb. Everything about a verb (options, description, example) stands in
- * its own file; see cli.h.
+ * imgtool: the table of verbs, and how a command line finds its verb. Everything about a verb (options, description,
+ * example) stands in its own file; see cli.h.
  */
 #include <string.h>
 
@@ -79,10 +79,13 @@ static unsigned list_verbs(FILE *out, const char *family)
 static void print_overview(FILE *out)
 {
 	fputs("Usage: " PROGRAM " VERB [options] IMAGE...\n\n"
-	      "IMAGE@SNAPSHOT names a snapshot wherever an image is read. " PROGRAM " VERB -h tells about a verb.\n\nVerbs:\n",
+	      "IMAGE@SNAPSHOT names a snapshot wherever an image is read. " PROGRAM
+	      " VERB -h tells about a verb.\n\nVerbs:\n",
 	      out);
 	list_verbs(out, NULL);
-	fputs("\nExit status: 0 done or same, 1 different, 2 usage, 3 system error, 4 damaged, 5 in use, 6 refused, 7 key.\n", out);
+	fputs("\nExit status: 0 done or same, 1 different, 2 usage, 3 system error, 4 damaged, 5 in use, 6 refused, 7 "
+	      "key.\n",
+	      out);
 }
 
 static int help(int argc, char **argv)
@@ -109,7 +112,8 @@ static int help(int argc, char **argv)
 
 static int print_version(void)
 {
-	printf(PROGRAM " %d.%d.%d (libimg %s)\n", IMG_VERSION_MAJOR, IMG_VERSION_MINOR, IMG_VERSION_PATCH, img_version());
+	printf(PROGRAM " %d.%d.%d (libimg %s)\n", IMG_VERSION_MAJOR, IMG_VERSION_MINOR, IMG_VERSION_PATCH,
+	       img_version());
 	return EXIT_DONE;
 }
 

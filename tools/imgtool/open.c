@@ -58,7 +58,8 @@ int target_parse(struct target *target, const struct cli_verb *verb, const char 
 	if (exists(operand, path_bytes, folder_of))
 		return cli_usage_error(verb,
 				       "'%s' may be that file or a snapshot of '%.*s': write %s@ for the file, or %s",
-				       operand, (int)path_bytes, operand, operand, "--snapshot NAME FILE for the snapshot");
+				       operand, (int)path_bytes, operand, operand,
+				       "--snapshot NAME FILE for the snapshot");
 	return fill(target, operand, strlen(operand), NULL);
 }
 
@@ -91,7 +92,8 @@ int target_parse_new(struct target *target, const struct cli_verb *verb, const c
 	if (operand[0] == '\0')
 		return cli_usage_error(verb, "a file name is empty");
 	if (at && at[1] != '\0')
-		return cli_usage_error(verb, "'%s' is a snapshot's name: write %s@ for a file of that name", operand, operand);
+		return cli_usage_error(verb, "'%s' is a snapshot's name: write %s@ for a file of that name", operand,
+				       operand);
 	return fill(target, operand, at ? (size_t)(at - operand) : strlen(operand), NULL);
 }
 

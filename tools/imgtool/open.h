@@ -12,10 +12,10 @@ struct target {
 };
 
 /*
- * Takes an operand apart at the last '@' of its last path component. "a@b@" is the file a@b. An operand that names an existing file as
- * it stands is that file, unless the part before the '@' exists as well: then it is refused as ambiguous.
- * snapshot: from --snapshot; then the operand is a file name as it stands. folder_of: relative names start at the folder of
- * that file (NULL: the working directory). Returns an exit status.
+ * Takes an operand apart at the last '@' of its last path component. "a@b@" is the file a@b. An operand that names an
+ * existing file as it stands is that file, unless the part before the '@' exists as well: then it is refused as
+ * ambiguous. snapshot: from --snapshot; then the operand is a file name as it stands. folder_of: relative names start
+ * at the folder of that file (NULL: the working directory). Returns an exit status.
  */
 int target_parse(struct target *target, const struct cli_verb *verb, const char *operand, const char *snapshot,
 		 const char *folder_of);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What goes to stdout and stderr. Text that comes from an image or a file name is never printed as it stands: it may hold escape
- * sequences for the terminal.
+ * What goes to stdout and stderr. Text that comes from an image or a file name is never printed as it stands: it may
+ * hold escape sequences for the terminal.
  */
 #ifndef IMGTOOL_OUTPUT_H
 #define IMGTOOL_OUTPUT_H
@@ -13,8 +13,9 @@
 #include "libimg.h"
 
 /*
- * Prints text so that it cannot act on a terminal and can be read back: control characters and bytes that are not UTF-8 as \xNN,
- * invisible and direction-changing characters as \u{N}, a backslash as two. Returns the columns printed (one per character).
+ * Prints text so that it cannot act on a terminal and can be read back: control characters and bytes that are not UTF-8
+ * as \xNN, invisible and direction-changing characters as \u{N}, a backslash as two. Returns the columns printed (one
+ * per character).
  */
 int output_escaped(FILE *out, const char *text);
 

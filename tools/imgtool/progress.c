@@ -11,7 +11,7 @@
 #include "output.h"
 #include "signals.h"
 
-#define REDRAW_NS UINT64_C(100000000)
+#define REDRAW_NS    UINT64_C(100000000)
 #define FIRST_BAR_NS UINT64_C(250000000) /* what ends sooner draws nothing */
 
 static uint64_t now_ns(void)
@@ -50,8 +50,8 @@ static void draw_bar(struct progress *p, uint64_t now)
 	char tail[80], size[SIZE_TEXT_BYTES];
 	int columns, filled;
 
-	snprintf(tail, sizeof(tail), " %3.0f%%  %s/s  %" PRIu64 ":%02" PRIu64 " left", part * 100, output_size(rate, size),
-		 left / 60, left % 60);
+	snprintf(tail, sizeof(tail), " %3.0f%%  %s/s  %" PRIu64 ":%02" PRIu64 " left", part * 100,
+		 output_size(rate, size), left / 60, left % 60);
 	columns = terminal_columns() - (int)strlen(p->verb) - (int)strlen(tail) - 4;
 	if (columns < 4)
 		columns = 4;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Interruption. SIGINT, SIGTERM and SIGHUP set a flag; verbs see it through their progress callback or between pieces, end what they
- * are doing and exit with EXIT_SYSTEM. A second signal has its usual, immediate effect. SIGPIPE is ignored: a reader that goes away must
- * not leave a half-written destination.
+ * Interruption. SIGINT, SIGTERM and SIGHUP set a flag; verbs see it through their progress callback or between pieces,
+ * end what they are doing and exit with EXIT_SYSTEM. A second signal has its usual, immediate effect. SIGPIPE is
+ * ignored: a reader that goes away must not leave a half-written destination.
  */
 #ifndef IMGTOOL_SIGNALS_H
 #define IMGTOOL_SIGNALS_H

@@ -60,7 +60,8 @@ static json_t *json_snapshot(const struct img_snapshot *s)
 			 s->parent ? output_json_size(s->parent) : json_null(), "created",
 			 output_time(s->created_ns, created), "created_ns", (json_int_t)s->created_ns, "virtual_size",
 			 output_json_size(s->size_bytes), "data_bytes", output_json_size(s->data_bytes), "vmstate_size",
-			 output_json_size(s->vmstate_bytes), "content_hash", output_hex(s->hash, sizeof(s->hash), hash));
+			 output_json_size(s->vmstate_bytes), "content_hash",
+			 output_hex(s->hash, sizeof(s->hash), hash));
 }
 
 json_t *snapshots_json(const struct snapshot_list *list)
