@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * img_convert(): a new image with the content of another. The file is made under a temporary name, opened so that nothing is durable
+ * before it is closed, filled, closed, which makes it durable, and only then given its name. On every way out but the last the
+ * temporary file is removed.
+ */
+#include <stdlib.h>
+
+#include "checked.h"
+#include "copy.h"
+#include "error.h"
+#include "image_int.h"
+
+#define DEFAULT_FORMAT "limg"
+#define SECTOR_BYTES 512
+
+struct conversion {
+	struct img *src;
+	const char *path;
+	struct img_create_options create;
+	struct img_copy_options copy;
+	const struct image_env *env;
+	const struct img_driver *drv;
+	uint64_t size_bytes;
+	bool with_snapshots;   /* asked for, and the source has some */
+	bool has_ref;
+	struct backing_ref ref; /* of the new image, with has_ref */
+	char *temp_path;
+};
+
+static int choose_size(struct conversion *c, struct img_error *err)
+{
+	uint64_t src_bytes = img_size(c->src);
+
+	if (src_bytes > INT64_MAX - SECTOR_BYTES)
+		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, "core", "%s: too large", img_path(c->src));
+	c->size_bytes = round_up(src_bytes, SECTOR_BYTES);
+	if (c->create.size_bytes == 0 && !c->create.size_given)
+		return 0;
+	if (c->create.size_bytes % SECTOR_BYTES != 0)
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, "core", "%s: the size is no multiple of 512", c->path);
+	if (c->create.size_bytes < src_bytes)
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, "core",
+				 "%s: 0x%llx bytes cannot hold the 0x%llx of the source", c->path,
+				 (unsigned long long)c->create.size_bytes, (unsigned long long)src_bytes);
+	c->size_bytes = c->create.size_bytes;
+	return 0;
+}
+
+static int choose_snapshots(struct conversion *c, struct img_error *err)
+{
+	struct img_snapshot first;
+	size_t nr = 0;
+	int r;
+
+	if (!(c->copy.flags & IMG_COPY_SNAPSHOTS) || c->src->snapshot)
+		return 0;
+	r = img_snapshot_list(c->src, &first, 1, &nr, err);
+	if (r < 0)
+		return r;
+	c->with_snapshots = nr > 0;
+	if (c->with_snapshots && !(c->drv->caps & IMG_CAP_SNAPSHOTS))
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core", "%s: format %s has no snapshots", c->path,
+				 c->drv->name);
+	return 0;
+}
+
+/* Everything that can be refused before there is a file. */
+static int prepare(struct conversion *c, struct img_error *err)
+{
+	const char *format = c->create.format ? c->create.format : DEFAULT_FORMAT;
+	int r;
+
+	c->drv = registry_find(format);
+	if (!c->drv)
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core", "this build does not have the format '%s'", format);
+	if (!c->create.backing && (c->create.backing_snapshot || c->create.backing_format))
+		return image_invalid(err, "the snapshot or format of a backing file is given without the file");
+	if (c->create.backing && !(c->drv->caps & IMG_CAP_BACKING))
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core", "%s: format %s has no backing images",
+				 c->path, c->drv->name);
+	r = image_check_flags(c->create.flags, IMG_CREATE_OVERWRITE, err);
+	if (r == 0)
+		r = image_check_target(c->path, c->create.flags, c->env, err);
+	if (r == 0)
+		r = choose_size(c, err);
+	if (r == 0)
+		r = choose_snapshots(c, err);
+	if (r == 0 && c->create.backing) {
+		r = chain_make_ref(c->path, c->create.backing, c->create.backing_snapshot, c->create.backing_format,
+				   c->create.refs ? c->create.refs : IMG_REFS_DIR, c->env, &c->ref, err);
+		c->has_ref = r == 0;
+	}
+	return r;
+}
+
+/* Creates the image in file and opens it. Takes file over. */
+static int open_target(struct conversion *c, struct node *file, struct img **out, struct img_error *err)
+{
+	struct driver_create create = {
+		.size_bytes = c->size_bytes,
+		.options = c->create.options,
+		.backing = c->has_ref ? &c->ref : NULL,
+	};
+	struct img_open_options open = {
+		.struct_size = sizeof(open),
+		.format = c->drv->name,
+		/* Snapshots are durable when they are made: not what a bulk load does. */
+		.flags = IMG_OPEN_WRITE | (c->with_snapshots ? 0 : IMG_OPEN_BULK),
+		.refs = c->create.refs,
+	};
+	int r = node_create(c->drv, file, &create, err);
+
+	if (r < 0) {
+		node_close(file, NULL);
+		return r;
+	}
+	return image_open_on(file, c->path, &open, c->env, out, err);
+}
+
+static int fill_target(struct conversion *c, struct img *dst, struct img_error *err)
+{
+	struct img *base = img_backing(dst);
+
+	if (!base)
+		c->copy.flags |= IMG_COPY_TARGET_ZERO; /* it is new */
+	if (c->with_snapshots)
+		return copy_snapshots(c->src, base, dst, c->size_bytes, &c->copy, err);
+	return copy_content(c->src, base, dst, &c->copy, err);
+}
+
+static int make_file(struct conversion *c, struct img_error *err)
+{
+	struct node *file;
+	struct img *dst = NULL;
+	int r = c->env->create_file(c->env->ctx, c->path, &file, &c->temp_path, err), closed;
+
+	if (r < 0)
+		return r;
+	r = open_target(c, file, &dst, err);
+	if (r == 0) {
+		r = fill_target(c, dst, err);
+		closed = img_close(dst, r < 0 ? NULL : err);
+		r = r < 0 ? r : closed;
+	}
+	if (r == 0)
+		r = c->env->publish(c->env->ctx, c->temp_path, c->path, c->create.flags & IMG_CREATE_OVERWRITE, err);
+	if (r < 0)
+		c->env->discard_temp(c->env->ctx, c->temp_path);
+	free(c->temp_path);
+	return r;
+}
+
+int image_convert_env(struct img *src, const char *path, const struct img_create_options *create,
+		      const struct img_copy_options *opts, const struct image_env *env, struct img_error *err)
+{
+	struct conversion *c = calloc(1, sizeof(*c));
+	int r;
+
+	error_clear(err);
+	if (!src || !path || path[0] == '\0') {
+		free(c);
+		return image_invalid(err, "no image to convert, or no path");
+	}
+	if (!c)
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, "core", "no memory for a conversion");
+	c->src = src;
+	c->path = path;
+	c->env = env;
+	r = image_copy_options(&c->copy, sizeof(c->copy), opts, err);
+	if (r == 0)
+		r = image_copy_options(&c->create, sizeof(c->create), create, err);
+	if (r == 0)
+		r = image_check_flags(c->copy.flags, IMG_COPY_COMPRESS | IMG_COPY_TARGET_ZERO | IMG_COPY_NO_DETECT | IMG_COPY_SNAPSHOTS,
+				      err);
+	if (r == 0)
+		r = prepare(c, err);
+	if (r == 0)
+		r = make_file(c, err);
+	free(c);
+	return r;
+}
+
+int img_convert(struct img *src, const char *path, const struct img_create_options *create,
+		const struct img_copy_options *opts, struct img_error *err)
+{
+	return image_convert_env(src, path, create, opts, &image_env_host, err);
+}

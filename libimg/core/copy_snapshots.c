@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Carrying internal snapshots over into a new image: parents before children, each as the difference from the state that the target is
+ * in, so that the target shares between snapshots what the source shares. Where the next one grew from another state, the target is reverted
+ * to that first. The head comes last, from whichever snapshot it differs least from.
+ *
+ * Differences say where the source's own layer changed; the content is then read through the snapshot, backing chain included, so the
+ * result is right whatever either image stands on.
+ */
+#include <stdlib.h>
+
+#include "checked.h"
+#include "copy.h"
+#include "error.h"
+#include "image.h"
+#include "transfer.h"
+
+#define CHANGES_AT_ONCE 65536u /* bounds memory: a longer difference is walked again for its next part */
+#define VMSTATE_PIECE_BYTES (UINT64_C(1) << 20)
+#define NOWHERE SIZE_MAX
+
+struct change {
+	uint64_t off, bytes;
+	bool zero;
+};
+
+/* A part of the difference between two states, in ascending order. */
+struct changes {
+	struct change *list;
+	size_t nr, at;	   /* at: where the plan is */
+	uint64_t from_off; /* what lies before was applied already */
+	bool unmapped_is_zero;
+	bool more; /* there was no room for the rest */
+};
+
+/* Progress over several transfers: the total grows as they begin. */
+struct relay {
+	const struct img_progress *outer;
+	uint64_t before_bytes;
+};
+
+struct carry {
+	struct img *src, *base, *dst;
+	struct img_copy_options opts;
+	struct relay relay;
+	struct img_progress progress; /* that goes through relay */
+	struct img_snapshot *snaps;
+	size_t nr_snaps;
+	size_t state; /* index of the snapshot whose content the target's head has; NOWHERE: it is new */
+	struct changes changes;
+};
+
+static int relay_progress(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
+{
+	const struct relay *relay = ctx;
+
+	return relay->outer->fn(relay->outer->ctx, relay->before_bytes + done_bytes, relay->before_bytes + total_bytes);
+}
+
+/* ---- differences ------------------------------------------------------------------------------------------------- */
+
+static int note_change(void *ctx, uint64_t off, uint64_t bytes, enum img_diff_kind kind)
+{
+	struct changes *ch = ctx;
+
+	if (off + bytes <= ch->from_off)
+		return 0;
+	if (ch->nr == CHANGES_AT_ONCE) {
+		ch->more = true;
+		return 1;
+	}
+	if (off < ch->from_off) {
+		bytes -= ch->from_off - off;
+		off = ch->from_off;
+	}
+	ch->list[ch->nr++] = (struct change){
+		.off = off,
+		.bytes = bytes,
+		.zero = kind == IMG_DIFF_ZERO || (kind == IMG_DIFF_UNMAPPED && ch->unmapped_is_zero),
+	};
+	return 0;
+}
+
+static int plan_changes(void *ctx, uint64_t off, uint64_t *bytes, enum transfer_action *action, struct img_error *err)
+{
+	struct changes *ch = ctx;
+	const struct change *c;
+
+	(void)err;
+	while (ch->at < ch->nr && off >= ch->list[ch->at].off + ch->list[ch->at].bytes)
+		ch->at++;
+	*action = TRANSFER_SKIP;
+	*bytes = UINT64_MAX - off;
+	if (ch->at == ch->nr)
+		return 0;
+	c = &ch->list[ch->at];
+	if (off < c->off) {
+		*bytes = c->off - off;
+		return 0;
+	}
+	*action = c->zero ? TRANSFER_ZERO : TRANSFER_DATA;
+	*bytes = c->bytes - (off - c->off);
+	return 0;
+}
+
+/* Reads the next part of the difference from snapshot a to b (NULL: the head). */
+static int read_changes(struct carry *c, const char *a, const char *b, struct img_error *err)
+{
+	struct changes *ch = &c->changes;
+	int r;
+
+	ch->nr = 0;
+	ch->at = 0;
+	ch->more = false;
+	r = img_snapshot_diff(c->src, a, b, note_change, ch, err);
+	if (r == IMG_E_CANCELLED && ch->more) {
+		error_clear(err);
+		return 0;
+	}
+	return r;
+}
+
+static int apply_difference(struct carry *c, const char *a, const char *b, struct img *content, struct img_error *err)
+{
+	struct transfer transfer = {
+		.src = content,
+		.dst = c->dst,
+		.bytes = img_size(c->dst),
+		.flags = c->opts.flags & ~(unsigned)IMG_COPY_TARGET_ZERO, /* older states hold data */
+		.plan = plan_changes,
+		.ctx = &c->changes,
+	};
+	int r;
+
+	c->changes.from_off = 0;
+	do {
+		r = read_changes(c, a, b, err);
+		if (r == 0)
+			r = transfer_run(&transfer, c->opts.threads, &c->progress, err);
+		if (r < 0)
+			return r;
+		c->relay.before_bytes += transfer.bytes;
+		if (c->changes.nr > 0) {
+			const struct change *last = &c->changes.list[c->changes.nr - 1];
+
+			c->changes.from_off = last->off + last->bytes;
+		}
+	} while (c->changes.more);
+	return 0;
+}
+
+/* ---- states ------------------------------------------------------------------------------------------------------ */
+
+/* Gives the target's head the content of b (NULL: the head), which `content` reads. */
+static int bring_content(struct carry *c, const char *b, struct img *content, uint64_t size_bytes, struct img_error *err)
+{
+	struct img_copy_options opts = c->opts;
+	int r = 0;
+
+	if (img_size(c->dst) != size_bytes)
+		r = img_resize(c->dst, size_bytes, IMG_RESIZE_SHRINK, err);
+	if (r < 0)
+		return r;
+	if (c->state != NOWHERE)
+		return apply_difference(c, c->snaps[c->state].name, b, content, err);
+	opts.progress = c->progress;
+	r = copy_content(content, c->base, c->dst, &opts, err);
+	c->relay.before_bytes += size_bytes;
+	return r;
+}
+
+static int bring_vmstate(struct carry *c, const char *name, uint64_t bytes, struct img_error *err)
+{
+	uint8_t *buf;
+	int r = img_vmstate_resize(c->dst, bytes, err);
+
+	if (r < 0)
+		return r;
+	buf = malloc(VMSTATE_PIECE_BYTES);
+	if (!buf)
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, "core", "no memory for a copy buffer");
+	for (uint64_t off = 0, step; off < bytes && r == 0; off += step) {
+		step = min_u64(bytes - off, VMSTATE_PIECE_BYTES);
+		r = img_vmstate_read(c->src, name, buf, step, off, err);
+		if (r == 0)
+			r = img_vmstate_write(c->dst, buf, step, off, err);
+	}
+	free(buf);
+	return r;
+}
+
+static size_t find_snapshot(const struct carry *c, uint64_t id)
+{
+	for (size_t i = 0; i < c->nr_snaps; i++)
+		if (c->snaps[i].id == id)
+			return i;
+	return NOWHERE;
+}
+
+static int bring_snapshot(struct carry *c, size_t i, struct img_error *err)
+{
+	const struct img_snapshot *s = &c->snaps[i];
+	size_t parent = find_snapshot(c, s->parent);
+	struct img *view;
+	int r = 0;
+
+	/* One without a parent, after others: the target cannot go back to nothing, so it comes from where the target is. */
+	if (parent != NOWHERE && parent != c->state) {
+		r = img_snapshot_revert(c->dst, c->snaps[parent].name, err);
+		c->state = parent;
+	}
+	if (r == 0)
+		r = img_snapshot_open(c->src, s->name, &view, err);
+	if (r < 0)
+		return r;
+	r = bring_content(c, s->name, view, img_size(view), err);
+	(void)img_close(view, NULL); /* it is read-only: there is nothing to lose */
+	if (r == 0 && s->vmstate_bytes > 0)
+		r = bring_vmstate(c, s->name, s->vmstate_bytes, err);
+	if (r == 0)
+		r = img_snapshot_create(c->dst, s->name, s->vmstate_bytes > 0 ? IMG_SNAPSHOT_VMSTATE : 0, err);
+	c->state = i;
+	return r;
+}
+
+/* ---- the head ---------------------------------------------------------------------------------------------------- */
+
+struct tally {
+	uint64_t bytes, stop_at;
+};
+
+static int tally_change(void *ctx, uint64_t off, uint64_t bytes, enum img_diff_kind kind)
+{
+	struct tally *t = ctx;
+
+	(void)off;
+	(void)kind;
+	t->bytes += bytes;
+	return t->bytes >= t->stop_at;
+}
+
+/* The snapshot from which the head differs least, the youngest of equals: no difference is walked further than the best one so far. */
+static int nearest_to_head(struct carry *c, size_t *out, struct img_error *err)
+{
+	uint64_t best = UINT64_MAX;
+
+	*out = c->nr_snaps - 1;
+	for (size_t i = c->nr_snaps; i-- > 0 && best > 0;) {
+		struct tally tally = { .stop_at = best };
+		int r = img_snapshot_diff(c->src, c->snaps[i].name, NULL, tally_change, &tally, err);
+
+		if (r == IMG_E_CANCELLED && tally.bytes >= best) {
+			error_clear(err);
+			continue;
+		}
+		if (r < 0)
+			return r;
+		if (tally.bytes < best) {
+			best = tally.bytes;
+			*out = i;
+		}
+	}
+	return 0;
+}
+
+static int bring_head(struct carry *c, uint64_t size_bytes, struct img_error *err)
+{
+	uint64_t vmstate_bytes = 0;
+	size_t from;
+	int r = nearest_to_head(c, &from, err);
+
+	if (r == 0 && from != c->state) {
+		r = img_snapshot_revert(c->dst, c->snaps[from].name, err);
+		c->state = from;
+	}
+	if (r == 0)
+		r = bring_content(c, NULL, c->src, size_bytes, err);
+	if (r == 0 && c->src->top->drv->caps & IMG_CAP_VMSTATE)
+		r = img_vmstate_size(c->src, NULL, &vmstate_bytes, err);
+	if (r == 0 && c->dst->top->drv->caps & IMG_CAP_VMSTATE)
+		r = bring_vmstate(c, NULL, vmstate_bytes, err);
+	return r;
+}
+
+static int read_list(struct carry *c, struct img_error *err)
+{
+	size_t nr = 0;
+	int r = img_snapshot_list(c->src, NULL, 0, &nr, err);
+
+	if (r < 0)
+		return r;
+	c->snaps = calloc(nr ? nr : 1, sizeof(*c->snaps));
+	c->changes.list = calloc(CHANGES_AT_ONCE, sizeof(*c->changes.list));
+	if (!c->snaps || !c->changes.list)
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, "core", "no memory for a list of snapshots");
+	r = img_snapshot_list(c->src, c->snaps, nr, &c->nr_snaps, err);
+	c->nr_snaps = min_u64(c->nr_snaps, nr);
+	return r;
+}
+
+int copy_snapshots(struct img *src, struct img *base, struct img *dst, uint64_t size_bytes,
+		   const struct img_copy_options *opts, struct img_error *err)
+{
+	struct carry c = { .src = src, .base = base, .dst = dst, .opts = *opts, .state = NOWHERE };
+	int r;
+
+	if (opts->progress.fn) {
+		c.relay.outer = &opts->progress;
+		c.progress = (struct img_progress){ .fn = relay_progress, .ctx = &c.relay };
+	}
+	c.changes.unmapped_is_zero = img_backing(src) == NULL;
+	r = read_list(&c, err);
+	for (size_t i = 0; i < c.nr_snaps && r == 0; i++)
+		r = bring_snapshot(&c, i, err);
+	if (r == 0 && c.nr_snaps > 0)
+		r = bring_head(&c, size_bytes, err);
+	free(c.snaps);
+	free(c.changes.list);
+	return r;
+}
