@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* Who holds locks on a file, as far as /proc tells. Best effort: without rights on another user's process its pid stays 0. */
+/* Who holds locks on a file, as far as /proc tells. Best effort: the pids of other users' processes may stay hidden. */
 #ifndef CORE_HOLDERS_H
 #define CORE_HOLDERS_H
 
 #include "libimg.h"
 
 /* QEMU's lock protocol (see protocols/file/file_lock.c): byte + number of the permission, four of each. */
-#define LOCK_USE_BYTE 100u
+#define LOCK_USE_BYTE	 100u
 #define LOCK_FORBID_BYTE 200u
-#define LOCK_NR_PERMS 4u
-#define LOCK_WRITE_PERM 1u
+#define LOCK_NR_PERMS	 4u
+#define LOCK_WRITE_PERM	 1u
 
 struct holder {
 	int64_t pid;
