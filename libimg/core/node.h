@@ -35,11 +35,6 @@ struct node {
 
 /* Allocates a node with zeroed state. path is copied. NULL: no memory (err filled). */
 struct node *node_new(const struct img_driver *drv, const char *path, struct img_error *err);
-/*
- * A node on memory or another child that its constructor filled itself (protocols without descriptor, filters): marks it opened so
- * that node_close() calls drv->close.
- */
-void node_mark_open(struct node *node, bool writable);
 /* drv->open_fd: takes over fd, also on failure. On failure node is still the caller's. */
 int node_open_fd(struct node *node, int fd, const struct host_open *args, struct img_error *err);
 /* drv->create in the empty, writable node file. */

@@ -47,12 +47,6 @@ static int unsupported(const struct node *node, const char *what, struct img_err
 			 what);
 }
 
-void node_mark_open(struct node *node, bool writable)
-{
-	node->opened = true;
-	node->writable = writable;
-}
-
 int node_open_fd(struct node *node, int fd, const struct host_open *args, struct img_error *err)
 {
 	int ret;
