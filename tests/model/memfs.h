@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A folder of files in memory, as an environment for images: names map to the contents of the mem protocol. Names are flat;
+ * references between images are taken as they stand, whatever the policy.
+ */
+#ifndef TESTS_MEMFS_H
+#define TESTS_MEMFS_H
+
+#include "image.h"
+#include "mem.h"
+
+#define MEMFS_MAX_FILES 24
+
+struct memfs {
+	struct memfs_file {
+		char name[64]; /* "" where free */
+		struct mem_content *content;
+	} files[MEMFS_MAX_FILES];
+	unsigned temp_seq;
+	pthread_mutex_t lock;
+	struct image_env env;
+};
+
+void memfs_init(struct memfs *fs);
+void memfs_destroy(struct memfs *fs);
+/* The content of a file, borrowed; NULL if there is none. */
+struct mem_content *memfs_find(struct memfs *fs, const char *name);
+/* Puts content (one reference is taken over) under a name, in place of what was there. Ends the program where it has no room. */
+void memfs_put(struct memfs *fs, const char *name, struct mem_content *content);
+void memfs_remove(struct memfs *fs, const char *name);
+
+#endif

@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Random programs of operations, run against real images in memory and against flat arrays at the same time.
+ *
+ * A program is a list of operations with plain random numbers as arguments; an operation makes sense of its numbers when it
+ * runs (an offset is taken modulo the size, a snapshot is chosen among those that there are), so every sub-list of a program
+ * is a program too, and a failing one can be made small by leaving operations out.
+ *
+ * The images form a stack of files: each stands on a state of one below it, or on nothing, and the last one, the top, is
+ * open for writing. The truth of a file is the content that its guest sees, backing included: a flat array for the head, one for
+ * each snapshot, and the same for the machine state.
+ */
+#ifndef TESTS_MODEL_H
+#define TESTS_MODEL_H
+
+#include "flat.h"
+#include "memfs.h"
+
+#define MODEL_MAX_FILES 3
+#define MODEL_MAX_SNAPS 10
+#define MODEL_MAX_BYTES (8u << 20)
+
+enum op_kind {
+	OP_WRITE, OP_WRITE_BLOCKS, OP_WRITE_UNITS, OP_ZERO, OP_DISCARD, OP_READ, OP_FLUSH, OP_CHECKPOINT, OP_SNAP_CREATE,
+	OP_SNAP_DELETE, OP_SNAP_REVERT, OP_SNAP_RENAME, OP_SNAP_READ, OP_SNAP_HOLD, OP_DIFF, OP_EXTENTS, OP_VM_WRITE, OP_VM_READ,
+	OP_VM_RESIZE, OP_RESIZE, OP_OVERLAY, OP_POP, OP_COMMIT, OP_REBASE, OP_FLATTEN, OP_REOPEN, OP_REPLAY, OP_CHECK,
+	OP_COMPARE, OP_CONVERT, OP_TOUCH_PARENT, NR_OPS
+};
+
+struct op {
+	enum op_kind kind;
+	uint32_t r[4];
+};
+
+struct geometry {
+	const char *format;
+	uint32_t block_bytes, unit_bytes;
+	uint64_t size_bytes;
+	bool raw_base; /* the first file stands on a raw one */
+	const char *codec;
+};
+
+struct program {
+	uint64_t seed;
+	struct geometry geometry;
+	struct op *ops; /* owned */
+	size_t nr;
+};
+
+struct msnap {
+	char name[24]; /* "" where deleted: kept for the parents of others */
+	struct flat disk, vm;
+	unsigned id; /* ours, ascending with creation */
+	unsigned parent;
+};
+
+struct mfile {
+	char name[16];
+	struct flat head, vm;
+	struct msnap snaps[MODEL_MAX_SNAPS];
+	size_t nr_snaps;
+	unsigned next_id, head_parent;
+	struct {
+		unsigned id, parent;
+	} gone[256]; /* deleted snapshots: whose children are now their parents' */
+	size_t nr_gone;
+	int parent;		  /* index in the stack, -1: none */
+	char parent_snap[24]; /* "": its head */
+	bool raw;
+	bool stale; /* its parent's head was changed by a commit from elsewhere: it cannot be opened any more */
+};
+
+struct model {
+	struct memfs fs;
+	struct geometry geometry;
+	struct mfile files[MODEL_MAX_FILES + 1];
+	int top;
+	struct img *img;  /* the top, open for writing */
+	struct img *held; /* a snapshot of the top that is kept open, NULL if none */
+	char held_name[24];
+	unsigned snap_seq;
+	uint32_t block_bytes, unit_bytes;
+	bool is_limg;
+	uint8_t *buf, *buf2; /* IO_BYTES each */
+	bool verbose;
+	uint64_t full_checks;
+	char failure[512]; /* "" while all is well */
+};
+#define IO_BYTES (2u << 20)
+
+/* program.c */
+void program_make(struct program *p, uint64_t seed, size_t nr_ops, const char *format);
+void program_print(const struct program *p);
+const char *op_name(enum op_kind kind);
+uint64_t rng_next(uint64_t *state);
+
+/* run.c: 0, or -1 with m->failure set. */
+int program_run(const struct program *p, struct model *m, size_t *failed_at);
+void model_free(struct model *m);
+
+/* state.c */
+int fail(struct model *m, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The call must have given `want`. */
+int expect(struct model *m, int got, int want, const struct img_error *err, const char *what);
+int open_top(struct model *m);
+int close_top(struct model *m);
+int make_file(struct model *m, int parent, const char *parent_snap, uint64_t size_bytes);
+void drop_file(struct model *m, int index);
+struct msnap *pick_snap(struct model *m, uint32_t r);
+struct msnap *find_snap(struct mfile *f, const char *name);
+/* What a file stands on; NULL if nothing. */
+const struct flat *parent_content(struct model *m, const struct mfile *f);
+
+/* verify.c */
+int check_range(struct model *m, struct img *img, const struct flat *truth, uint64_t bytes, uint64_t off, const char *what);
+int check_image(struct model *m, struct img *img, const struct flat *truth, const char *what);
+int check_clean(struct model *m, struct img *img, const char *what);
+/* Head, every snapshot, machine states, list of snapshots, img_check(). */
+int check_everything(struct model *m, struct img *img, const struct mfile *f, const char *what);
+int check_vm(struct model *m, struct img *img, const char *snap, const struct flat *truth);
+
+/* ops_io.c, ops_snapshot.c, ops_chain.c */
+typedef int (*op_fn)(struct model *m, const uint32_t *r);
+int op_write(struct model *m, const uint32_t *r);
+int op_write_blocks(struct model *m, const uint32_t *r);
+int op_write_units(struct model *m, const uint32_t *r);
+int op_zero(struct model *m, const uint32_t *r);
+int op_discard(struct model *m, const uint32_t *r);
+int op_read(struct model *m, const uint32_t *r);
+int op_flush(struct model *m, const uint32_t *r);
+int op_checkpoint(struct model *m, const uint32_t *r);
+int op_extents(struct model *m, const uint32_t *r);
+int op_vm_write(struct model *m, const uint32_t *r);
+int op_vm_read(struct model *m, const uint32_t *r);
+int op_vm_resize(struct model *m, const uint32_t *r);
+int op_resize(struct model *m, const uint32_t *r);
+int op_snap_create(struct model *m, const uint32_t *r);
+int op_snap_delete(struct model *m, const uint32_t *r);
+int op_snap_revert(struct model *m, const uint32_t *r);
+int op_snap_rename(struct model *m, const uint32_t *r);
+int op_snap_read(struct model *m, const uint32_t *r);
+int op_snap_hold(struct model *m, const uint32_t *r);
+int op_diff(struct model *m, const uint32_t *r);
+int op_overlay(struct model *m, const uint32_t *r);
+int op_pop(struct model *m, const uint32_t *r);
+int op_commit(struct model *m, const uint32_t *r);
+int op_rebase(struct model *m, const uint32_t *r);
+int op_flatten(struct model *m, const uint32_t *r);
+int op_reopen(struct model *m, const uint32_t *r);
+int op_replay(struct model *m, const uint32_t *r);
+int op_check(struct model *m, const uint32_t *r);
+int op_compare(struct model *m, const uint32_t *r);
+int op_convert(struct model *m, const uint32_t *r);
+int op_touch_parent(struct model *m, const uint32_t *r);
+int release_held(struct model *m);
+
+#endif

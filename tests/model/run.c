@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT */
+/* Runs one program. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model.h"
+
+#define FULL_CHECK_EVERY 64
+
+static const op_fn functions[NR_OPS] = {
+	[OP_WRITE] = op_write,
+	[OP_WRITE_BLOCKS] = op_write_blocks,
+	[OP_WRITE_UNITS] = op_write_units,
+	[OP_ZERO] = op_zero,
+	[OP_DISCARD] = op_discard,
+	[OP_READ] = op_read,
+	[OP_FLUSH] = op_flush,
+	[OP_CHECKPOINT] = op_checkpoint,
+	[OP_SNAP_CREATE] = op_snap_create,
+	[OP_SNAP_DELETE] = op_snap_delete,
+	[OP_SNAP_REVERT] = op_snap_revert,
+	[OP_SNAP_RENAME] = op_snap_rename,
+	[OP_SNAP_READ] = op_snap_read,
+	[OP_SNAP_HOLD] = op_snap_hold,
+	[OP_DIFF] = op_diff,
+	[OP_EXTENTS] = op_extents,
+	[OP_VM_WRITE] = op_vm_write,
+	[OP_VM_READ] = op_vm_read,
+	[OP_VM_RESIZE] = op_vm_resize,
+	[OP_RESIZE] = op_resize,
+	[OP_OVERLAY] = op_overlay,
+	[OP_POP] = op_pop,
+	[OP_COMMIT] = op_commit,
+	[OP_REBASE] = op_rebase,
+	[OP_FLATTEN] = op_flatten,
+	[OP_REOPEN] = op_reopen,
+	[OP_REPLAY] = op_replay,
+	[OP_CHECK] = op_check,
+	[OP_COMPARE] = op_compare,
+	[OP_CONVERT] = op_convert,
+	[OP_TOUCH_PARENT] = op_touch_parent,
+};
+
+static int begin(const struct program *p, struct model *m)
+{
+	m->geometry = p->geometry;
+	m->is_limg = strcmp(p->geometry.format, "limg") == 0;
+	m->block_bytes = p->geometry.block_bytes;
+	m->unit_bytes = p->geometry.unit_bytes > m->block_bytes ? p->geometry.unit_bytes : m->block_bytes;
+	m->geometry.unit_bytes = m->unit_bytes;
+	m->buf = malloc(IO_BYTES);
+	m->buf2 = malloc(IO_BYTES);
+	if (!m->buf || !m->buf2)
+		return fail(m, "out of memory");
+	memfs_init(&m->fs);
+	m->top = -1;
+	if (make_file(m, -1, "", p->geometry.size_bytes) != 0)
+		return -1;
+	if (p->geometry.raw_base) {
+		/* Something to stand on. */
+		struct img_open_options opts = { .struct_size = sizeof(opts), .format = "raw", .flags = IMG_OPEN_WRITE };
+		struct img_error err = { 0 };
+		struct img *img = NULL;
+		uint64_t bytes = p->geometry.size_bytes < 100000 ? p->geometry.size_bytes : 100000;
+
+		memset(m->buf, 'r', bytes);
+		flat_write(&m->files[0].head, m->buf, bytes, 0);
+		if (expect(m, image_open_env("f0", &opts, &m->fs.env, &img, &err), 0, &err, "open of a raw base") != 0 ||
+		    expect(m, img_pwrite(img, m->buf, bytes, 0, 0, &err), 0, &err, "write to a raw base") != 0 ||
+		    expect(m, img_close(img, &err), 0, &err, "close of a raw base") != 0 ||
+		    make_file(m, 0, "", p->geometry.size_bytes) != 0)
+			return -1;
+	}
+	return open_top(m);
+}
+
+/* Closed and opened again, every file that can be opened still holds what it should. */
+static int end(struct model *m)
+{
+	if (close_top(m) != 0)
+		return -1;
+	for (int i = m->top; i >= 0; i--) {
+		struct mfile *f = &m->files[i];
+		struct img_open_options opts = { .struct_size = sizeof(opts), .refs = IMG_REFS_ANY, .format = f->raw ? "raw" : NULL };
+		struct img_error err = { 0 };
+		struct img *img = NULL;
+		int ret = image_open_env(f->name, &opts, &m->fs.env, &img, &err);
+
+		if (expect(m, ret, f->stale ? IMG_E_CHANGED : 0, &err, "open at the end") != 0)
+			return -1;
+		if (ret != 0)
+			continue;
+		ret = check_everything(m, img, f, "at the end");
+		if (expect(m, img_close(img, &err), 0, &err, "close") != 0 || ret != 0)
+			return -1;
+	}
+	return 0;
+}
+
+int program_run(const struct program *p, struct model *m, size_t *failed_at)
+{
+	bool verbose = m->verbose;
+
+	memset(m, 0, sizeof(*m));
+	m->verbose = verbose;
+	*failed_at = 0;
+	if (begin(p, m) != 0)
+		return -1;
+	for (size_t i = 0; i < p->nr; i++) {
+		const struct op *op = &p->ops[i];
+
+		*failed_at = i;
+		if (verbose)
+			printf("%5zu %s\n", i, op_name(op->kind)), fflush(stdout);
+		if (functions[op->kind](m, op->r) != 0)
+			return -1;
+		if (i % FULL_CHECK_EVERY == FULL_CHECK_EVERY - 1 &&
+		    check_everything(m, m->img, &m->files[m->top], "now and then") != 0)
+			return -1;
+	}
+	*failed_at = p->nr;
+	return end(m);
+}
+
+void model_free(struct model *m)
+{
+	if (m->held)
+		img_close(m->held, NULL);
+	if (m->img)
+		img_close(m->img, NULL);
+	for (int i = 0; i <= MODEL_MAX_FILES; i++) {
+		if (m->files[i].name[0])
+			drop_file(m, i);
+	}
+	memfs_destroy(&m->fs);
+	free(m->buf);
+	free(m->buf2);
+	m->held = m->img = NULL;
+}
