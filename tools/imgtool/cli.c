@@ -120,15 +120,28 @@ int cli_usage_error(const struct cli_verb *verb, const char *fmt, ...)
 	return EXIT_USAGE;
 }
 
-/* The library's messages begin with the file they are about: it is not named twice, and an inner file names itself. */
+/* Does msg begin with "FILE: "? The library replaces control characters in its messages by '?'. */
+static bool names_file(const char *msg, const char *file)
+{
+	for (; *file; file++, msg++) {
+		unsigned char c = (unsigned char)*file;
+
+		if (*msg != (c < 0x20 || c == 0x7f ? '?' : *file))
+			return false;
+	}
+	return *msg == ':';
+}
+
+/* The library's messages begin with the file they are about: ours is not named twice, an inner file is named after
+ * ours. */
 int cli_fail(const char *file, const struct img_error *err)
 {
 	const char *msg = err->msg[0] != '\0' ? err->msg : img_strerror(err->code);
 
 	if (err->code == IMG_E_CANCELLED)
 		msg = "interrupted";
-	if (file && strncmp(msg, file, strlen(file)) == 0 && msg[strlen(file)] == ':')
-		file = NULL;
+	if (file && names_file(msg, file))
+		msg += strlen(file) + 1 + strspn(msg + strlen(file) + 1, " ");
 	if (err->offset != UINT64_MAX && !strstr(msg, "0x"))
 		cli_message(file, "%s (offset 0x%" PRIx64 ")", msg, err->offset);
 	else
@@ -421,27 +434,26 @@ int cli_run(const struct cli_verb *verb, int argc, char **argv)
 /* Prints text wrapped at USAGE_WIDTH; the cursor stands at column `at`, further lines begin at `indent`. */
 static void print_wrapped(FILE *out, const char *text, int at, int indent)
 {
-	int column = at;
+	int column = at, spaces = 0;
 
 	while (*text) {
 		int word = (int)strcspn(text, " \n");
 
-		if (column > indent && column + word > USAGE_WIDTH) {
+		if (word > 0 && column > indent && column + spaces + word > USAGE_WIDTH) {
 			fprintf(out, "\n%*s", indent, "");
 			column = indent;
+			spaces = 0;
 		}
-		fprintf(out, "%.*s", word, text);
-		column += word;
+		if (word > 0)
+			fprintf(out, "%*s%.*s", spaces, "", word, text);
+		column += spaces + word;
 		text += word;
+		spaces = *text == ' ';
 		if (*text == '\n') {
 			fprintf(out, "\n%*s", text[1] == '\0' || text[1] == '\n' ? 0 : indent, "");
 			column = indent;
-			text++;
-		} else if (*text == ' ') {
-			fputc(' ', out);
-			column++;
-			text++;
 		}
+		text += *text != '\0';
 	}
 	fputc('\n', out);
 }

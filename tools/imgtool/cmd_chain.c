@@ -24,7 +24,8 @@ static int commit(const struct cli_verb *verb, const struct common_args *common,
 	struct img_error err = { .code = IMG_OK };
 	struct progress progress;
 	struct img *img;
-	int status = open_image(target, common, IMG_OPEN_WRITE, &img);
+	/* the library opens the parent as commit needs it: after an interrupted one it matches no pin */
+	int status = open_image(target, common, IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING, &img);
 
 	if (status != EXIT_DONE)
 		return status;

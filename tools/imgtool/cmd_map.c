@@ -31,10 +31,11 @@ static const char *kind_name(uint32_t flags)
 
 static void print_text(const struct img_extent *e)
 {
-	printf("%#14" PRIx64 "  %#14" PRIx64 "  %5u  %-10s", e->off, e->bytes, e->depth, kind_name(e->flags));
+	printf("%#14" PRIx64 "  %#14" PRIx64 "  %5u  ", e->off, e->bytes, e->depth);
 	if (e->flags & IMG_EXT_OFFSET)
-		printf("  %#14" PRIx64, e->host_off);
-	putchar('\n');
+		printf("%-10s  %#14" PRIx64 "\n", kind_name(e->flags), e->host_off);
+	else
+		puts(kind_name(e->flags));
 }
 
 static int print_extents(const struct common_args *common, const struct target *target, struct img *img)

@@ -82,10 +82,19 @@ static int read_pieces(const struct target *target, struct img *img, uint64_t of
 	return status;
 }
 
+static int read_range(const struct read_args *args, const struct target *target, struct img *img)
+{
+	uint64_t size = img_size(img), off = args->offset.value;
+
+	if (off <= size && (!args->length.given || args->length.value <= size - off))
+		return read_pieces(target, img, off, args->length.given ? args->length.value : size - off);
+	cli_message(target->path, "the range goes past the end of the image (%" PRIu64 " bytes)", size);
+	return EXIT_USAGE;
+}
+
 static int run_read(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
 	const struct read_args *args = verb_args;
-	uint64_t size, off = args->offset.value;
 	struct target target;
 	struct img *img;
 	int status = target_parse(&target, verb, operands[0], args->common.snapshot, NULL);
@@ -94,15 +103,8 @@ static int run_read(const struct cli_verb *verb, void *verb_args, char **operand
 	if (status != EXIT_DONE)
 		return status;
 	status = open_image(&target, &args->common, 0, &img);
-	if (status == EXIT_DONE) {
-		size = img_size(img);
-		if (off > size || (args->length.given && args->length.value > size - off))
-			status = cli_usage_error(verb, "the range goes past the end of the image (%" PRIu64 " bytes)",
-						 size);
-		else
-			status = read_pieces(&target, img, off, args->length.given ? args->length.value : size - off);
-		status = close_image(img, &target, status);
-	}
+	if (status == EXIT_DONE)
+		status = close_image(img, &target, read_range(args, &target, img));
 	target_free(&target);
 	return status;
 }
@@ -151,10 +153,11 @@ static int fill(char *buf, uint64_t bytes, uint64_t *got)
 	return EXIT_DONE;
 }
 
-static int past_end(const struct cli_verb *verb, uint64_t size)
+static int past_end(const struct target *target, struct img *img)
 {
-	return cli_usage_error(verb, "the input goes past the end of the image (%" PRIu64 " bytes): resize it first",
-			       size);
+	cli_message(target->path, "the input goes past the end of the image (%" PRIu64 " bytes): resize it first",
+		    img_size(img));
+	return EXIT_USAGE;
 }
 
 /* What is left of a regular file on stdin is known before anything is written. */
@@ -169,8 +172,7 @@ static bool fits(uint64_t off, uint64_t size)
 	return at < 0 || at >= st.st_size || (uint64_t)(st.st_size - at) <= size - off;
 }
 
-static int write_pieces(const struct cli_verb *verb, const struct target *target, struct img *img, char *buf,
-			uint64_t off)
+static int write_pieces(const struct target *target, struct img *img, char *buf, uint64_t off)
 {
 	struct img_error err = { .code = IMG_OK };
 	uint64_t size = img_size(img), got, want;
@@ -185,7 +187,7 @@ static int write_pieces(const struct cli_verb *verb, const struct target *target
 		if (signals_interrupted())
 			return interrupted(target);
 		if (got > size - off)
-			return past_end(verb, size);
+			return past_end(target, img);
 		if (got > 0 && img_pwrite(img, buf, got, off, 0, &err) != 0)
 			return cli_fail(target->path, &err);
 		off += got;
@@ -212,9 +214,9 @@ static int run_write(const struct cli_verb *verb, void *verb_args, char **operan
 		if (!buf)
 			status = cli_fail_errno(target.path, "buffer");
 		else if (!fits(args->offset.value, img_size(img)))
-			status = past_end(verb, img_size(img));
+			status = past_end(&target, img);
 		else
-			status = write_pieces(verb, &target, img, buf, args->offset.value);
+			status = write_pieces(&target, img, buf, args->offset.value);
 		free(buf);
 		status = close_image(img, &target, status);
 	}

@@ -16,7 +16,8 @@ static const struct cli_option options[] = {
 };
 
 /* SIZE, +SIZE or -SIZE applied to the present size. */
-static int new_size(const struct cli_verb *verb, const char *text, uint64_t old_bytes, uint64_t *out)
+static int new_size(const struct cli_verb *verb, const struct target *target, const char *text, uint64_t old_bytes,
+		    uint64_t *out)
 {
 	bool relative = text[0] == '+' || text[0] == '-';
 	uint64_t bytes;
@@ -24,11 +25,11 @@ static int new_size(const struct cli_verb *verb, const char *text, uint64_t old_
 	if (!cli_parse_size(text + relative, &bytes))
 		return cli_usage_error(verb, "'%s' is not a size (such as 20G, +1G)", text);
 	*out = bytes;
-	if (text[0] == '+' && __builtin_add_overflow(old_bytes, bytes, out))
-		return cli_usage_error(verb, "'%s' is too large", text);
-	if (text[0] == '-' && __builtin_sub_overflow(old_bytes, bytes, out))
-		return cli_usage_error(verb, "'%s' is more than the image's %" PRIu64 " bytes", text, old_bytes);
-	return EXIT_DONE;
+	if ((text[0] != '+' || !__builtin_add_overflow(old_bytes, bytes, out)) &&
+	    (text[0] != '-' || !__builtin_sub_overflow(old_bytes, bytes, out)))
+		return EXIT_DONE;
+	cli_message(target->path, "the image has %" PRIu64 " bytes: there is no size %s of that", old_bytes, text);
+	return EXIT_USAGE;
 }
 
 static int resize(const struct cli_verb *verb, const struct resize_args *args, const struct target *target,
@@ -41,7 +42,7 @@ static int resize(const struct cli_verb *verb, const struct resize_args *args, c
 
 	if (status != EXIT_DONE)
 		return status;
-	status = new_size(verb, size, img_size(img), &bytes);
+	status = new_size(verb, target, size, img_size(img), &bytes);
 	if (status == EXIT_DONE && bytes < img_size(img) && !args->shrink) {
 		cli_message(target->path,
 			    "%s would cut the image from %" PRIu64 " to %" PRIu64 " bytes: allow it with --shrink",
