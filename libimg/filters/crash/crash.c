@@ -12,6 +12,7 @@
 struct crash_state {
 	struct crash_log *log;
 	unsigned file;
+	_Atomic bool dirty; /* changed since the last flush began */
 };
 
 static int log_change(struct node *node, int ret, enum crash_kind kind, uint64_t bytes, uint64_t off,
@@ -22,6 +23,7 @@ static int log_change(struct node *node, int ret, enum crash_kind kind, uint64_t
 
 	if (ret != 0)
 		return ret;
+	atomic_store(&st->dirty, true);
 	ret = crash_log_take(st->log, &entry);
 	return ret == 0 ? 0 : error_set(err, ret, ENOMEM, off, LAYER, "%s: no memory for the log", node->path);
 }
@@ -30,13 +32,6 @@ static int crash_open(struct node *node, const struct driver_open *args, struct 
 {
 	(void)err;
 	node->writable = args->writable;
-	return 0;
-}
-
-static int crash_close(struct node *node, struct img_error *err)
-{
-	(void)node;
-	(void)err;
 	return 0;
 }
 
@@ -68,6 +63,7 @@ static int crash_pwrite(struct node *node, const void *buf, uint64_t bytes, uint
 		return error_set(err, IMG_E_NOMEM, ENOMEM, off, LAYER, "%s: no memory for the log", node->path);
 	memcpy(entry.data, buf, (size_t)bytes);
 	ret = node_pwrite(node->file, buf, bytes, off, flags, err);
+	atomic_store(&st->dirty, true);
 	if (ret == 0) {
 		ret = crash_log_take(st->log, &entry);
 		if (ret == 0)
@@ -92,12 +88,22 @@ static int crash_flush(struct node *node, unsigned flags, struct img_error *err)
 {
 	struct crash_state *st = node->state;
 	struct crash_entry entry = { .kind = CRASH_FLUSH, .file = st->file, .covers = crash_log_position(st->log) };
-	int ret = node_flush(node->file, flags, err);
+	int ret;
 
+	atomic_store(&st->dirty, false);
+	ret = node_flush(node->file, flags, err);
 	if (ret != 0)
 		return ret;
 	ret = crash_log_take(st->log, &entry);
 	return ret == 0 ? 0 : error_set(err, ret, ENOMEM, NO_OFFSET, LAYER, "%s: no memory for the log", node->path);
+}
+
+/* Closing a protocol node makes its file durable: here the filter stands for the host. */
+static int crash_close(struct node *node, struct img_error *err)
+{
+	struct crash_state *st = node->state;
+
+	return node->writable && atomic_load(&st->dirty) ? crash_flush(node, 0, err) : 0;
 }
 
 static int crash_status(struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,

@@ -23,6 +23,7 @@ struct fault_state {
 	struct fault_plan *plan;
 	uint8_t *backed; /* plan->lock; one byte per block, 1: the host has space for it. Full-disk mode only */
 	uint64_t nr_backed_slots; /* plan->lock; length of the array */
+	_Atomic bool dirty;	  /* changed since the last flush began: closing flushes, and that may fail */
 };
 
 static const char *const op_names[FAULT_NR_OPS] = {
@@ -193,20 +194,6 @@ static int fault_open(struct node *node, const struct driver_open *args, struct 
 	return each_data_run(node->file, mark_backed, st, err);
 }
 
-static int fault_close(struct node *node, struct img_error *err)
-{
-	struct fault_state *st = node->state;
-
-	(void)err;
-	if (st->backed != NULL) {
-		/* What stays marked after the data is unmarked was reserved only. */
-		(void)each_data_run(node->file, mark_kept, st, NULL);
-		refund(st, 0, st->nr_backed_slots * BLOCK_BYTES);
-	}
-	free(st->backed);
-	return 0;
-}
-
 static uint64_t fault_size(const struct node *node)
 {
 	return node_size(node->file);
@@ -236,6 +223,7 @@ static int fault_pwrite(struct node *node, const void *buf, uint64_t bytes, uint
 	int e = decide(st->plan, FAULT_WRITE);
 	uint64_t n = bytes;
 
+	atomic_store(&st->dirty, true);
 	if (e == 0)
 		e = charge(st, bytes, off);
 	if (e == 0)
@@ -254,6 +242,7 @@ static int fault_zero(struct node *node, uint64_t bytes, uint64_t off, unsigned 
 	int e = decide(st->plan, FAULT_ZERO);
 	int ret;
 
+	atomic_store(&st->dirty, true);
 	if (e == 0 && (flags & IMG_IO_NO_UNMAP))
 		e = charge(st, bytes, off);
 	if (e != 0)
@@ -270,6 +259,7 @@ static int fault_discard(struct node *node, uint64_t bytes, uint64_t off, unsign
 	int e = decide(st->plan, FAULT_DISCARD);
 	int ret;
 
+	atomic_store(&st->dirty, true);
 	if (e != 0)
 		return injected(node, FAULT_DISCARD, e, off, err);
 	ret = node_discard(node->file, bytes, off, flags, err);
@@ -283,7 +273,23 @@ static int fault_flush(struct node *node, unsigned flags, struct img_error *err)
 	struct fault_state *st = node->state;
 	int e = decide(st->plan, FAULT_FLUSH);
 
+	atomic_store(&st->dirty, false);
 	return e != 0 ? injected(node, FAULT_FLUSH, e, NO_OFFSET, err) : node_flush(node->file, flags, err);
+}
+
+/* A protocol node flushes when it closes, which can fail like any flush. */
+static int fault_close(struct node *node, struct img_error *err)
+{
+	struct fault_state *st = node->state;
+	int ret = node->writable && atomic_load(&st->dirty) ? fault_flush(node, 0, err) : 0;
+
+	if (st->backed != NULL) {
+		/* What stays marked after the data is unmarked was reserved only. */
+		(void)each_data_run(node->file, mark_kept, st, NULL);
+		refund(st, 0, st->nr_backed_slots * BLOCK_BYTES);
+	}
+	free(st->backed);
+	return ret;
 }
 
 static int fault_status(struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
@@ -302,6 +308,7 @@ static int fault_resize(struct node *node, uint64_t size_bytes, struct img_error
 	int e = decide(st->plan, FAULT_RESIZE);
 	int ret;
 
+	atomic_store(&st->dirty, true);
 	if (e != 0)
 		return injected(node, FAULT_RESIZE, e, NO_OFFSET, err);
 	ret = node_resize(node->file, size_bytes, err);
@@ -323,6 +330,7 @@ static int fault_allocate(struct node *node, uint64_t bytes, uint64_t off, struc
 	struct fault_state *st = node->state;
 	int e = decide(st->plan, FAULT_ALLOCATE);
 
+	atomic_store(&st->dirty, true);
 	if (e == 0)
 		e = charge(st, bytes, off);
 	return e != 0 ? injected(node, FAULT_ALLOCATE, e, off, err) : node_allocate(node->file, bytes, off, err);
