@@ -72,12 +72,18 @@ static uint64_t random_at(uint64_t seed, uint64_t i)
 	return z ^ z >> 31;
 }
 
-/* Where request i goes: it wraps at the end of the image. */
+/*
+ * Where request i goes. Steps wrap at the end of the image as those of qemu-img bench do, so that both visit the same places;
+ * a request that would reach over the end is moved back.
+ */
 static uint64_t request_offset(const struct bench *b, uint64_t i)
 {
-	uint64_t places = (img_size(b->img) - b->size - b->offset) / (b->random ? b->size : b->step) + 1;
+	uint64_t last = img_size(b->img) - b->size, off;
 
-	return b->offset + (b->random ? random_at(b->seed, i) % places * b->size : i % places * b->step);
+	if (b->random)
+		return b->offset + random_at(b->seed, i) % ((last - b->offset) / b->size + 1) * b->size;
+	off = (b->offset + i * (b->step % img_size(b->img))) % img_size(b->img);
+	return off < last ? off : last;
 }
 
 static void fail(struct bench *b, const struct img_error *err)
