@@ -74,7 +74,12 @@ static char *join(const char *folder, const char *name, struct img_error *err)
 	return out;
 }
 
-/* Ends fd unless it is what it must be. O_NONBLOCK served only to open it. */
+static int is_folder(const char *path, struct img_error *err)
+{
+	return error_set(err, IMG_E_INVALID, EISDIR, NO_OFFSET, LAYER, "%s: is a folder", path);
+}
+
+/* Is fd what it must be? O_NONBLOCK served only to open it. */
 static int judge(int fd, const char *path, bool devices, struct img_error *err)
 {
 	struct stat sb;
@@ -83,7 +88,7 @@ static int judge(int fd, const char *path, bool devices, struct img_error *err)
 	if (fstat(fd, &sb) < 0)
 		return error_errno(err, errno, NO_OFFSET, LAYER, "%s: cannot stat", path);
 	if (S_ISDIR(sb.st_mode))
-		return error_set(err, IMG_E_INVALID, EISDIR, NO_OFFSET, LAYER, "%s: is a folder", path);
+		return is_folder(path, err);
 	if (S_ISBLK(sb.st_mode) && !devices)
 		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
 				 "%s: is a block device, which an image may only name under --allow-refs any", path);
@@ -228,6 +233,8 @@ int broker_open_named(const char *path, bool writable, int *fd, struct img_error
 	int ret;
 
 	*fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (*fd < 0 && errno == EISDIR)
+		return is_folder(path, err);
 	if (*fd < 0)
 		return error_errno(err, errno, NO_OFFSET, LAYER, "%s: cannot open%s", path, writable ? " for writing" : "");
 	ret = judge(*fd, path, true, err);
