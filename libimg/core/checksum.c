@@ -147,7 +147,7 @@ static int do_spans(struct team *team, struct digest_job *job, uint8_t *buf, str
 static int member(struct team *team, void *ctx, struct img_error *err)
 {
 	struct digest_job *job = ctx;
-	uint8_t *buf = aligned_alloc(BUFFER_ALIGN, job->ops->span_bytes);
+	uint8_t *buf = aligned_alloc(BUFFER_ALIGN, (size_t)job->ops->span_bytes);
 	int r = buf ? do_spans(team, job, buf, err) : no_memory(err);
 
 	free(buf);
@@ -214,7 +214,7 @@ static int xxh_add(struct digest_job *job, const struct span *span, const uint8_
 	XXH128_canonical_t last;
 
 	if (!span->zero)
-		return XXH3_128bits_update(job->xxh, buf, (nr_whole + (rest > 0)) * sizeof(last)) == XXH_OK ? 0 : -1;
+		return XXH3_128bits_update(job->xxh, buf, (size_t)(nr_whole + (rest > 0)) * sizeof(last)) == XXH_OK ? 0 : -1;
 	for (uint64_t i = 0; i < nr_whole; i++)
 		if (XXH3_128bits_update(job->xxh, &job->zero_hash, sizeof(job->zero_hash)) != XXH_OK)
 			return -1;

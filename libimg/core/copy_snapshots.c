@@ -294,7 +294,7 @@ static int read_list(struct carry *c, struct img_error *err)
 	if (!c->snaps || !c->changes.list)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, "core", "no memory for a list of snapshots");
 	r = img_snapshot_list(c->src, c->snaps, nr, &c->nr_snaps, err);
-	c->nr_snaps = min_u64(c->nr_snaps, nr);
+	c->nr_snaps = (size_t)min_u64(c->nr_snaps, nr);
 	return r;
 }
 

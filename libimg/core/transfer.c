@@ -349,8 +349,8 @@ static int work(struct team *team, void *ctx, struct img_error *err)
 
 	if (m) {
 		m->job = job;
-		m->buf = aligned_alloc(BUFFER_ALIGN, job->piece_bytes);
-		m->base = job->t->base ? aligned_alloc(BUFFER_ALIGN, job->piece_bytes) : NULL;
+		m->buf = aligned_alloc(BUFFER_ALIGN, (size_t)job->piece_bytes);
+		m->base = job->t->base ? aligned_alloc(BUFFER_ALIGN, (size_t)job->piece_bytes) : NULL;
 		if (m->buf && (m->base || !job->t->base))
 			r = do_pieces(team, m, err);
 		free(m->buf);
