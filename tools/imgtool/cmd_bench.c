@@ -116,7 +116,7 @@ static void *worker(void *arg)
 	struct img_error err = { .code = IMG_OK };
 	uint64_t *buf = NULL, i;
 
-	if (posix_memalign((void **)&buf, 4096, b->size + sizeof(*buf)) != 0) {
+	if (posix_memalign((void **)&buf, 4096, (size_t)b->size + sizeof(*buf)) != 0) {
 		err = (struct img_error){ .code = IMG_E_NOMEM, .offset = UINT64_MAX };
 		fail(b, &err);
 		return NULL;
@@ -185,7 +185,7 @@ static int report(const struct bench *b, const struct bench_args *args, unsigned
 	double seconds = (double)b->elapsed_ns / 1e9, iops = (double)b->count / seconds;
 	double mib = iops * (double)b->size / (1 << 20), flush = (double)b->final_flush_ns / 1e9;
 
-	qsort(b->latency_ns, b->count, sizeof(*b->latency_ns), by_value);
+	qsort(b->latency_ns, (size_t)b->count, sizeof(*b->latency_ns), by_value);
 	if (args->common.json)
 		return output_json(json_pack("{s:s, s:I, s:I, s:i, s:b, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f}",
 					     "operation", b->write ? "write" : "read", "request_bytes",
@@ -251,7 +251,7 @@ static int bench(const struct cli_verb *verb, const struct bench_args *args, con
 					 img_size(b.img));
 		return close_image(b.img, target, status);
 	}
-	b.latency_ns = calloc(b.count, sizeof(*b.latency_ns));
+	b.latency_ns = calloc((size_t)b.count, sizeof(*b.latency_ns));
 	status = b.latency_ns ? run_threads(&b, depth, target) : cli_fail_errno(target->path, "latencies");
 	if (status == EXIT_DONE)
 		status = report(&b, args, depth);

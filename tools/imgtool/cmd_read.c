@@ -36,7 +36,7 @@ static int interrupted(const struct target *target)
 static int write_stdout(const char *buf, uint64_t bytes)
 {
 	while (bytes > 0) {
-		ssize_t n = write(STDOUT_FILENO, buf, bytes);
+		ssize_t n = write(STDOUT_FILENO, buf, (size_t)bytes);
 
 		if (n < 0 && errno == EINTR && !signals_interrupted())
 			continue;
@@ -138,7 +138,7 @@ static const struct cli_option write_options[] = {
 static int fill(char *buf, uint64_t bytes, uint64_t *got)
 {
 	for (*got = 0; *got < bytes;) {
-		ssize_t n = read(STDIN_FILENO, buf + *got, bytes - *got);
+		ssize_t n = read(STDIN_FILENO, buf + *got, (size_t)(bytes - *got));
 
 		if (n < 0 && errno == EINTR && !signals_interrupted())
 			continue;
