@@ -73,8 +73,8 @@ static uint64_t random_at(uint64_t seed, uint64_t i)
 }
 
 /*
- * Where request i goes. Steps wrap at the end of the image as those of qemu-img bench do, so that both visit the same places;
- * a request that would reach over the end is moved back.
+ * Where request i goes. Steps wrap at the end of the image as those of qemu-img bench do, so that both visit the same
+ * places; a request that would reach over the end is moved back.
  */
 static uint64_t request_offset(const struct bench *b, uint64_t i)
 {

@@ -86,7 +86,7 @@ static int convert(const struct cli_verb *verb, const struct convert_args *args,
 	struct progress progress;
 	struct img_create_options create = {
 		.struct_size = sizeof(create),
-		.format = create_format(args->format, dst->path),
+		.format = args->format,
 		.flags = args->force ? IMG_CREATE_OVERWRITE : 0,
 		.backing = backing->path,
 		.backing_snapshot = backing->snapshot,
@@ -133,23 +133,42 @@ static bool good_codec(const char *codec)
 	return false;
 }
 
-static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
+static bool compresses(const char *format)
 {
-	const struct convert_args *args = verb_args;
-	struct target src = { NULL, NULL }, dst = { NULL, NULL }, backing = { NULL, NULL };
-	int status;
+	const char *known = img_format_options(format);
 
-	if (create_is_help(args->options))
-		return create_print_help(verb, create_format(args->format, nr_operands > 1 ? operands[1] : NULL));
-	if (nr_operands < 2)
-		return cli_usage_error(verb, "expected %s", verb->operands);
+	return known && strstr(known, "compression=");
+}
+
+static int check_args(const struct cli_verb *verb, const struct convert_args *args, const char *format)
+{
 	if (args->compress && !good_codec(args->compress))
 		return cli_usage_error(verb, "-c: '%s' is not zstd, zlib or none, with :LEVEL", args->compress);
+	if (args->compress && strcmp(args->compress, "none") != 0 && img_format_options(format) && !compresses(format))
+		return cli_usage_error(verb, "-c: the format %s does not compress", format);
 	if (args->threads.value > 256)
 		return cli_usage_error(verb, "-j: at most 256");
 	if (args->backing_format && !args->backing)
 		return cli_usage_error(verb, "--backing-format without -b");
-	status = target_parse(&src, verb, operands[0], args->common.snapshot, NULL);
+	return EXIT_DONE;
+}
+
+static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
+{
+	struct convert_args *args = verb_args;
+	struct target src = { NULL, NULL }, dst = { NULL, NULL }, backing = { NULL, NULL };
+	int status;
+
+	args->format = create_format(args->format, nr_operands > 1 ? operands[1] : NULL);
+	if (create_is_help(args->options))
+		return create_print_help(verb, args->format);
+	if (nr_operands < 2)
+		return cli_usage_error(verb, "expected %s", verb->operands);
+	status = check_args(verb, args, args->format);
+	if (args->compress && !compresses(args->format))
+		args->compress = NULL; /* none, of a format that never does */
+	if (status == EXIT_DONE)
+		status = target_parse(&src, verb, operands[0], args->common.snapshot, NULL);
 	if (status == EXIT_DONE)
 		status = target_parse_new(&dst, verb, operands[1]);
 	if (status == EXIT_DONE && args->backing)

@@ -61,25 +61,40 @@ static json_t *json_backing(const struct img_info *info)
 			 info->backing_pin, "committing", info->backing_committing);
 }
 
+static json_t *json_nonzero(uint64_t bytes)
+{
+	return bytes ? output_json_size(bytes) : json_null();
+}
+
 static json_t *json_layer(const struct layer *layer)
 {
 	const struct img_info *info = &layer->info;
 	char uuid[UUID_TEXT_BYTES], hash[HEX_TEXT_BYTES];
+	json_t *o = json_object();
 
-	return json_pack(
-		"{s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:b, s:b, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
-		"filename", output_json_text(img_path(layer->img)), "snapshot", output_json_text(layer->snapshot),
-		"format", info->format, "virtual_size", output_json_size(info->virtual_bytes), "file_size",
-		output_json_size(info->file_bytes), "allocated_bytes", output_json_size(info->allocated_bytes),
-		"block_size", info->block_bytes ? output_json_size(info->block_bytes) : json_null(), "unit_size",
-		info->unit_bytes ? output_json_size(info->unit_bytes) : json_null(), "compression",
-		info->compression[0] ? info->compression : "none", "encrypted", info->encrypted, "dirty", info->dirty,
-		"corrupt", info->corrupt, "uuid",
-		info->has_uuid ? json_string(output_uuid(info->uuid, uuid)) : json_null(), "content_hash",
-		has_hash(info) ? json_string(output_hex(info->hash, sizeof(info->hash), hash)) : json_null(),
-		"generation", output_json_size(info->generation), "used_bytes", output_json_size(info->used_bytes),
-		"vmstate_size", output_json_size(info->vmstate_bytes), "backing", json_backing(info), "snapshots",
-		snapshots_json(&layer->snapshots));
+	json_object_set_new(o, "filename", output_json_text(img_path(layer->img)));
+	json_object_set_new(o, "snapshot", output_json_text(layer->snapshot));
+	json_object_set_new(o, "format", json_string(info->format));
+	json_object_set_new(o, "virtual_size", output_json_size(info->virtual_bytes));
+	json_object_set_new(o, "file_size", output_json_size(info->file_bytes));
+	json_object_set_new(o, "allocated_bytes", output_json_size(info->allocated_bytes));
+	json_object_set_new(o, "block_size", json_nonzero(info->block_bytes));
+	json_object_set_new(o, "unit_size", json_nonzero(info->unit_bytes));
+	json_object_set_new(o, "compression", json_string(info->compression[0] ? info->compression : "none"));
+	json_object_set_new(o, "encrypted", json_boolean(info->encrypted));
+	json_object_set_new(o, "dirty", json_boolean(info->dirty));
+	json_object_set_new(o, "corrupt", json_boolean(info->corrupt));
+	json_object_set_new(o, "uuid", info->has_uuid ? json_string(output_uuid(info->uuid, uuid)) : json_null());
+	json_object_set_new(o, "content_hash",
+			    has_hash(info) ? json_string(output_hex(info->hash, sizeof(info->hash), hash)) :
+					     json_null());
+	json_object_set_new(o, "generation", output_json_size(info->generation));
+	json_object_set_new(o, "used_bytes", output_json_size(info->used_bytes));
+	json_object_set_new(o, "pending_free_bytes", output_json_size(info->pending_free_bytes_hint));
+	json_object_set_new(o, "vmstate_size", output_json_size(info->vmstate_bytes));
+	json_object_set_new(o, "backing", json_backing(info));
+	json_object_set_new(o, "snapshots", snapshots_json(&layer->snapshots));
+	return o;
 }
 
 /* ---- text -------------------------------------------------------------------------------------------------------- */
