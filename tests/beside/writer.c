@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The writer of the beside test: one process that has an image open for a long time and writes, flushes, checkpoints, creates,
- * deletes and reverts snapshots, but leaves the one called "keep" alone. After each revert and now and then it says on stdout how
- * many operations it has done. Ends after the given time, or with 1 and a message at the first failure.
+ * The writer of the beside test: one process that has an image open for a long time and writes, flushes, checkpoints,
+ * creates, deletes and reverts snapshots, but leaves the one called "keep" alone. After each revert and now and then it
+ * says on stdout how many operations it has done. Ends after the given time, or with 1 and a message at the first
+ * failure.
  *
  *   beside-writer FILE SECONDS SEED
  */

@@ -3,12 +3,11 @@
  * bitrot: changes one byte of an image file, and asks everything that can be asked of it. Allowed is:
  *
  *   harmless   every state reads right and check finds nothing: nothing depends on the byte (free space)
- *   spare      every state reads right and check reports redundancy: one copy of the superblock is gone, or no reader needs the
- *              byte (free-space map)
- *   reported   the reads that meet it fail as CORRUPT, naming a place in the AU (or the compressed unit) that was changed,
- *              check reports damage there, and every other read is right
- *   refused    the image cannot be opened, and says so with the place
- *   dropped    only where a journal is to be replayed: its last record is as if it had not been written
+ *   spare      every state reads right and check reports redundancy: one copy of the superblock is gone, or no reader
+ * needs the byte (free-space map) reported   the reads that meet it fail as CORRUPT, naming a place in the AU (or the
+ * compressed unit) that was changed, check reports damage there, and every other read is right refused    the image
+ * cannot be opened, and says so with the place dropped    only where a journal is to be replayed: its last record is as
+ * if it had not been written
  *
  * Wrong data is never allowed, nor is damage that reaches beyond the block or unit whose data it is.
  *
@@ -26,7 +25,7 @@
 #include "memfs.h"
 #include "model.h"
 
-#define AU	  4096u
+#define AU	   4096u
 #define MAX_STATES 8
 
 struct state {
@@ -136,9 +135,10 @@ static void populate(struct img *img, uint64_t bytes)
 
 static void make(uint64_t bytes, bool journal)
 {
-	struct img_create_options create = {
-		.struct_size = sizeof(create), .format = "limg", .size_bytes = bytes, .options = "block_size=4096,unit_size=65536"
-	};
+	struct img_create_options create = { .struct_size = sizeof(create),
+					     .format = "limg",
+					     .size_bytes = bytes,
+					     .options = "block_size=4096,unit_size=65536" };
 	struct img_error err = { 0 };
 	struct mem_content *clone = NULL;
 	struct img *img;
@@ -284,7 +284,8 @@ static enum verdict ask(uint64_t off)
 			ret = img_snapshot_open(img, t.states[i].snap, &view, &err);
 		if (ret != 0) {
 			if (ret != IMG_E_CORRUPT || !same_place(err.offset, off))
-				die(off, "a snapshot cannot be opened, otherwise than as CORRUPT with the place", err.msg);
+				die(off, "a snapshot cannot be opened, otherwise than as CORRUPT with the place",
+				    err.msg);
 			a.failed_reads++;
 			continue;
 		}

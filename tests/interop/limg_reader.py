@@ -94,8 +94,8 @@ class Snapshot:
 
     def __init__(self, data, off, where, block_shift):
         (self.id, self.state, name_len, self.uuid, self.parent, self.epoch, self.created, self.cursor_block,
-         self.cursor_volume, zero) = struct.unpack_from('<QII16sQQqQII', data, off)
-        if zero or any(data[off + 184:off + 256]) or any(data[off + 256 + min(name_len, 256):off + 512]):
+         self.cursor_volume, flags) = struct.unpack_from('<QII16sQQqQII', data, off)
+        if flags > 1 or any(data[off + 184:off + 256]) or any(data[off + 256 + min(name_len, 256):off + 512]):
             raise Damage('LIMG-2', where, 'reserved bytes of a snapshot record are not zero')
         if self.state not in (1, 2) or name_len > 255 or (name_len == 0) != (self.state == 2):
             raise Damage('LIMG-13', where, 'snapshot record %d has state %d and a name of %d bytes'
@@ -111,6 +111,7 @@ class Snapshot:
             raise Damage('LIMG-13', where, 'illegal snapshot name %r' % self.name)
         self.disk = Volume(DISK, data, off + 72, where, block_shift)
         self.vmstate = Volume(VMSTATE, data, off + 128, where, block_shift)
+        self.has_vmstate = flags & 1 == 1
         self.where = where
 
     def __str__(self):
@@ -467,9 +468,9 @@ class Image:
             state, at = word >> 60, at + 24
             if any(zero):
                 raise Damage('LIMG-2', off + at, 'reserved bytes of a delta are not zero')
-            if kind not in (DISK, VMSTATE) or state > DEFLATE:
+            if kind != DISK or state > DEFLATE:
                 raise Damage('LIMG-5', off + at, 'delta for volume %d with state %d' % (kind, state))
-            volume = self.disk if kind == DISK else self.vmstate
+            volume = self.disk
             if not blocks or block % LEAF + blocks > LEAF or block + blocks > volume.blocks:
                 raise Damage('LIMG-6', off + at, 'delta for blocks %d to %d of volume %d' % (block, block + blocks, kind))
             if word >> 38 & BIRTH_MASK > self.epoch or state == NONE and word or state == ZERO and word & ADDR_MASK:
@@ -648,15 +649,19 @@ def open_state(name, vmstate=False):
     if '@' in name and not os.path.exists(name):
         path, _, snap = name.rpartition('@')
     image = Image(path)
-    return LimgLayer(image, image.find(snap) if snap else None, VMSTATE if vmstate else DISK)
+    found = image.find(snap) if snap else None
+    if vmstate and found and not found.has_vmstate:
+        raise Damage('no machine state', None, 'in ' + str(found))
+    return LimgLayer(image, found, VMSTATE if vmstate else DISK)
 
 
 def command_list(args):
     image = Image(args.file)
     for snap in sorted(image.snapshots, key=lambda s: s.id):
         if snap.state == 1:
-            print('%d\t%s\t%d\t%d\tparent %d\tepoch %d\t%s' % (snap.id, snap.name, snap.disk.size, snap.vmstate.size,
-                                                              snap.parent, snap.epoch, snap.uuid.hex()))
+            vm_size = snap.vmstate.size if snap.has_vmstate else 0
+            print('%d\t%s\t%d\t%d\tparent %d\tepoch %d\t%s' % (snap.id, snap.name, snap.disk.size, vm_size, snap.parent,
+                                                              snap.epoch, snap.uuid.hex()))
     return image.problems
 
 

@@ -78,9 +78,9 @@ class State:
 
 
 class Snapshot:
-    def __init__(self, ident, name, state, parent, epoch, uuid):
+    def __init__(self, ident, name, state, parent, epoch, uuid, vmstate):
         self.id, self.name, self.state = ident, name, state
-        self.parent, self.epoch, self.uuid = parent, epoch, uuid
+        self.parent, self.epoch, self.uuid, self.vmstate = parent, epoch, uuid, vmstate
         self.deleted = False
         self.cursor = (0, 0)    # volume, block
         self.created = 1_700_000_000_000_000_000 + ident
@@ -179,8 +179,9 @@ class Writer:
     def find(self, name):
         return next(s for s in self.snaps if s and s.name == name and not s.deleted)
 
-    def snapshot(self, name):
-        snap = Snapshot(self.next_id, name, self.head.copy(), self.head_parent, self.epoch, self.rng.randbytes(16))
+    def snapshot(self, name, vmstate=True):
+        snap = Snapshot(self.next_id, name, self.head.copy(), self.head_parent, self.epoch, self.rng.randbytes(16),
+                        vmstate)
         self.next_id += 1
         self.head_parent = snap.id
         self.epoch += 1
@@ -192,6 +193,8 @@ class Writer:
     def revert(self, name):
         snap = self.find(name)
         self.head = snap.state.copy()
+        if not snap.vmstate:
+            self.head.size[VMSTATE], self.head.entries[VMSTATE] = 0, {}
         self.head_parent = snap.id
         self.epoch += 1
 
@@ -303,7 +306,7 @@ class Writer:
             page = pages.setdefault(slot // 8, bytearray(AU))
             name = snap.name.encode()
             record = struct.pack('<QII16sQQqQII56s56s72x256s', snap.id, 2 if snap.deleted else 1, len(name), snap.uuid,
-                                 snap.parent, snap.epoch, snap.created, snap.cursor[1], snap.cursor[0], 0,
+                                 snap.parent, snap.epoch, snap.created, snap.cursor[1], snap.cursor[0], snap.vmstate,
                                  snap.state.roots[DISK], snap.state.roots[VMSTATE], name)
             page[slot % 8 * 512:slot % 8 * 512 + 512] = record
         entries = {}
@@ -364,11 +367,10 @@ class Writer:
     def journal(self, stable=None):
         """Appends one record with everything that changed in the head since the last one."""
         ring, deltas = self.ring, []
-        for volume in (DISK, VMSTATE):
-            old, new = ring['base'].entries[volume], self.head.entries[volume]
-            for block in sorted(old.keys() | new.keys()):
-                if old.get(block) != new.get(block):
-                    deltas.append((volume, block, [new.get(block, (0, 0))]))
+        old, new = ring['base'].entries[DISK], self.head.entries[DISK]
+        for block in sorted(old.keys() | new.keys()):
+            if old.get(block) != new.get(block):
+                deltas.append((DISK, block, [new.get(block, (0, 0))]))
         seq = ring['next']
         record = self.journal_record(seq, ring['last'], seq - 1 if stable is None else stable, 1, self.merge(deltas))
         if ring['position'] + len(record) + AU > ring['aus'] * AU:
@@ -543,7 +545,7 @@ def random_image(seed, clean=False):
         if what < .6:
             change()
         elif what < .75:
-            w.snapshot(next(names))
+            w.snapshot(next(names), rng.random() < .5)
         elif what < .82 and live:
             w.revert(rng.choice(live))
         elif what < .9 and live:

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The truth that images are compared with: a flat array of bytes. Pages are shared between copies, so that a copy for each
- * snapshot is cheap; a page that is not there is zeros. Running out of memory ends the program.
+ * The truth that images are compared with: a flat array of bytes. Pages are shared between copies, so that a copy for
+ * each snapshot is cheap; a page that is not there is zeros. Running out of memory ends the program.
  */
 #ifndef TESTS_FLAT_H
 #define TESTS_FLAT_H

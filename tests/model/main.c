@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * model: random programs against flat arrays. Every program runs in a process of its own, so that a crash is a failure like
- * any other, and so that a failing program can be made small by running ever shorter ones.
+ * model: random programs against flat arrays. Every program runs in a process of its own, so that a crash is a failure
+ * like any other, and so that a failing program can be made small by running ever shorter ones.
  *
  *   model [--seed N] [--ops N] [--length N] [--format F] [--shrink] [--verbose] [--jobs N] [--dump FOLDER]
  *
- * --ops is the number of operations in all, --length that of one program. --dump writes the files that each program ends with
- * to FOLDER/SEED-NAME with a list of digests, for another judge.
+ * --ops is the number of operations in all, --length that of one program. --dump writes the files that each program
+ * ends with to FOLDER/SEED-NAME with a list of digests, for another judge.
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -75,7 +75,8 @@ static pid_t start(const struct program *p, const struct options *o, struct outc
 static bool failed(struct outcome *out, int status)
 {
 	if (out->state == 1 && (!WIFEXITED(status) || WEXITSTATUS(status) != 0))
-		snprintf(out->failure, sizeof(out->failure), "the process ended with status 0x%x after the program", (unsigned)status);
+		snprintf(out->failure, sizeof(out->failure), "the process ended with status 0x%x after the program",
+			 (unsigned)status);
 	else if (out->state == 0)
 		snprintf(out->failure, sizeof(out->failure), "the process ended with status 0x%x%s", (unsigned)status,
 			 WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM ? " (hangs)" : "");
@@ -137,7 +138,8 @@ static void report(struct program *p, struct options *o, struct outcome *out)
 {
 	printf("FAILED: seed %" PRIu64 ", length %zu, operation %zu (%s): %s\n", p->seed, p->nr, out->failed_at,
 	       out->failed_at < p->nr ? op_name(p->ops[out->failed_at].kind) : "end", out->failure);
-	printf("again: model --format %s --seed %" PRIu64 " --length %zu --ops %zu --shrink\n", o->format, p->seed, p->nr, p->nr);
+	printf("again: model --format %s --seed %" PRIu64 " --length %zu --ops %zu --shrink\n", o->format, p->seed,
+	       p->nr, p->nr);
 	if (!o->shrink)
 		return;
 	shrink(p, o, out);
@@ -151,40 +153,23 @@ static void report(struct program *p, struct options *o, struct outcome *out)
 static int parse(int argc, char **argv, struct options *o)
 {
 	static const struct option names[] = {
-		{ "seed", 1, NULL, 's' },   { "ops", 1, NULL, 'o' },	 { "length", 1, NULL, 'l' }, { "format", 1, NULL, 'f' },
-		{ "shrink", 0, NULL, 'k' }, { "verbose", 0, NULL, 'v' }, { "jobs", 1, NULL, 'j' },   { "dump", 1, NULL, 'd' },
-		{ NULL, 0, NULL, 0 },
+		{ "seed", 1, NULL, 's' },   { "ops", 1, NULL, 'o' },	{ "length", 1, NULL, 'l' },
+		{ "format", 1, NULL, 'f' }, { "shrink", 0, NULL, 'k' }, { "verbose", 0, NULL, 'v' },
+		{ "jobs", 1, NULL, 'j' },   { "dump", 1, NULL, 'd' },	{ NULL, 0, NULL, 0 },
 	};
 	int c;
 
 	while ((c = getopt_long(argc, argv, "", names, NULL)) != -1) {
 		switch (c) {
-		case 's':
-			o->seed = strtoull(optarg, NULL, 0);
-			break;
-		case 'o':
-			o->ops = strtoull(optarg, NULL, 0);
-			break;
-		case 'l':
-			o->length = strtoull(optarg, NULL, 0);
-			break;
-		case 'f':
-			o->format = optarg;
-			break;
-		case 'k':
-			o->shrink = true;
-			break;
-		case 'v':
-			o->verbose = true;
-			break;
-		case 'j':
-			o->jobs = (unsigned)strtoul(optarg, NULL, 0);
-			break;
-		case 'd':
-			o->dump = optarg;
-			break;
-		default:
-			return -1;
+		case 's': o->seed = strtoull(optarg, NULL, 0); break;
+		case 'o': o->ops = strtoull(optarg, NULL, 0); break;
+		case 'l': o->length = strtoull(optarg, NULL, 0); break;
+		case 'f': o->format = optarg; break;
+		case 'k': o->shrink = true; break;
+		case 'v': o->verbose = true; break;
+		case 'j': o->jobs = (unsigned)strtoul(optarg, NULL, 0); break;
+		case 'd': o->dump = optarg; break;
+		default: return -1;
 		}
 	}
 	return optind == argc && o->length > 0 && o->jobs > 0 && o->jobs <= 64 ? 0 : -1;
@@ -212,8 +197,8 @@ int main(int argc, char **argv)
 	if (outs == MAP_FAILED)
 		return 3;
 	programs = (o.ops + o.length - 1) / o.length;
-	printf("model: %" PRIu64 " programs of %zu operations, format %s, seeds from %" PRIu64 "\n", programs, o.length, o.format,
-	       o.seed);
+	printf("model: %" PRIu64 " programs of %zu operations, format %s, seeds from %" PRIu64 "\n", programs, o.length,
+	       o.format, o.seed);
 	while (done < programs && bad == 0) {
 		unsigned i;
 		int status;
@@ -245,7 +230,7 @@ int main(int argc, char **argv)
 	}
 	while (wait(NULL) > 0)
 		;
-	printf("model: %" PRIu64 " operations in %" PRIu64 " programs, %" PRIu64 " full comparisons: %s\n", done * o.length, done,
-	       checks, bad ? "FAILED" : "all equal");
+	printf("model: %" PRIu64 " operations in %" PRIu64 " programs, %" PRIu64 " full comparisons: %s\n",
+	       done * o.length, done, checks, bad ? "FAILED" : "all equal");
 	return bad;
 }

@@ -67,8 +67,8 @@ void memfs_remove(struct memfs *fs, const char *name)
 	pthread_mutex_unlock(&fs->lock);
 }
 
-static int open_file(void *ctx, const char *child_path, const char *name, enum img_refs refs, const struct host_open *args,
-		     struct node **out, char **resolved, struct img_error *err)
+static int open_file(void *ctx, const char *child_path, const char *name, enum img_refs refs,
+		     const struct host_open *args, struct node **out, char **resolved, struct img_error *err)
 {
 	struct mem_content *content = memfs_find(ctx, name);
 	int ret;

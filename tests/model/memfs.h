@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A folder of files in memory, as an environment for images: names map to the contents of the mem protocol. Names are flat;
- * references between images are taken as they stand, whatever the policy.
+ * A folder of files in memory, as an environment for images: names map to the contents of the mem protocol. Names are
+ * flat; references between images are taken as they stand, whatever the policy.
  */
 #ifndef TESTS_MEMFS_H
 #define TESTS_MEMFS_H
@@ -25,7 +25,8 @@ void memfs_init(struct memfs *fs);
 void memfs_destroy(struct memfs *fs);
 /* The content of a file, borrowed; NULL if there is none. */
 struct mem_content *memfs_find(struct memfs *fs, const char *name);
-/* Puts content (one reference is taken over) under a name, in place of what was there. Ends the program where it has no room. */
+/* Puts content (one reference is taken over) under a name, in place of what was there. Ends the program where it has no
+ * room. */
 void memfs_put(struct memfs *fs, const char *name, struct mem_content *content);
 void memfs_remove(struct memfs *fs, const char *name);
 

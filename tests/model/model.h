@@ -2,13 +2,13 @@
 /*
  * Random programs of operations, run against real images in memory and against flat arrays at the same time.
  *
- * A program is a list of operations with plain random numbers as arguments; an operation makes sense of its numbers when it
- * runs (an offset is taken modulo the size, a snapshot is chosen among those that there are), so every sub-list of a program
- * is a program too, and a failing one can be made small by leaving operations out.
+ * A program is a list of operations with plain random numbers as arguments; an operation makes sense of its numbers
+ * when it runs (an offset is taken modulo the size, a snapshot is chosen among those that there are), so every sub-list
+ * of a program is a program too, and a failing one can be made small by leaving operations out.
  *
- * The images form a stack of files: each stands on a state of one below it, or on nothing, and the last one, the top, is
- * open for writing. The truth of a file is the content that its guest sees, backing included: a flat array for the head, one for
- * each snapshot, and the same for the machine state.
+ * The images form a stack of files: each stands on a state of one below it, or on nothing, and the last one, the top,
+ * is open for writing. The truth of a file is the content that its guest sees, backing included: a flat array for the
+ * head, one for each snapshot, and the same for the machine state.
  */
 #ifndef TESTS_MODEL_H
 #define TESTS_MODEL_H
@@ -21,10 +21,38 @@
 #define MODEL_MAX_BYTES (8u << 20)
 
 enum op_kind {
-	OP_WRITE, OP_WRITE_BLOCKS, OP_WRITE_UNITS, OP_ZERO, OP_DISCARD, OP_READ, OP_FLUSH, OP_CHECKPOINT, OP_SNAP_CREATE,
-	OP_SNAP_DELETE, OP_SNAP_REVERT, OP_SNAP_RENAME, OP_SNAP_READ, OP_SNAP_HOLD, OP_DIFF, OP_EXTENTS, OP_VM_WRITE, OP_VM_READ,
-	OP_VM_RESIZE, OP_RESIZE, OP_OVERLAY, OP_POP, OP_COMMIT, OP_REBASE, OP_FLATTEN, OP_REOPEN, OP_REPLAY, OP_CHECK,
-	OP_COMPARE, OP_CONVERT, OP_TOUCH_PARENT, NR_OPS
+	OP_WRITE,
+	OP_WRITE_BLOCKS,
+	OP_WRITE_UNITS,
+	OP_ZERO,
+	OP_DISCARD,
+	OP_READ,
+	OP_FLUSH,
+	OP_CHECKPOINT,
+	OP_SNAP_CREATE,
+	OP_SNAP_DELETE,
+	OP_SNAP_REVERT,
+	OP_SNAP_RENAME,
+	OP_SNAP_READ,
+	OP_SNAP_HOLD,
+	OP_DIFF,
+	OP_EXTENTS,
+	OP_VM_WRITE,
+	OP_VM_READ,
+	OP_VM_RESIZE,
+	OP_RESIZE,
+	OP_OVERLAY,
+	OP_POP,
+	OP_COMMIT,
+	OP_REBASE,
+	OP_FLATTEN,
+	OP_REOPEN,
+	OP_REPLAY,
+	OP_CHECK,
+	OP_COMPARE,
+	OP_CONVERT,
+	OP_TOUCH_PARENT,
+	NR_OPS
 };
 
 struct op {
@@ -64,7 +92,7 @@ struct mfile {
 		unsigned id, parent;
 	} gone[256]; /* deleted snapshots: whose children are now their parents' */
 	size_t nr_gone;
-	int parent;		  /* index in the stack, -1: none */
+	int parent;	      /* index in the stack, -1: none */
 	char parent_snap[24]; /* "": its head */
 	bool raw;
 	bool stale; /* its parent's head was changed by a commit from elsewhere: it cannot be opened any more */
@@ -81,6 +109,7 @@ struct model {
 	unsigned snap_seq;
 	uint32_t block_bytes, unit_bytes;
 	bool is_limg;
+	bool no_vm;	     /* do not look at the working machine state: it is durable with a snapshot only */
 	uint8_t *buf, *buf2; /* IO_BYTES each */
 	bool verbose;
 	uint64_t full_checks;
@@ -112,7 +141,8 @@ struct msnap *find_snap(struct mfile *f, const char *name);
 const struct flat *parent_content(struct model *m, const struct mfile *f);
 
 /* verify.c */
-int check_range(struct model *m, struct img *img, const struct flat *truth, uint64_t bytes, uint64_t off, const char *what);
+int check_range(struct model *m, struct img *img, const struct flat *truth, uint64_t bytes, uint64_t off,
+		const char *what);
 int check_image(struct model *m, struct img *img, const struct flat *truth, const char *what);
 int check_clean(struct model *m, struct img *img, const char *what);
 /* Head, every snapshot, machine states, list of snapshots, img_check(). */

@@ -209,11 +209,13 @@ int op_replay(struct model *m, const uint32_t *r)
 	if (!clone)
 		return fail(m, "no memory for a clone");
 	memfs_put(&m->fs, "clone", clone);
+	m->no_vm = true;
 	ret = check_file(m, "clone", top(m), 0, "replayed in memory");
 	if (ret == 0)
 		ret = check_file(m, "clone", top(m), IMG_OPEN_WRITE, "recovered");
 	if (ret == 0 && r[0] & 1)
 		ret = check_file(m, "clone", top(m), 0, "after recovery");
+	m->no_vm = false;
 	memfs_remove(&m->fs, "clone");
 	return ret;
 }
@@ -241,8 +243,8 @@ int op_compare(struct model *m, const uint32_t *r)
 		return -1;
 	ret = expect(m, img_compare(m->img, view, NULL, NULL, NULL, &result, &err), 0, &err, "compare");
 	if (ret == 0 && (result.same != (differs == UINT64_MAX) || (!result.same && result.first_diff != differs)))
-		ret = fail(m, "compare with %s: same %d, first difference 0x%" PRIx64 ", not 0x%" PRIx64, s->name, result.same,
-			   result.first_diff, differs);
+		ret = fail(m, "compare with %s: same %d, first difference 0x%" PRIx64 ", not 0x%" PRIx64, s->name,
+			   result.same, result.first_diff, differs);
 	return close_other(m, view, ret);
 }
 
@@ -271,7 +273,8 @@ int op_convert(struct model *m, const uint32_t *r)
 	char options[96];
 	int ret;
 
-	snprintf(options, sizeof(options), "block_size=%u,compression=%s", r[2] & 1 ? 4096 : 16384, r[2] & 2 ? "zstd" : "zlib");
+	snprintf(options, sizeof(options), "block_size=%u,compression=%s", r[2] & 1 ? 4096 : 16384,
+		 r[2] & 2 ? "zstd" : "zlib");
 	create.options = to_raw ? NULL : options;
 	opts.flags = (r[3] & 1 ? IMG_COPY_COMPRESS : 0u) | (r[3] & 2 ? IMG_COPY_NO_DETECT : 0u) |
 		     (snaps ? IMG_COPY_SNAPSHOTS : 0u);
@@ -316,8 +319,8 @@ int op_touch_parent(struct model *m, const uint32_t *r)
 		ret = close_other(m, img, ret);
 	img = NULL;
 	if (ret == 0)
-		ret = expect(m, image_open_env(f->name, &opts, &m->fs.env, &img, &err), f->parent_snap[0] ? 0 : IMG_E_CHANGED,
-			     &err, "open after a change of the parent");
+		ret = expect(m, image_open_env(f->name, &opts, &m->fs.env, &img, &err),
+			     f->parent_snap[0] ? 0 : IMG_E_CHANGED, &err, "open after a change of the parent");
 	if (img)
 		ret = close_other(m, img, check_image(m, img, &f->head, "overlay on a snapshot whose head moved"));
 	memfs_put(&m->fs, parent->name, before);

@@ -33,7 +33,8 @@ static void fill(uint8_t *buf, uint64_t bytes, uint32_t seed)
 
 static unsigned write_flags(uint32_t r)
 {
-	return (r % 16 == 0 ? IMG_IO_FUA : 0u) | (r >> 4 & 1 ? IMG_IO_DETECT_ZEROES : 0u) | (r >> 5 & 1 ? IMG_IO_COMPRESS : 0u);
+	return (r % 16 == 0 ? IMG_IO_FUA : 0u) | (r >> 4 & 1 ? IMG_IO_DETECT_ZEROES : 0u) |
+	       (r >> 5 & 1 ? IMG_IO_COMPRESS : 0u);
 }
 
 static int write_at(struct model *m, uint64_t bytes, uint64_t off, uint32_t seed, unsigned flags)
@@ -67,7 +68,8 @@ int op_write_blocks(struct model *m, const uint32_t *r)
 
 	if (size == 0)
 		return 0;
-	return write_at(m, block * (1 + r[1] % (r[1] >> 8 & 7 ? 4 : 40)), r[0] % size / block * block, r[2], write_flags(r[3]));
+	return write_at(m, block * (1 + r[1] % (r[1] >> 8 & 7 ? 4 : 40)), r[0] % size / block * block, r[2],
+			write_flags(r[3]));
 }
 
 int op_write_units(struct model *m, const uint32_t *r)
@@ -136,8 +138,10 @@ int op_discard(struct model *m, const uint32_t *r)
 		flat_read(head, m->buf2, n, at);
 		for (uint64_t i = 0; i < n; i++) {
 			if (m->buf[i] != 0 && ((m->is_limg && whole) || m->buf[i] != m->buf2[i]))
-				return fail(m, "byte 0x%" PRIx64 " is 0x%02x after a discard of 0x%" PRIx64 " at 0x%" PRIx64, at + i,
-					    m->buf[i], bytes, off);
+				return fail(m,
+					    "byte 0x%" PRIx64 " is 0x%02x after a discard of 0x%" PRIx64
+					    " at 0x%" PRIx64,
+					    at + i, m->buf[i], bytes, off);
 		}
 		flat_write(head, m->buf, n, at);
 		at += n;
@@ -184,17 +188,20 @@ int op_extents(struct model *m, const uint32_t *r)
 	while (bytes > 0) {
 		size_t nr = 0;
 
-		if (expect(m, img_extents(m->img, bytes, off, 0, ext, 1 + r[2] % 7, &nr, &err), 0, &err, "extents") != 0)
+		if (expect(m, img_extents(m->img, bytes, off, 0, ext, 1 + r[2] % 7, &nr, &err), 0, &err, "extents") !=
+		    0)
 			return -1;
 		if (nr == 0 || nr > 1 + r[2] % 7)
 			return fail(m, "extents gave %zu entries", nr);
 		for (size_t i = 0; i < nr; i++) {
 			if (ext[i].off != off || ext[i].bytes == 0 || ext[i].bytes > bytes)
-				return fail(m, "extent of 0x%" PRIx64 " at 0x%" PRIx64 ", wanted from 0x%" PRIx64, ext[i].bytes, ext[i].off, off);
+				return fail(m, "extent of 0x%" PRIx64 " at 0x%" PRIx64 ", wanted from 0x%" PRIx64,
+					    ext[i].bytes, ext[i].off, off);
 			if (!(ext[i].flags & IMG_EXT_DATA) == !(ext[i].flags & IMG_EXT_ZERO))
 				return fail(m, "extent at 0x%" PRIx64 " has flags 0x%x", off, ext[i].flags);
 			if (ext[i].flags & IMG_EXT_ZERO && !flat_is_zero(head, ext[i].bytes, off))
-				return fail(m, "extent of 0x%" PRIx64 " at 0x%" PRIx64 " is no zeros", ext[i].bytes, off);
+				return fail(m, "extent of 0x%" PRIx64 " at 0x%" PRIx64 " is no zeros", ext[i].bytes,
+					    off);
 			off += ext[i].bytes;
 			bytes -= ext[i].bytes;
 		}

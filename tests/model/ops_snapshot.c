@@ -25,8 +25,8 @@ int op_snap_create(struct model *m, const uint32_t *r)
 	snprintf(name, sizeof(name), "s%u", m->snap_seq);
 	if (again)
 		snprintf(name, sizeof(name), "%s", pick_snap(m, r[2])->name);
-	if (expect(m, img_snapshot_create(m->img, name, vm ? IMG_SNAPSHOT_VMSTATE : 0, &err), again ? IMG_E_EXISTS : 0, &err,
-		   "snapshot create") != 0)
+	if (expect(m, img_snapshot_create(m->img, name, vm ? IMG_SNAPSHOT_VMSTATE : 0, &err), again ? IMG_E_EXISTS : 0,
+		   &err, "snapshot create") != 0)
 		return -1;
 	if (again)
 		return 0;
@@ -51,7 +51,8 @@ static int delete_missing(struct model *m)
 {
 	struct img_error err = { 0 };
 
-	return expect(m, img_snapshot_delete(m->img, "none", &err), IMG_E_NOENT, &err, "delete of a snapshot that is not there");
+	return expect(m, img_snapshot_delete(m->img, "none", &err), IMG_E_NOENT, &err,
+		      "delete of a snapshot that is not there");
 }
 
 int op_snap_delete(struct model *m, const uint32_t *r)

@@ -59,14 +59,17 @@ static int begin(const struct program *p, struct model *m)
 		return -1;
 	if (p->geometry.raw_base) {
 		/* Something to stand on. */
-		struct img_open_options opts = { .struct_size = sizeof(opts), .format = "raw", .flags = IMG_OPEN_WRITE };
+		struct img_open_options opts = { .struct_size = sizeof(opts),
+						 .format = "raw",
+						 .flags = IMG_OPEN_WRITE };
 		struct img_error err = { 0 };
 		struct img *img = NULL;
 		uint64_t bytes = p->geometry.size_bytes < 100000 ? p->geometry.size_bytes : 100000;
 
 		memset(m->buf, 'r', bytes);
 		flat_write(&m->files[0].head, m->buf, bytes, 0);
-		if (expect(m, image_open_env("f0", &opts, &m->fs.env, &img, &err), 0, &err, "open of a raw base") != 0 ||
+		if (expect(m, image_open_env("f0", &opts, &m->fs.env, &img, &err), 0, &err, "open of a raw base") !=
+			    0 ||
 		    expect(m, img_pwrite(img, m->buf, bytes, 0, 0, &err), 0, &err, "write to a raw base") != 0 ||
 		    expect(m, img_close(img, &err), 0, &err, "close of a raw base") != 0 ||
 		    make_file(m, 0, "", p->geometry.size_bytes) != 0)
@@ -82,7 +85,9 @@ static int end(struct model *m)
 		return -1;
 	for (int i = m->top; i >= 0; i--) {
 		struct mfile *f = &m->files[i];
-		struct img_open_options opts = { .struct_size = sizeof(opts), .refs = IMG_REFS_ANY, .format = f->raw ? "raw" : NULL };
+		struct img_open_options opts = { .struct_size = sizeof(opts),
+						 .refs = IMG_REFS_ANY,
+						 .format = f->raw ? "raw" : NULL };
 		struct img_error err = { 0 };
 		struct img *img = NULL;
 		int ret = image_open_env(f->name, &opts, &m->fs.env, &img, &err);

@@ -76,13 +76,16 @@ int make_file(struct model *m, int parent, const char *parent_snap, uint64_t siz
 		.size_given = true,
 		.backing = parent < 0 ? NULL : m->files[parent].name,
 		.backing_snapshot = *parent_snap ? parent_snap : NULL,
-		.backing_format = parent < 0 ? NULL : m->files[parent].raw ? "raw" : "limg",
+		.backing_format = parent < 0	       ? NULL :
+				  m->files[parent].raw ? "raw" :
+							 "limg",
 		.refs = IMG_REFS_ANY,
 	};
 	struct img_error err = { 0 };
 	char options[96];
 
-	snprintf(options, sizeof(options), "block_size=%u,unit_size=%u,compression=%s", g->block_bytes, g->unit_bytes, g->codec);
+	snprintf(options, sizeof(options), "block_size=%u,unit_size=%u,compression=%s", g->block_bytes, g->unit_bytes,
+		 g->codec);
 	opts.options = raw ? NULL : options;
 	memset(f, 0, sizeof(*f));
 	snprintf(f->name, sizeof(f->name), "f%d", m->top + 1);

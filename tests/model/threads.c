@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * model-threads: many threads on one handle. The disk is cut into cells, each with one writer. A cell's content says which
- * version it is, so whoever reads it, at any time, in the head or in a snapshot, can tell whether that version was possible:
- * not older than the last write that had returned before the read (or the snapshot) began, not newer than the last that
- * had begun when it ended.
+ * model-threads: many threads on one handle. The disk is cut into cells, each with one writer. A cell's content says
+ * which version it is, so whoever reads it, at any time, in the head or in a snapshot, can tell whether that version
+ * was possible: not older than the last write that had returned before the read (or the snapshot) began, not newer than
+ * the last that had begun when it ended.
  *
  *   cells of a block       each writer has a run of them; written whole, many at once, compressed or as zeros
  *   cells of 512 bytes     writers take turns within one block, so that they meet in its read-modify-write
  *
- * Beside the writers: readers; one thread that flushes, checkpoints and writes machine state; one that creates, reads, compares and deletes
- * snapshots. At the end everything holds the last version, also after closing and opening. Made for the thread sanitizer.
+ * Beside the writers: readers; one thread that flushes, checkpoints and writes machine state; one that creates, reads,
+ * compares and deletes snapshots. At the end everything holds the last version, also after closing and opening. Made
+ * for the thread sanitizer.
  *
  *   model-threads [--seconds N] [--seed N] [--writers N]
  */
@@ -26,15 +27,15 @@
 #include "memfs.h"
 #include "model.h"
 
-#define BLOCK	       4096u
-#define UNIT	       131072u
-#define BIG_CELLS      1024u /* of BLOCK */
-#define SMALL_CELLS    512u  /* of 512 bytes, behind the big ones */
-#define NR_CELLS       (BIG_CELLS + SMALL_CELLS)
-#define DISK_BYTES     (BIG_CELLS * BLOCK + SMALL_CELLS * 512)
-#define MAX_WRITERS    16
-#define RUN_CELLS      64u /* most that one call writes */
-#define NR_SNAPS       4
+#define BLOCK	    4096u
+#define UNIT	    131072u
+#define BIG_CELLS   1024u /* of BLOCK */
+#define SMALL_CELLS 512u  /* of 512 bytes, behind the big ones */
+#define NR_CELLS    (BIG_CELLS + SMALL_CELLS)
+#define DISK_BYTES  (BIG_CELLS * BLOCK + SMALL_CELLS * 512)
+#define MAX_WRITERS 16
+#define RUN_CELLS   64u /* most that one call writes */
+#define NR_SNAPS    4
 
 static struct {
 	struct memfs fs;
@@ -70,7 +71,8 @@ static uint32_t cell_bytes(uint32_t cell)
 
 static uint64_t cell_off(uint32_t cell)
 {
-	return cell < BIG_CELLS ? (uint64_t)cell * BLOCK : (uint64_t)BIG_CELLS * BLOCK + (uint64_t)(cell - BIG_CELLS) * 512;
+	return cell < BIG_CELLS ? (uint64_t)cell * BLOCK :
+				  (uint64_t)BIG_CELLS * BLOCK + (uint64_t)(cell - BIG_CELLS) * 512;
 }
 
 /* Every eighth version of a cell is zeros; half of the others compress. */
@@ -123,8 +125,8 @@ static void check_cell(const uint8_t *buf, uint32_t cell, uint32_t lo, uint32_t 
 	if (version != UINT32_MAX && version >= lo && version <= hi)
 		return;
 	memcpy(&head, buf, 8);
-	fprintf(stderr, "model-threads: %s: cell %u is not of a version from %u to %u (head 0x%" PRIx64 ", %s)\n", what, cell, lo,
-		hi, head, version == UINT32_MAX ? "torn or foreign" : "whole");
+	fprintf(stderr, "model-threads: %s: cell %u is not of a version from %u to %u (head 0x%" PRIx64 ", %s)\n", what,
+		cell, lo, hi, head, version == UINT32_MAX ? "torn or foreign" : "whole");
 	fflush(NULL);
 	_Exit(1);
 }
@@ -154,7 +156,8 @@ static void write_run(uint32_t first, uint32_t nr, unsigned how, uint8_t *buf)
 	else
 		must(img_pwrite(t.img, buf, at, cell_off(first),
 				(how & 16 ? IMG_IO_COMPRESS : 0u) | (how & 32 ? IMG_IO_DETECT_ZEROES : 0u) |
-					((how & 0xf00) == 0 ? IMG_IO_FUA : 0u), &err),
+					((how & 0xf00) == 0 ? IMG_IO_FUA : 0u),
+				&err),
 		     "write", &err);
 	for (uint32_t c = first; c < first + nr; c++)
 		atomic_store(&t.done[c], atomic_load(&t.started[c]));
@@ -171,7 +174,8 @@ static void *writer(void *arg)
 		die("out of memory", NULL);
 	while (!atomic_load(&t.stop)) {
 		uint64_t r = rng_next(&rng);
-		uint32_t first = base + (uint32_t)(r % share), nr = 1 + (uint32_t)(r >> 20) % (r >> 30 & 3 ? 4 : RUN_CELLS);
+		uint32_t first = base + (uint32_t)(r % share),
+			 nr = 1 + (uint32_t)(r >> 20) % (r >> 30 & 3 ? 4 : RUN_CELLS);
 
 		if ((r >> 32 & 3) == 0) {
 			uint32_t slot = (uint32_t)(r >> 40) % (SMALL_CELLS / t.nr_writers);
@@ -407,9 +411,10 @@ int main(int argc, char **argv)
 	static const struct option names[] = {
 		{ "seconds", 1, NULL, 't' }, { "seed", 1, NULL, 's' }, { "writers", 1, NULL, 'w' }, { NULL, 0, NULL, 0 }
 	};
-	struct img_create_options create = {
-		.struct_size = sizeof(create), .format = "limg", .size_bytes = DISK_BYTES, .options = "block_size=4096,unit_size=131072"
-	};
+	struct img_create_options create = { .struct_size = sizeof(create),
+					     .format = "limg",
+					     .size_bytes = DISK_BYTES,
+					     .options = "block_size=4096,unit_size=131072" };
 	struct img_error err = { 0 };
 	unsigned seconds = 10;
 	int c;
@@ -438,7 +443,8 @@ int main(int argc, char **argv)
 	check_last("opened again");
 	must(img_close(t.img, &err), "close", &err);
 	memfs_destroy(&t.fs);
-	printf("model-threads: seed %" PRIu64 ": %" PRIu64 " writes, %" PRIu64 " reads, %" PRIu64 " snapshots, %" PRIu64 " flushes: all right\n",
+	printf("model-threads: seed %" PRIu64 ": %" PRIu64 " writes, %" PRIu64 " reads, %" PRIu64 " snapshots, %" PRIu64
+	       " flushes: all right\n",
 	       t.seed, atomic_load(&t.writes), atomic_load(&t.reads), atomic_load(&t.snaps), atomic_load(&t.flushes));
 	return 0;
 }

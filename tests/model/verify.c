@@ -7,7 +7,8 @@
 #include "checked.h"
 #include "model.h"
 
-int check_range(struct model *m, struct img *img, const struct flat *truth, uint64_t bytes, uint64_t off, const char *what)
+int check_range(struct model *m, struct img *img, const struct flat *truth, uint64_t bytes, uint64_t off,
+		const char *what)
 {
 	struct img_error err = { 0 };
 
@@ -23,8 +24,10 @@ int check_range(struct model *m, struct img *img, const struct flat *truth, uint
 
 			while (m->buf[i] == m->buf2[i])
 				i++;
-			return fail(m, "%s: byte 0x%" PRIx64 " is 0x%02x, not 0x%02x (read of 0x%" PRIx64 " at 0x%" PRIx64 ")", what,
-				    off + i, m->buf[i], m->buf2[i], n, off);
+			return fail(m,
+				    "%s: byte 0x%" PRIx64 " is 0x%02x, not 0x%02x (read of 0x%" PRIx64 " at 0x%" PRIx64
+				    ")",
+				    what, off + i, m->buf[i], m->buf2[i], n, off);
 		}
 		off += n;
 		bytes -= n;
@@ -58,7 +61,9 @@ int check_clean(struct model *m, struct img *img, const char *what)
 	if (expect(m, img_check(img, 0, keep_first, &first, NULL, &result, &err), 0, &err, "check") != 0)
 		return -1;
 	if (first.kind != 0 || result.damage || result.leaks || result.redundancy)
-		return fail(m, "%s: check found %" PRIu64 " damage, %" PRIu64 " leaks, %" PRIu64 " redundancy; first: %s %s %s at 0x%" PRIx64,
+		return fail(m,
+			    "%s: check found %" PRIu64 " damage, %" PRIu64 " leaks, %" PRIu64
+			    " redundancy; first: %s %s %s at 0x%" PRIx64,
 			    what, result.damage, result.leaks, result.redundancy, first.rule, first.where, first.msg,
 			    first.file_off);
 	return 0;
@@ -72,7 +77,8 @@ int check_vm(struct model *m, struct img *img, const char *snap, const struct fl
 	if (expect(m, img_vmstate_size(img, snap, &bytes, &err), 0, &err, "vmstate size") != 0)
 		return -1;
 	if (bytes != truth->size_bytes)
-		return fail(m, "vmstate of %s has %" PRIu64 " bytes, not %" PRIu64, snap ? snap : "head", bytes, truth->size_bytes);
+		return fail(m, "vmstate of %s has %" PRIu64 " bytes, not %" PRIu64, snap ? snap : "head", bytes,
+			    truth->size_bytes);
 	for (uint64_t off = 0; off < bytes; off += IO_BYTES) {
 		uint64_t n = min_u64(bytes - off, IO_BYTES);
 
@@ -80,7 +86,8 @@ int check_vm(struct model *m, struct img *img, const char *snap, const struct fl
 			return -1;
 		flat_read(truth, m->buf2, n, off);
 		if (memcmp(m->buf, m->buf2, n) != 0)
-			return fail(m, "vmstate of %s is wrong within 0x%" PRIx64 " at 0x%" PRIx64, snap ? snap : "head", n, off);
+			return fail(m, "vmstate of %s is wrong within 0x%" PRIx64 " at 0x%" PRIx64,
+				    snap ? snap : "head", n, off);
 	}
 	return 0;
 }
@@ -116,8 +123,10 @@ static int check_list(struct model *m, struct img *img, const struct mfile *f)
 
 		if (strcmp(list[i].name, s->name) != 0 || list[i].size_bytes != s->disk.size_bytes ||
 		    list[i].vmstate_bytes != s->vm.size_bytes)
-			return fail(m, "snapshot %zu is listed as %s of %" PRIu64 " bytes, vmstate %" PRIu64 ", and should be %s of %" PRIu64
-				       ", %" PRIu64, i, list[i].name, list[i].size_bytes, list[i].vmstate_bytes, s->name,
+			return fail(m,
+				    "snapshot %zu is listed as %s of %" PRIu64 " bytes, vmstate %" PRIu64
+				    ", and should be %s of %" PRIu64 ", %" PRIu64,
+				    i, list[i].name, list[i].size_bytes, list[i].vmstate_bytes, s->name,
 				    s->disk.size_bytes, s->vm.size_bytes);
 		if (i > 0 && list[i].id <= list[i - 1].id)
 			return fail(m, "snapshot ids are not ascending");
@@ -154,7 +163,7 @@ int check_everything(struct model *m, struct img *img, const struct mfile *f, co
 			    check_vm(m, img, s->name, &s->vm) != 0)
 				return -1;
 		}
-		if (check_vm(m, img, NULL, &f->vm) != 0)
+		if (!m->no_vm && check_vm(m, img, NULL, &f->vm) != 0)
 			return -1;
 	}
 	return check_clean(m, img, what);
