@@ -135,6 +135,27 @@ static void test_locks(void **state)
 	fixture_files(true);
 }
 
+/* What a peek learned of a file is not believed once it is locked, nor while it is not. */
+static void test_size_after_a_peek(void **state)
+{
+	struct img_open_options peek = { .struct_size = sizeof(peek), .format = "raw", .flags = IMG_OPEN_FORCE_SHARE };
+	struct img *img;
+
+	(void)state;
+	make_image("a", "raw", MIB, NULL, NULL);
+	assert_ok(img_open(in_dir("a"), &peek, &img, ERR));
+	assert_int_equal(truncate(in_dir("a"), 2 * MIB), 0);
+	assert_int_equal(img_size(img), 2 * MIB);
+	assert_int_equal(truncate(in_dir("a"), 3 * MIB), 0);
+	assert_ok(node_share(img->top, SHARE_READER_USE, SHARE_READER_FORBID, ERR));
+	assert_int_equal(img_size(img), 3 * MIB);
+	/* From here on nobody who keeps to the rules changes it, and nobody asks the host for each request. */
+	assert_int_equal(truncate(in_dir("a"), 4 * MIB), 0);
+	assert_int_equal(img_size(img), 3 * MIB);
+	close_image(img);
+	fixture_files(true);
+}
+
 static void test_open_descriptor(void **state)
 {
 	struct img_open_options open_opts = { .struct_size = sizeof(open_opts), .format = "raw", .flags = IMG_OPEN_WRITE };
@@ -381,6 +402,7 @@ int main(void)
 		cmocka_unit_test(test_create_long_names),
 		cmocka_unit_test(test_read_only_at_the_descriptor),
 		cmocka_unit_test(test_locks),
+		cmocka_unit_test(test_size_after_a_peek),
 		cmocka_unit_test(test_open_descriptor),
 		cmocka_unit_test(test_virtual_size_limit),
 		cmocka_unit_test(test_options_of_other_versions),

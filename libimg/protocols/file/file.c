@@ -144,10 +144,14 @@ int file_flush(struct node *node, unsigned flags, struct img_error *err)
 			 node->path);
 }
 
+/* While a file is only peeked at, nobody keeps a writer from growing it. */
 static uint64_t file_size(const struct node *node)
 {
 	const struct file_state *st = node->state;
+	struct stat sb;
 
+	if (!node->writable && !(st->forbid & PERM_RESIZE) && !st->is_block_device && fstat(st->fd, &sb) == 0)
+		return (uint64_t)sb.st_size;
 	return atomic_load(&st->size);
 }
 

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "checked.h"
@@ -169,6 +170,14 @@ static int probe_others(struct node *node, unsigned use, unsigned forbid, struct
 	return 0;
 }
 
+static void learn_size_again(struct file_state *st)
+{
+	struct stat sb;
+
+	if (!st->is_block_device && fstat(st->fd, &sb) == 0 && S_ISREG(sb.st_mode))
+		atomic_store(&st->size, (uint64_t)sb.st_size);
+}
+
 int file_share(struct node *node, unsigned use, unsigned forbid, struct img_error *err)
 {
 	struct file_state *st = node->state;
@@ -196,6 +205,9 @@ int file_share(struct node *node, unsigned use, unsigned forbid, struct img_erro
 		drop_locks(st, use, forbid, st->use, st->forbid);
 	} else {
 		drop_locks(st, st->use, st->forbid, use, forbid);
+		/* What was learned before others were kept out may be old. */
+		if ((forbid & PERM_RESIZE) && !(st->forbid & PERM_RESIZE))
+			learn_size_again(st);
 		st->use = use;
 		st->forbid = forbid;
 	}
