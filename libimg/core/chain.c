@@ -70,8 +70,8 @@ static int check_size(const struct node *top, uint64_t limit, struct img_error *
 }
 
 /* One layer without its backing. Takes file over. */
-static int open_layer(struct node *file, const char *path, const struct img_open_options *o, const struct image_env *env,
-		      struct img **out, struct img_error *err)
+static int open_layer(struct node *file, const char *path, const struct img_open_options *o, const uint8_t *snapshot_uuid,
+		      const struct image_env *env, struct img **out, struct img_error *err)
 {
 	uint64_t limit = o->max_virtual_bytes ? min_u64(o->max_virtual_bytes, INT64_MAX) : INT64_MAX;
 	struct driver_open args = {
@@ -79,6 +79,7 @@ static int open_layer(struct node *file, const char *path, const struct img_open
 		.force_share = (o->flags & IMG_OPEN_FORCE_SHARE) != 0,
 		.bulk = (o->flags & IMG_OPEN_BULK) != 0,
 		.snapshot = o->snapshot,
+		.snapshot_uuid = snapshot_uuid,
 		.cache_bytes = o->cache_bytes,
 		.max_virtual_bytes = limit,
 	};
@@ -133,6 +134,17 @@ static int check_cycle(struct layer *const *layers, unsigned nr, struct img_erro
 	return 0;
 }
 
+/* A snapshot on record may have been renamed since; who wants it whatever it is goes by the name. */
+static const uint8_t *snapshot_uuid_of(const struct backing_ref *ref, unsigned open_flags)
+{
+	static const uint8_t none[sizeof(ref->pin.snapshot_uuid)];
+
+	if (ref->pin.kind != PIN_STRONG || ref->snapshot[0] == '\0' || (open_flags & IMG_OPEN_UNSAFE_BACKING) ||
+	    memcmp(ref->pin.snapshot_uuid, none, sizeof(none)) == 0)
+		return NULL;
+	return ref->pin.snapshot_uuid;
+}
+
 /* The options under which a parent is opened. */
 static struct img_open_options parent_options(const struct img_open_options *child, const struct backing_ref *ref)
 {
@@ -178,8 +190,8 @@ static int add_layer(struct layer ***layers, unsigned nr, struct img_error *err)
 }
 
 /* Opens layers until one has no parent to open. *nr of them are allocated, also after failure, the last perhaps without img. */
-static int open_layers(struct node *file, const char *path, const struct img_open_options *first, const struct image_env *env,
-		       struct layer ***layers, unsigned *nr, struct img_error *err)
+static int open_layers(struct node *file, const char *path, const struct img_open_options *first, const uint8_t *uuid,
+		       const struct image_env *env, struct layer ***layers, unsigned *nr, struct img_error *err)
 {
 	struct img_open_options o = *first;
 	char *next_path = NULL;
@@ -194,7 +206,7 @@ static int open_layers(struct node *file, const char *path, const struct img_ope
 			break;
 		}
 		l = (*layers)[(*nr)++];
-		ret = open_layer(file, path, &o, env, &l->img, err);
+		ret = open_layer(file, path, &o, uuid, env, &l->img, err);
 		if (ret == 0)
 			ret = node_stat(l->img->top, &l->host, err);
 		if (ret == 0)
@@ -213,6 +225,7 @@ static int open_layers(struct node *file, const char *path, const struct img_ope
 		if (ret != 0)
 			break;
 		o = parent_options(&o, &l->ref);
+		uuid = snapshot_uuid_of(&l->ref, o.flags);
 		free(next_path);
 		next_path = NULL;
 		ret = open_parent_file(l->img->path, &l->ref, &o, env, &file, &next_path, err);
@@ -236,12 +249,12 @@ static int check_pin(const struct backing_ref *ref, struct img *parent, const ch
 	return ret == 0 ? pin_compare(&ref->pin, &found, child_path, parent->path, err) : ret;
 }
 
-int chain_open(struct node *file, const char *path, const struct img_open_options *o, const struct image_env *env,
-	       struct img **out, struct img_error *err)
+int chain_open(struct node *file, const char *path, const struct img_open_options *o, const uint8_t *snapshot_uuid,
+	       const struct image_env *env, struct img **out, struct img_error *err)
 {
 	struct layer **layers = NULL;
 	unsigned nr = 0;
-	int ret = open_layers(file, path, o, env, &layers, &nr, err);
+	int ret = open_layers(file, path, o, snapshot_uuid, env, &layers, &nr, err);
 
 	*out = NULL;
 	if (ret != 0 && nr > 1)
@@ -284,7 +297,7 @@ int chain_open_parent(const char *child_path, const struct backing_ref *ref, uns
 	ret = open_parent_file(child_path, ref, &o, env, &file, &path, err);
 	if (ret != 0)
 		return ret;
-	ret = chain_open(file, path, &o, env, out, err);
+	ret = chain_open(file, path, &o, snapshot_uuid_of(ref, open_flags), env, out, err);
 	free(path);
 	if (ret == 0) {
 		ret = check_pin(ref, *out, child_path, open_flags, err);
@@ -364,7 +377,7 @@ int chain_make_ref(const char *child_path, const char *backing, const char *snap
 	ret = open_parent_file(child_path, out, &o, env, &file, &path, err);
 	if (ret != 0)
 		return ret;
-	ret = chain_open(file, path, &o, env, &parent, err);
+	ret = chain_open(file, path, &o, NULL, env, &parent, err);
 	free(path);
 	if (ret != 0)
 		return ret;
