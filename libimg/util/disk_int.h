@@ -6,7 +6,9 @@
 #ifndef UTIL_DISK_INT_H
 #define UTIL_DISK_INT_H
 
+#include <endian.h>
 #include <stdint.h>
+#include <string.h>
 
 #define DISK_INT(end, bits)                                                                                            \
 	struct end##bits {                                                                                             \
@@ -20,45 +22,31 @@ DISK_INT(be, 16);
 DISK_INT(be, 32);
 DISK_INT(be, 64);
 
-static inline uint64_t disk_le_get(const uint8_t *b, unsigned nr)
-{
-	uint64_t v = 0;
-
-	for (unsigned i = nr; i-- > 0;)
-		v = v << 8 | b[i];
-	return v;
-}
-
-static inline uint64_t disk_be_get(const uint8_t *b, unsigned nr)
-{
-	uint64_t v = 0;
-
-	for (unsigned i = 0; i < nr; i++)
-		v = v << 8 | b[i];
-	return v;
-}
-
 #define DISK_INT_OPS(bits)                                                                                             \
 	static inline uint##bits##_t le##bits##_get(struct le##bits d)                                                 \
 	{                                                                                                              \
-		return (uint##bits##_t)disk_le_get(d.b, (bits) / 8);                                                   \
+		uint##bits##_t v;                                                                                      \
+		memcpy(&v, d.b, sizeof v);                                                                             \
+		return le##bits##toh(v);                                                                               \
 	}                                                                                                              \
 	static inline struct le##bits le##bits##_of(uint##bits##_t v)                                                  \
 	{                                                                                                              \
 		struct le##bits d;                                                                                     \
-		for (unsigned i = 0; i < (bits) / 8; i++)                                                              \
-			d.b[i] = (uint8_t)(v >> (8 * i));                                                              \
+		v = htole##bits(v);                                                                                    \
+		memcpy(d.b, &v, sizeof v);                                                                             \
 		return d;                                                                                              \
 	}                                                                                                              \
 	static inline uint##bits##_t be##bits##_get(struct be##bits d)                                                 \
 	{                                                                                                              \
-		return (uint##bits##_t)disk_be_get(d.b, (bits) / 8);                                                   \
+		uint##bits##_t v;                                                                                      \
+		memcpy(&v, d.b, sizeof v);                                                                             \
+		return be##bits##toh(v);                                                                               \
 	}                                                                                                              \
 	static inline struct be##bits be##bits##_of(uint##bits##_t v)                                                  \
 	{                                                                                                              \
 		struct be##bits d;                                                                                     \
-		for (unsigned i = 0; i < (bits) / 8; i++)                                                              \
-			d.b[(bits) / 8 - 1 - i] = (uint8_t)(v >> (8 * i));                                             \
+		v = htobe##bits(v);                                                                                    \
+		memcpy(d.b, &v, sizeof v);                                                                             \
 		return d;                                                                                              \
 	}
 
