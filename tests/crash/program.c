@@ -1,0 +1,520 @@
+/* SPDX-License-Identifier: MIT */
+/* See program.h. Sizes: blocks of 4 KiB, units of 64 KiB, a leaf of 1 MiB; the disk reaches 64 KiB into its second
+ * leaf. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checked.h"
+#include "error.h"
+#include "program.h"
+
+#define KIB_SECTORS    2u
+#define BLOCK	       8u /* sectors of a block */
+#define UNIT	       128u
+#define LEAF	       2048u
+#define DISK_SECTORS   (LEAF + UNIT)
+#define GROWN_SECTORS  (LEAF + 3 * UNIT)
+#define SHRUNK_SECTORS (LEAF - UNIT)
+#define LIMG_OPTIONS   "block_size=4K,unit_size=64K,compression=zstd"
+
+static int write_sectors(struct img *img, uint32_t first, uint32_t nr, uint8_t id, unsigned flags,
+			 struct img_error *err)
+{
+	uint64_t bytes = (uint64_t)nr * SECTOR;
+	uint8_t *buf = malloc((size_t)bytes);
+	int ret;
+
+	if (buf == NULL)
+		return IMG_E_NOMEM;
+	pattern_fill(buf, bytes, first, id);
+	ret = img_pwrite(img, buf, bytes, (uint64_t)first * SECTOR, flags, err);
+	free(buf);
+	return ret;
+}
+
+static int write_vm(struct img *img, uint32_t first, uint32_t nr, uint8_t id, struct img_error *err)
+{
+	uint8_t buf[MAX_VM * SECTOR];
+
+	pattern_fill(buf, (uint64_t)nr * SECTOR, VM_SEED + first, id);
+	return img_vmstate_write(img, buf, (uint64_t)nr * SECTOR, (uint64_t)first * SECTOR, err);
+}
+
+int open_image(struct memhost *host, const struct setup *s, unsigned flags, struct img **out, struct img_error *err)
+{
+	struct img_open_options o = {
+		.struct_size = sizeof(o),
+		.format = s->format,
+		.flags = flags,
+		.refs = IMG_REFS_ANY,
+		.cache_bytes = 1 << 20,
+	};
+
+	error_clear(err);
+	return image_open_env(s->file, &o, &host->env, out, err);
+}
+
+int machine_open(struct machine *m, struct img_error *err)
+{
+	return open_image(m->host, m->setup, IMG_OPEN_WRITE, &m->img, err);
+}
+
+/* ---- operations -------------------------------------------------------------------------------------------------- */
+
+/* What the documents say comes back, or the failure of the test. */
+static int expect(int ret, int wanted, struct img_error *err)
+{
+	if (ret == wanted) {
+		error_clear(err);
+		return 0;
+	}
+	if (ret == 0)
+		error_set(err, IMG_E_INVALID, 0, NO_OFFSET, "test", "succeeded instead of failing with %s",
+			  img_strerror(wanted));
+	return -1;
+}
+
+static int run_write(struct machine *m, uint32_t first, uint32_t nr, unsigned flags, struct img_error *err)
+{
+	uint8_t id = (uint8_t)(10 + m->position);
+	bool inside = first + nr <= worlds_latest(&m->ws)->latest.sectors;
+	int ret;
+
+	if (inside)
+		worlds_write(&m->ws, first, nr, id);
+	m->in_flight = m->ws;
+	ret = write_sectors(m->img, first, nr, id, flags, err);
+	if (ret == 0 && (flags & IMG_IO_FUA))
+		worlds_settle(&m->ws);
+	return expect(ret, inside ? 0 : IMG_E_INVALID, err);
+}
+
+static int run_block(struct machine *m, struct img_error *err)
+{
+	return run_write(m, 5 * BLOCK, BLOCK, 0, err);
+}
+
+static int run_sub(struct machine *m, struct img_error *err)
+{
+	return run_write(m, 6 * BLOCK + 6, 4, 0, err); /* the end of one block, the beginning of the next */
+}
+
+static int run_unit(struct machine *m, struct img_error *err)
+{
+	return run_write(m, UNIT, UNIT, IMG_IO_COMPRESS, err);
+}
+
+static int run_in_unit(struct machine *m, struct img_error *err)
+{
+	return run_write(m, UNIT + 2 * BLOCK, BLOCK, 0, err);
+}
+
+static int run_leaf(struct machine *m, struct img_error *err)
+{
+	return run_write(m, LEAF - BLOCK, 2 * BLOCK, 0, err);
+}
+
+static int run_fua(struct machine *m, struct img_error *err)
+{
+	return run_write(m, 5 * BLOCK + 2, 2, IMG_IO_FUA, err);
+}
+
+static int run_zero(struct machine *m, struct img_error *err)
+{
+	worlds_write(&m->ws, 4 * BLOCK, 3 * BLOCK, 0);
+	m->in_flight = m->ws;
+	return expect(img_zero(m->img, 3 * BLOCK * SECTOR, 4 * BLOCK * SECTOR, 0, err), 0, err);
+}
+
+static int run_discard(struct machine *m, struct img_error *err)
+{
+	worlds_write(&m->ws, 5 * BLOCK, 3 * BLOCK, 0);
+	m->in_flight = m->ws;
+	return expect(img_discard(m->img, 3 * BLOCK * SECTOR, 5 * BLOCK * SECTOR, 0, err), 0, err);
+}
+
+static int run_flush(struct machine *m, struct img_error *err)
+{
+	m->in_flight = m->ws;
+	worlds_settle(&m->ws);
+	return expect(img_flush(m->img, 0, err), 0, err);
+}
+
+static int run_checkpoint(struct machine *m, struct img_error *err)
+{
+	m->in_flight = m->ws;
+	worlds_settle(&m->ws);
+	return expect(img_flush(m->img, IMG_FLUSH_CHECKPOINT, err), 0, err);
+}
+
+static int run_reopen(struct machine *m, struct img_error *err)
+{
+	struct img *img = m->img;
+
+	m->in_flight = m->ws;
+	worlds_settle(&m->ws);
+	m->img = NULL;
+	if (img_close(img, err) != 0)
+		return -1;
+	return machine_open(m, err) == 0 ? 0 : -1;
+}
+
+static int run_create(struct machine *m, const char *name, unsigned flags, struct img_error *err)
+{
+	struct world after = *worlds_latest(&m->ws);
+	struct snap_content *snap = &after.snap[after.nr_snaps];
+	bool exists = world_snap(&after, name) != NULL;
+
+	m->in_flight = m->ws;
+	if (!exists) {
+		world_settle(&after);
+		after.nr_snaps++;
+		snprintf(snap->name, sizeof(snap->name), "%s", name);
+		snap->content = after.latest;
+		if (!(flags & IMG_SNAPSHOT_VMSTATE)) {
+			snap->content.vm_sectors = 0;
+			memset(snap->content.vm, 0, sizeof(snap->content.vm));
+		}
+		worlds_append(&m->in_flight, &after);
+		m->ws.nr = 0;
+		worlds_append(&m->ws, &after);
+	}
+	return expect(img_snapshot_create(m->img, name, flags, err), exists ? IMG_E_EXISTS : 0, err);
+}
+
+static int run_create_c(struct machine *m, struct img_error *err)
+{
+	return run_create(m, "C", 0, err);
+}
+
+static int run_create_vm(struct machine *m, struct img_error *err)
+{
+	return run_create(m, "V", IMG_SNAPSHOT_VMSTATE, err);
+}
+
+/* A change that makes of every world that may be durable another one, in one step. */
+static void add_after(struct machine *m, void (*change)(struct world *w, const char *a, const char *b), const char *a,
+		      const char *b)
+{
+	m->in_flight = m->ws;
+	for (unsigned i = 0; i < m->ws.nr; i++) {
+		change(&m->ws.w[i], a, b);
+		worlds_append(&m->in_flight, &m->ws.w[i]);
+	}
+}
+
+static void change_drop(struct world *w, const char *name, const char *unused)
+{
+	(void)unused;
+	world_drop_snap(w, name);
+}
+
+static void change_rename(struct world *w, const char *name, const char *new_name)
+{
+	struct snap_content *snap = world_snap(w, name);
+
+	if (snap != NULL)
+		snprintf(snap->name, sizeof(snap->name), "%s", new_name);
+}
+
+static int run_delete(struct machine *m, const char *name, struct img_error *err)
+{
+	bool exists = world_snap(worlds_latest(&m->ws), name) != NULL;
+
+	m->in_flight = m->ws;
+	if (exists)
+		add_after(m, change_drop, name, NULL);
+	return expect(img_snapshot_delete(m->img, name, err), exists ? 0 : IMG_E_NOENT, err);
+}
+
+static int run_delete_a(struct machine *m, struct img_error *err)
+{
+	return run_delete(m, "A", err);
+}
+
+static int run_delete_b(struct machine *m, struct img_error *err)
+{
+	return run_delete(m, "B", err);
+}
+
+static int run_delete_c(struct machine *m, struct img_error *err)
+{
+	return run_delete(m, "C", err);
+}
+
+static int run_rename(struct machine *m, struct img_error *err)
+{
+	bool exists = world_snap(worlds_latest(&m->ws), "A") != NULL;
+
+	m->in_flight = m->ws;
+	if (exists)
+		add_after(m, change_rename, "A", "R");
+	return expect(img_snapshot_rename(m->img, "A", "R", err), exists ? 0 : IMG_E_NOENT, err);
+}
+
+static int run_revert(struct machine *m, const char *name, struct img_error *err)
+{
+	struct world after = *worlds_latest(&m->ws);
+	const struct snap_content *snap = world_snap(&after, name);
+
+	m->in_flight = m->ws;
+	if (snap != NULL) {
+		struct content c = snap->content;
+
+		world_set_head(&after, &c);
+		worlds_append(&m->in_flight, &after);
+		m->ws.nr = 0;
+		worlds_append(&m->ws, &after);
+	}
+	return expect(img_snapshot_revert(m->img, name, err), snap != NULL ? 0 : IMG_E_NOENT, err);
+}
+
+static int run_revert_a(struct machine *m, struct img_error *err)
+{
+	return run_revert(m, "A", err);
+}
+
+static int run_revert_b(struct machine *m, struct img_error *err)
+{
+	return run_revert(m, "B", err);
+}
+
+static int run_revert_c(struct machine *m, struct img_error *err)
+{
+	return run_revert(m, "C", err);
+}
+
+static int run_resize(struct machine *m, uint32_t sectors, struct img_error *err)
+{
+	struct world after = *worlds_latest(&m->ws);
+
+	/* It is durable with the next flush; until then a crash may find either size. */
+	world_set_size(&after, sectors);
+	worlds_append(&m->ws, &after);
+	m->in_flight = m->ws;
+	return expect(img_resize(m->img, (uint64_t)sectors * SECTOR, IMG_RESIZE_SHRINK, err), 0, err);
+}
+
+static int run_grow(struct machine *m, struct img_error *err)
+{
+	return run_resize(m, GROWN_SECTORS, err);
+}
+
+static int run_shrink(struct machine *m, struct img_error *err)
+{
+	return run_resize(m, SHRUNK_SECTORS, err);
+}
+
+static int run_vm(struct machine *m, struct img_error *err)
+{
+	uint8_t id = (uint8_t)(10 + m->position);
+	uint32_t first = 12, nr = 24;
+	struct world after = *worlds_latest(&m->ws);
+
+	if (after.latest.vm_sectors < first + nr) {
+		after.latest.vm_sectors = first + nr;
+		worlds_append(&m->ws, &after);
+	}
+	worlds_write_vm(&m->ws, first, nr, id);
+	m->in_flight = m->ws;
+	return expect(write_vm(m->img, first, nr, id, err), 0, err);
+}
+
+static int run_convert(struct machine *m, struct img_error *err)
+{
+	struct img_create_options create = {
+		.struct_size = sizeof(create), .format = "limg", .flags = IMG_CREATE_OVERWRITE, .options = LIMG_OPTIONS
+	};
+	struct img_copy_options copy = { .struct_size = sizeof(copy), .threads = 1, .flags = IMG_COPY_COMPRESS };
+	struct content made = worlds_latest(&m->ws)->latest;
+	unsigned nr = m->ws.nr;
+
+	made.vm_sectors = 0;
+	m->in_flight = m->ws;
+	for (unsigned i = 0; i < nr; i++) {
+		m->ws.w[i].has_new = true;
+		m->ws.w[i].made = made;
+		worlds_append(&m->in_flight, &m->ws.w[i]);
+	}
+	return expect(image_convert_env(m->img, NEW_FILE, &create, &copy, &m->host->env, err), 0, err);
+}
+
+static int run_commit(struct machine *m, struct img_error *err)
+{
+	struct img_copy_options copy = { .struct_size = sizeof(copy), .threads = 1 };
+	bool refused = worlds_latest(&m->ws)->nr_snaps > 0;
+
+	m->in_flight = m->ws;
+	if (!refused)
+		worlds_settle(&m->ws);
+	return expect(img_commit(m->img, &copy, err), refused ? IMG_E_REFUSED : 0, err);
+}
+
+static const struct operation operations[] = {
+	{ "block", "sor", run_block },	   { "sub", "sor", run_sub },
+	{ "unit", "so", run_unit },	   { "inunit", "s", run_in_unit },
+	{ "leaf", "sr", run_leaf },	   { "fua", "sr", run_fua },
+	{ "zero", "sor", run_zero },	   { "discard", "so", run_discard },
+	{ "flush", "sor", run_flush },	   { "checkpoint", "so", run_checkpoint },
+	{ "reopen", "sor", run_reopen },   { "createC", "so", run_create_c },
+	{ "createV", "s", run_create_vm }, { "deleteA", "s", run_delete_a },
+	{ "deleteB", "s", run_delete_b },  { "deleteC", "so", run_delete_c },
+	{ "renameA", "s", run_rename },	   { "revertA", "s", run_revert_a },
+	{ "revertB", "s", run_revert_b },  { "revertC", "o", run_revert_c },
+	{ "grow", "sor", run_grow },	   { "shrink", "sor", run_shrink },
+	{ "vmstate", "s", run_vm },	   { "convert", "so", run_convert },
+	{ "commit", "o", run_commit },
+};
+
+/* ---- setups ------------------------------------------------------------------------------------------------------ */
+
+static int create(struct memhost *host, const char *file, const char *format, const char *backing,
+		  struct img_error *err)
+{
+	struct img_create_options o = {
+		.struct_size = sizeof(o),
+		.format = format,
+		.size_bytes = (uint64_t)DISK_SECTORS * SECTOR,
+		.backing = backing,
+		.backing_format = backing != NULL ? "limg" : NULL,
+		.options = strcmp(format, "limg") == 0 ? LIMG_OPTIONS : NULL,
+		.refs = IMG_REFS_ANY,
+	};
+
+	return image_create_env(file, &o, &host->env, err);
+}
+
+static int write_both(struct img *img, struct worlds *ws, uint32_t first, uint32_t nr, uint8_t id, unsigned flags,
+		      struct img_error *err)
+{
+	worlds_write(ws, first, nr, id);
+	return write_sectors(img, first, nr, id, flags, err);
+}
+
+static void empty_world(struct worlds *ws)
+{
+	memset(ws, 0, sizeof(*ws));
+	ws->nr = 1;
+	ws->w[0].latest.sectors = DISK_SECTORS;
+	world_settle(&ws->w[0]);
+}
+
+static void snap_both(struct worlds *ws, const char *name, bool vm)
+{
+	struct world *w = worlds_latest(ws);
+	struct snap_content *snap = &w->snap[w->nr_snaps++];
+
+	snprintf(snap->name, sizeof(snap->name), "%s", name);
+	snap->content = w->latest;
+	if (!vm)
+		snap->content.vm_sectors = 0;
+}
+
+static int make_snapshots(struct memhost *host, struct worlds *ws, struct img_error *err)
+{
+	const struct setup *s = setup_find('s');
+	struct img *img;
+	int ret = create(host, s->file, s->format, NULL, err);
+
+	empty_world(ws);
+	if (ret != 0 || open_image(host, s, IMG_OPEN_WRITE, &img, err) != 0)
+		return -1;
+	ret = write_both(img, ws, 0, 8 * BLOCK, 1, 0, err);
+	ret = ret ? ret : write_both(img, ws, UNIT, UNIT, 2, IMG_IO_COMPRESS, err);
+	ret = ret ? ret : write_both(img, ws, LEAF - BLOCK, 2 * BLOCK, 3, 0, err);
+	ret = ret ? ret : img_snapshot_create(img, "A", 0, err);
+	snap_both(ws, "A", false);
+	ret = ret ? ret : write_both(img, ws, 5 * BLOCK, BLOCK, 4, 0, err);
+	worlds_write(ws, 3 * BLOCK, BLOCK, 0);
+	ret = ret ? ret : img_zero(img, BLOCK * SECTOR, 3 * BLOCK * SECTOR, 0, err);
+	ws->w[0].latest.vm_sectors = 16;
+	worlds_write_vm(ws, 0, 16, 5);
+	ret = ret ? ret : write_vm(img, 0, 16, 5, err);
+	ret = ret ? ret : img_snapshot_create(img, "B", IMG_SNAPSHOT_VMSTATE, err);
+	snap_both(ws, "B", true);
+	ret = ret ? ret : write_both(img, ws, 6 * BLOCK, BLOCK, 6, 0, err);
+	if (ret != 0) {
+		img_close(img, NULL);
+		return -1;
+	}
+	worlds_settle(ws);
+	return img_close(img, err);
+}
+
+static int make_overlay(struct memhost *host, struct worlds *ws, struct img_error *err)
+{
+	static const struct setup base = { .format = "limg", .file = "base.limg" };
+	const struct setup *s = setup_find('o');
+	struct img *img;
+	int ret = create(host, base.file, "limg", NULL, err);
+
+	empty_world(ws);
+	if (ret != 0 || open_image(host, &base, IMG_OPEN_WRITE, &img, err) != 0)
+		return -1;
+	ret = write_both(img, ws, 0, 8 * BLOCK, 1, 0, err);
+	ret = ret ? ret : write_both(img, ws, LEAF - BLOCK, 2 * BLOCK, 2, 0, err);
+	if (img_close(img, ret == 0 ? err : NULL) != 0 || ret != 0)
+		return -1;
+	ret = create(host, s->file, s->format, base.file, err);
+	if (ret != 0 || open_image(host, s, IMG_OPEN_WRITE, &img, err) != 0)
+		return -1;
+	ret = write_both(img, ws, 5 * BLOCK, BLOCK, 3, 0, err);
+	worlds_write(ws, 2 * BLOCK, BLOCK, 0);
+	ret = ret ? ret : img_zero(img, BLOCK * SECTOR, 2 * BLOCK * SECTOR, 0, err);
+	worlds_settle(ws);
+	return img_close(img, ret == 0 ? err : NULL) != 0 || ret != 0 ? -1 : 0;
+}
+
+static int make_raw(struct memhost *host, struct worlds *ws, struct img_error *err)
+{
+	const struct setup *s = setup_find('r');
+	struct img *img;
+	int ret = create(host, s->file, s->format, NULL, err);
+
+	empty_world(ws);
+	if (ret != 0 || open_image(host, s, IMG_OPEN_WRITE, &img, err) != 0)
+		return -1;
+	ret = write_both(img, ws, 0, 8 * BLOCK, 1, 0, err);
+	worlds_settle(ws);
+	return img_close(img, ret == 0 ? err : NULL) != 0 || ret != 0 ? -1 : 0;
+}
+
+static const struct setup setups[] = {
+	{ 'r', "raw", "top.raw", "a raw file", false, false, make_raw },
+	{ 's', "limg", "top.limg", "an image with two snapshots, machine state and a compressed unit", true, true,
+	  make_snapshots },
+	{ 'o', "limg", "top.limg", "an overlay", true, true, make_overlay },
+};
+
+const struct setup *setup_at(unsigned i)
+{
+	return i < ARRAY_LEN(setups) ? &setups[i] : NULL;
+}
+
+const struct setup *setup_find(char letter)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(setups); i++) {
+		if (setups[i].letter == letter)
+			return &setups[i];
+	}
+	return NULL;
+}
+
+const struct operation *operation_at(const struct setup *s, unsigned i)
+{
+	for (unsigned j = 0; j < ARRAY_LEN(operations); j++) {
+		if (strchr(operations[j].setups, s->letter) != NULL && i-- == 0)
+			return &operations[j];
+	}
+	return NULL;
+}
+
+const struct operation *operation_find(const struct setup *s, const char *name)
+{
+	for (unsigned j = 0; j < ARRAY_LEN(operations); j++) {
+		if (strchr(operations[j].setups, s->letter) != NULL && strcmp(operations[j].name, name) == 0)
+			return &operations[j];
+	}
+	return NULL;
+}
