@@ -3,7 +3,8 @@
  * model: random programs against flat arrays. Every program runs in a process of its own, so that a crash is a failure
  * like any other, and so that a failing program can be made small by running ever shorter ones.
  *
- *   model [--seed N] [--ops N] [--length N] [--format F] [--shrink] [--verbose] [--jobs N] [--dump FOLDER]
+ *   model [--seed N] [--ops N] [--length N] [--format F] [--shrink] [--verbose] [--jobs N] [--dump FOLDER] [--without
+ * OP,OP...]
  *
  * --ops is the number of operations in all, --length that of one program. --dump writes the files that each program
  * ends with to FOLDER/SEED-NAME with a list of digests, for another judge.
@@ -26,7 +27,7 @@
 struct options {
 	uint64_t seed, ops;
 	size_t length;
-	const char *format, *dump;
+	const char *format, *dump, *without;
 	bool shrink, verbose;
 	unsigned jobs;
 };
@@ -155,7 +156,8 @@ static int parse(int argc, char **argv, struct options *o)
 	static const struct option names[] = {
 		{ "seed", 1, NULL, 's' },   { "ops", 1, NULL, 'o' },	{ "length", 1, NULL, 'l' },
 		{ "format", 1, NULL, 'f' }, { "shrink", 0, NULL, 'k' }, { "verbose", 0, NULL, 'v' },
-		{ "jobs", 1, NULL, 'j' },   { "dump", 1, NULL, 'd' },	{ NULL, 0, NULL, 0 },
+		{ "jobs", 1, NULL, 'j' },   { "dump", 1, NULL, 'd' },	{ "without", 1, NULL, 'w' },
+		{ NULL, 0, NULL, 0 },
 	};
 	int c;
 
@@ -165,6 +167,7 @@ static int parse(int argc, char **argv, struct options *o)
 		case 'o': o->ops = strtoull(optarg, NULL, 0); break;
 		case 'l': o->length = strtoull(optarg, NULL, 0); break;
 		case 'f': o->format = optarg; break;
+		case 'w': o->without = optarg; break;
 		case 'k': o->shrink = true; break;
 		case 'v': o->verbose = true; break;
 		case 'j': o->jobs = (unsigned)strtoul(optarg, NULL, 0); break;
@@ -189,7 +192,7 @@ int main(int argc, char **argv)
 	int bad = 0;
 
 	if (parse(argc, argv, &o) != 0) {
-		fputs("usage: model [--seed N] [--ops N] [--length N] [--format F] [--shrink] [--verbose] [--jobs N] [--dump DIR]\n",
+		fputs("usage: model [--seed N] [--ops N] [--length N] [--format F] [--shrink] [--verbose] [--jobs N] [--dump DIR] [--without OP,...]\n",
 		      stderr);
 		return 2;
 	}
@@ -207,7 +210,7 @@ int main(int argc, char **argv)
 		for (i = 0; i < o.jobs && started < programs; i++) {
 			if (slots[i].pid)
 				continue;
-			program_make(&slots[i].program, o.seed + started++, o.length, o.format);
+			program_make(&slots[i].program, o.seed + started++, o.length, o.format, o.without);
 			slots[i].pid = start(&slots[i].program, &o, &outs[i]);
 		}
 		pid = wait(&status);

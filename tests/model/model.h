@@ -77,7 +77,9 @@ struct program {
 
 struct msnap {
 	char name[24]; /* "" where deleted: kept for the parents of others */
-	struct flat disk, vm;
+	struct flat disk,
+		vm; /* vm: the working machine state of that time, whether it belongs to the snapshot or not */
+	bool has_vm;
 	unsigned id; /* ours, ascending with creation */
 	unsigned parent;
 };
@@ -118,7 +120,8 @@ struct model {
 #define IO_BYTES (2u << 20)
 
 /* program.c */
-void program_make(struct program *p, uint64_t seed, size_t nr_ops, const char *format);
+/* without: operations that are not drawn, "name,name"; may be NULL. */
+void program_make(struct program *p, uint64_t seed, size_t nr_ops, const char *format, const char *without);
 void program_print(const struct program *p);
 const char *op_name(enum op_kind kind);
 uint64_t rng_next(uint64_t *state);

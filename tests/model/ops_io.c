@@ -229,8 +229,9 @@ int op_vm_write(struct model *m, const uint32_t *r)
 int op_vm_read(struct model *m, const uint32_t *r)
 {
 	struct msnap *s = r[0] & 1 ? pick_snap(m, r[1]) : NULL;
+	const struct flat none = { 0 };
 
-	return check_vm(m, m->img, s ? s->name : NULL, s ? &s->vm : &top(m)->vm);
+	return check_vm(m, m->img, s ? s->name : NULL, !s ? &top(m)->vm : s->has_vm ? &s->vm : &none);
 }
 
 int op_vm_resize(struct model *m, const uint32_t *r)

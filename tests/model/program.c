@@ -73,7 +73,24 @@ static uint64_t pick_size(uint64_t *rng, uint32_t block)
 	return ((r >> 16) % max / block + 1) * block;
 }
 
-void program_make(struct program *p, uint64_t seed, size_t nr_ops, const char *format)
+/* Is the kind in the list "name,name"? */
+static bool named(const char *list, const char *name)
+{
+	size_t n = strlen(name);
+
+	for (const char *at = list; at && (at = strstr(at, name)); at += n) {
+		if ((at == list || at[-1] == ',') && (at[n] == ',' || at[n] == '\0'))
+			return true;
+	}
+	return false;
+}
+
+static unsigned weight_of(size_t kind, bool raw, const char *without)
+{
+	return (raw && !kinds[kind].raw_too) || named(without, kinds[kind].name) ? 0 : kinds[kind].weight;
+}
+
+void program_make(struct program *p, uint64_t seed, size_t nr_ops, const char *format, const char *without)
 {
 	static const uint32_t blocks[] = { 4096, 4096, 4096, 16384, 65536 };
 	static const char *const codecs[] = { "none", "zstd", "zstd", "zlib" };
@@ -92,12 +109,12 @@ void program_make(struct program *p, uint64_t seed, size_t nr_ops, const char *f
 	p->geometry.raw_base = !raw && rng_next(&rng) % 4 == 0;
 	p->geometry.codec = codecs[rng_next(&rng) % 4];
 	for (size_t i = 0; i < NR_OPS; i++)
-		total += !raw || kinds[i].raw_too ? kinds[i].weight : 0;
+		total += weight_of(i, raw, without);
 	for (size_t i = 0; i < nr_ops; i++) {
 		unsigned at = (unsigned)(rng_next(&rng) % total), kind = 0;
 
-		while ((raw && !kinds[kind].raw_too) || at >= kinds[kind].weight)
-			at -= !raw || kinds[kind].raw_too ? kinds[kind].weight : 0, kind++;
+		while (at >= weight_of(kind, raw, without))
+			at -= weight_of(kind++, raw, without);
 		p->ops[i].kind = (enum op_kind)kind;
 		for (size_t j = 0; j < 4; j++)
 			p->ops[i].r[j] = (uint32_t)rng_next(&rng);

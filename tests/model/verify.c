@@ -122,7 +122,7 @@ static int check_list(struct model *m, struct img *img, const struct mfile *f)
 		size_t at = 0;
 
 		if (strcmp(list[i].name, s->name) != 0 || list[i].size_bytes != s->disk.size_bytes ||
-		    list[i].vmstate_bytes != s->vm.size_bytes)
+		    list[i].vmstate_bytes != (s->has_vm ? s->vm.size_bytes : 0))
 			return fail(m,
 				    "snapshot %zu is listed as %s of %" PRIu64 " bytes, vmstate %" PRIu64
 				    ", and should be %s of %" PRIu64 ", %" PRIu64,
@@ -141,6 +141,7 @@ static int check_list(struct model *m, struct img *img, const struct mfile *f)
 
 int check_everything(struct model *m, struct img *img, const struct mfile *f, const char *what)
 {
+	const struct flat none = { 0 };
 	struct img_error err = { 0 };
 	char text[64];
 
@@ -160,7 +161,7 @@ int check_everything(struct model *m, struct img *img, const struct mfile *f, co
 				return -1;
 			ret = check_image(m, view, &s->disk, text);
 			if (expect(m, img_close(view, &err), 0, &err, "close of a snapshot") != 0 || ret != 0 ||
-			    check_vm(m, img, s->name, &s->vm) != 0)
+			    check_vm(m, img, s->name, s->has_vm ? &s->vm : &none) != 0)
 				return -1;
 		}
 		if (!m->no_vm && check_vm(m, img, NULL, &f->vm) != 0)
