@@ -111,7 +111,7 @@ struct model {
 	unsigned snap_seq;
 	uint32_t block_bytes, unit_bytes;
 	bool is_limg;
-	bool no_vm;	     /* do not look at the working machine state: it is durable with a snapshot only */
+	bool no_vm; /* leave out the working machine state: only with a snapshot is it durable, and converted */
 	uint8_t *buf, *buf2; /* IO_BYTES each */
 	bool verbose;
 	uint64_t full_checks;
