@@ -20,8 +20,12 @@ struct cursor {
 	struct status_extent batch[BATCH];
 };
 
-/* What this layer says about off, clipped to [off, end); end lies inside the layer. */
-static int ask_layer(struct cursor *c, uint64_t off, uint64_t end, struct status_extent *out, struct img_error *err)
+/*
+ * What this layer says about off, clipped to end. Its driver is asked up to stop (both lie inside the layer): an overlay of many small
+ * extents must not cost its backing a question for each gap.
+ */
+static int ask_layer(struct cursor *c, uint64_t off, uint64_t end, uint64_t stop, struct status_extent *out,
+		     struct img_error *err)
 {
 	int ret;
 
@@ -30,7 +34,7 @@ static int ask_layer(struct cursor *c, uint64_t off, uint64_t end, struct status
 	if (c->pos == c->nr || c->batch[c->pos].off > off) {
 		c->pos = 0;
 		c->nr = 0;
-		ret = node_status(c->node, end - off, off, c->batch, BATCH, &c->nr, err);
+		ret = node_status(c->node, stop - off, off, c->batch, BATCH, &c->nr, err);
 		if (ret != 0)
 			return ret;
 	}
@@ -68,6 +72,8 @@ static int missing_backing(const struct node *node, uint64_t off, struct img_err
 static int resolve(struct cursor *cursors, unsigned nr_layers, bool own, uint64_t off, uint64_t end, struct img_extent *out,
 		   struct img_error *err)
 {
+	uint64_t stop = end;
+
 	for (unsigned depth = 0; depth < nr_layers; depth++) {
 		struct node *node = cursors[depth].node;
 		uint64_t size = node_size(node);
@@ -77,7 +83,7 @@ static int resolve(struct cursor *cursors, unsigned nr_layers, bool own, uint64_
 		/* Beyond the end of a shorter backing there is nothing. */
 		if (off >= size)
 			break;
-		ret = ask_layer(&cursors[depth], off, min_u64(end, size), &e, err);
+		ret = ask_layer(&cursors[depth], off, min_u64(end, size), min_u64(stop, size), &e, err);
 		if (ret != 0)
 			return ret;
 		end = off + e.bytes;

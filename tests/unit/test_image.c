@@ -285,6 +285,13 @@ static void test_vectors(void **state)
 	memset(buf, 1, SIZE);
 	assert_int_equal(img_pwritev(img, (struct iovec[]){ { buf, 512 }, { buf, 512 } }, 2, 1024, SIZE - 512, 0, NULL), IMG_E_INVALID);
 	assert_content(img, flat, SIZE);
+	/* Pieces are gathered and cut at whole MiB, so that blocks and compression units stay whole. */
+	{
+		uint64_t before = img->top->counters.writes;
+
+		assert_ok(img_pwritev(img, (struct iovec[]){ { buf, 1000 }, { buf + 1000, 2 * MIB - 1000 } }, 2, 2 * MIB, MIB / 2, 0, ERR));
+		assert_int_equal(img->top->counters.writes - before, 3);
+	}
 	assert_ok(img_pwritev(img, NULL, 0, 0, 0, 0, ERR));
 	assert_ok(img_preadv(img, NULL, 0, 0, SIZE, 0, ERR));
 	close_image(img);
