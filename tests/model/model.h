@@ -111,6 +111,7 @@ struct model {
 	unsigned snap_seq;
 	uint32_t block_bytes, unit_bytes;
 	bool is_limg;
+	bool no_parents; /* do not look at who is made on whom: a conversion has one root only */
 	bool no_vm; /* leave out the working machine state: only with a snapshot is it durable, and converted */
 	uint8_t *buf, *buf2; /* IO_BYTES each */
 	bool verbose;

@@ -281,9 +281,9 @@ int op_convert(struct model *m, const uint32_t *r)
 	if (expect(m, image_convert_env(m->img, "conv", &create, &opts, &m->fs.env, &err), 0, &err, "convert") != 0 ||
 	    open_other(m, "conv", to_raw ? "raw" : NULL, 0, &img) != 0)
 		return -1;
-	m->no_vm = true;
+	m->no_vm = m->no_parents = true;
 	ret = snaps ? check_everything(m, img, f, "converted") : check_image(m, img, &f->head, "converted");
-	m->no_vm = false;
+	m->no_vm = m->no_parents = false;
 	if (ret == 0)
 		ret = check_clean(m, img, "converted");
 	if (ret == 0)
