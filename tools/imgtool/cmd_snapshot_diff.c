@@ -25,10 +25,21 @@ static const char *kind_name(enum img_diff_kind kind)
 	return "unknown";
 }
 
+/* What goes before the first range; nothing is printed before the snapshots are known to be there. */
+static void print_head(const struct printer *p)
+{
+	if (p->json)
+		printf("{\n  \"extents\": [");
+	else
+		printf("%14s  %14s  %s\n", "start", "length", "kind");
+}
+
 static int print_range(void *ctx, uint64_t off, uint64_t bytes, enum img_diff_kind kind)
 {
 	struct printer *p = ctx;
 
+	if (p->nr == 0)
+		print_head(p);
 	if (p->json)
 		printf("%s\n    {\"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"kind\": \"%s\"}", p->nr ? "," : "",
 		       off, bytes, kind_name(kind));
@@ -44,12 +55,10 @@ static int diff(const struct common_args *args, struct img *img, const struct ta
 	struct printer p = { .json = args->json };
 	struct img_error err = { .code = IMG_OK };
 
-	if (p.json)
-		printf("{\n  \"extents\": [");
-	else
-		printf("%14s  %14s  %s\n", "start", "length", "kind");
 	if (img_snapshot_diff(img, a->snapshot, b, print_range, &p, &err) != 0)
 		return cli_fail(a->path, &err);
+	if (p.nr == 0)
+		print_head(&p);
 	if (p.json)
 		printf("%s],\n  \"changed_bytes\": %" PRIu64 "\n}\n", p.nr ? "\n  " : "", p.changed_bytes);
 	return EXIT_DONE;

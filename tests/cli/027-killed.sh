@@ -1,0 +1,58 @@
+# commit, rebase, flatten and convert killed half way are run again and lose nothing.
+truncate -s 96M base.raw
+random_bytes 40 90000000 | dd of=base.raw bs=64K conv=notrunc status=none
+imgtool convert base.raw golden.limg
+imgtool snapshot create golden.limg@v1
+random_bytes 41 20000000 | imgtool write golden.limg --offset 3M
+imgtool snapshot create golden.limg@v2
+imgtool create -b golden.limg@v1 gold-overlay.limg
+random_bytes 42 60000000 | imgtool write gold-overlay.limg --offset 20000123
+want=$(content gold-overlay.limg)
+
+# kill_at MILLISECONDS COMMAND...: prints whether it was killed.
+kill_at()
+{
+	local status=0 pid ms=$1
+	shift
+	"$@" 2>/dev/null &
+	pid=$!
+	sleep "$(printf '0.%03d' "$ms")"
+	kill -KILL "$pid" 2>/dev/null || true
+	wait "$pid" 2>/dev/null || status=$?
+	case $status in
+	0) finished=$((finished + 1)) ;;
+	137) killed=$((killed + 1)) ;;
+	*) fail "$* ended with $status" ;;
+	esac
+}
+finished=0 killed=0
+for ms in 5 12 20 35 60 90; do
+	for verb in commit rebase flatten; do
+		cp golden.limg base.limg
+		imgtool revert base.limg@v1
+		cp gold-overlay.limg o.limg
+		imgtool rebase --unsafe -b base.limg@v1 o.limg
+		arguments=()
+		[[ $verb == rebase ]] && arguments=(-b base.limg@v2)
+		kill_at "$ms" "${tool[@]}" "$verb" "${arguments[@]}" o.limg
+		expect 0 imgtool check -q base.limg
+		expect 0 imgtool check -q o.limg
+		if [[ $verb == commit ]]; then
+			# what was killed before it began needs nothing, else commit goes on
+			expect 0 imgtool commit o.limg
+			same parent "$(imgtool checksum base.limg | cut -d' ' -f1)" "$want"
+		else
+			same "$verb killed after $ms ms" "$(imgtool checksum o.limg | cut -d' ' -f1)" "$want"
+			expect 0 imgtool "$verb" "${arguments[@]}" o.limg
+		fi
+		same "$verb" "$(imgtool checksum o.limg | cut -d' ' -f1)" "$want"
+		sound o.limg base.limg
+	done
+	kill_at "$ms" "${tool[@]}" convert -c zstd base.raw copy.limg
+	if [[ -e copy.limg ]]; then
+		expect 0 imgtool compare copy.limg base.raw
+		rm copy.limg
+	fi
+done
+((killed >= 4)) || fail "killed $killed, finished $finished: nothing was tested"
+echo "some were killed"
