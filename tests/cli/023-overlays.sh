@@ -23,7 +23,7 @@ run imgtool info web1.limg
 imgtool info --chain --json web4.limg | json '[(e["filename"], e["snapshot"], e["format"], e["backing"] and (e["backing"]["name"], e["backing"]["snapshot"], e["backing"]["format"], e["backing"]["pin"])) for e in d["chain"]]'
 run imgtool info --chain web3.limg
 imgtool write web4.limg --offset 5M <<<"written to the top"
-imgtool map web4.limg | head -n 4 | awk '{ print $1, $2, $3, $4 }'
+imgtool map web4.limg | awk '$3 == 0 { print $1, $2, $4 }'
 same web1 "$(content web1.limg)" "$want"
 
 # info looks at nothing but the file.
