@@ -571,6 +571,8 @@ class LimgLayer:
         end = min(end, self.size)
         for block, count, data in self.blocks(start // size, (end + size - 1) // size, report):
             lo, hi = max(start, block * size), min(end, (block + count) * size)
+            if lo >= hi:
+                continue
             if data is None:
                 below = self.parent.size if self.parent else 0
                 if lo < min(hi, below):

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* See dump.h. The digests are taken from the truth, not from the images. */
+#include <fcntl.h>
 #include <inttypes.h>
 #include <openssl/evp.h>
 #include <stdio.h>
@@ -37,6 +38,21 @@ static void write_truth(struct model *m, FILE *out, const struct flat *f, const 
 	fputc('\n', out);
 }
 
+/* The file is as old as the content says: weak pins name that. */
+static void copy_time(struct mem_content *content, const char *path)
+{
+	struct host_open args = { .use = SHARE_PEEK_USE };
+	struct timespec times[2] = { { .tv_nsec = UTIME_OMIT } };
+	struct host_stat stat;
+	struct node *node;
+
+	must(mem_node_on(content, path, &args, &node, NULL) == 0 && node_stat(node, &stat, NULL) == 0, "stat");
+	node_close(node, NULL);
+	times[1].tv_sec = stat.mtime_ns / 1000000000;
+	times[1].tv_nsec = stat.mtime_ns % 1000000000;
+	must(utimensat(AT_FDCWD, path, times, 0) == 0, path);
+}
+
 static void write_file(struct model *m, const char *path, const char *name)
 {
 	struct mem_content *content = memfs_find(&m->fs, name);
@@ -51,6 +67,7 @@ static void write_file(struct model *m, const char *path, const char *name)
 		must(fwrite(m->buf, 1, n, out) == n, path);
 	}
 	must(fclose(out) == 0, path);
+	copy_time(content, path);
 }
 
 void dump_files(struct model *m, const char *folder, uint64_t seed)
