@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The reference broker: the one place where a name that stands in an image becomes an open file. Images come from strangers; a
- * name in one must not make us read /etc/shadow, block on a FIFO, or talk to the network.
+ * The reference broker: the one place where a name that stands in an image becomes an open file. Images come from
+ * strangers; a name in one must not make us read /etc/shadow, block on a FIFO, or talk to the network.
  *
- *  - Names are paths. Anything with a scheme ("nbd:", "json:{", "https://") is refused: a path that really looks so can be written
- *    with "./" before it.
+ *  - Names are paths. Anything with a scheme ("nbd:", "json:{", "https://") is refused: a path that really looks so can
+ * be written with "./" before it.
  *  - none: refused. dir: the image's own folder and below, which the kernel enforces against symbolic links and ".." by
- *    openat2(RESOLVE_BENEATH); where that call does not exist, we walk the path ourselves and take no symbolic link at all. any: any path.
- *  - Always read-only; regular files, and with "any" block devices; opened so that nothing can block, and judged by fstat() of the
- *    descriptor, not by name.
+ *    openat2(RESOLVE_BENEATH); where that call does not exist, we walk the path ourselves and take no symbolic link at
+ * all. any: any path.
+ *  - Always read-only; regular files, and with "any" block devices; opened so that nothing can block, and judged by
+ * fstat() of the descriptor, not by name.
  *
  * Depth and cycles are the chain's business (chain.c).
  */
@@ -25,7 +26,7 @@
 #include "broker.h"
 #include "error.h"
 
-#define LAYER "broker"
+#define LAYER	   "broker"
 #define OPEN_FLAGS (O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
 
 static int no_memory(struct img_error *err)
@@ -93,7 +94,8 @@ static int judge(int fd, const char *path, bool devices, struct img_error *err)
 		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
 				 "%s: is a block device, which an image may only name under --allow-refs any", path);
 	if (!S_ISREG(sb.st_mode) && !S_ISBLK(sb.st_mode))
-		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER, "%s: neither a regular file nor a block device", path);
+		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
+				 "%s: neither a regular file nor a block device", path);
 	flags = fcntl(fd, F_GETFL);
 	if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0)
 		return error_errno(err, errno, NO_OFFSET, LAYER, "%s: cannot set up the descriptor", path);
@@ -116,7 +118,8 @@ static int walk_beneath(int dir, const char *name)
 			fd = -1;
 			e = EXDEV;
 		} else {
-			fd = openat(at, part, next ? O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC : OPEN_FLAGS | O_NOFOLLOW);
+			fd = openat(at, part,
+				    next ? O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC : OPEN_FLAGS | O_NOFOLLOW);
 			e = errno;
 		}
 		if (at != dir)
@@ -143,7 +146,8 @@ static int open_beneath(int dir, const char *name)
 	return (int)fd;
 }
 
-/* Absolute names may only point into the folder; what is returned is relative to it and points into name. NULL: outside. */
+/* Absolute names may only point into the folder; what is returned is relative to it and points into name. NULL:
+ * outside. */
 static const char *strip_folder(const char *folder, const char *name)
 {
 	char *real;
@@ -164,7 +168,8 @@ static const char *strip_folder(const char *folder, const char *name)
 static int outside(const char *child_path, const char *name, struct img_error *err)
 {
 	return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
-			 "'%s', named by %s, lies outside that image's folder; --allow-refs any would allow it", name, child_path);
+			 "'%s', named by %s, lies outside that image's folder; --allow-refs any would allow it", name,
+			 child_path);
 }
 
 static int open_in_folder(const char *child_path, const char *folder, const char *name, int *fd, struct img_error *err)
@@ -187,7 +192,8 @@ static int open_in_folder(const char *child_path, const char *folder, const char
 	return 0;
 }
 
-int broker_open(const char *child_path, const char *name, enum img_refs refs, int *fd, char **resolved, struct img_error *err)
+int broker_open(const char *child_path, const char *name, enum img_refs refs, int *fd, char **resolved,
+		struct img_error *err)
 {
 	char *folder, *path = NULL;
 	int ret;
@@ -198,10 +204,12 @@ int broker_open(const char *child_path, const char *name, enum img_refs refs, in
 		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER, "%s names a file without a name", child_path);
 	if (has_scheme(name))
 		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
-				 "'%s', named by %s, is not a path; write ./NAME if a file is really called so", name, child_path);
+				 "'%s', named by %s, is not a path; write ./NAME if a file is really called so", name,
+				 child_path);
 	if (refs == IMG_REFS_NONE)
 		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
-				 "%s names '%s', and no references are allowed; --allow-refs dir or any would allow it", child_path, name);
+				 "%s names '%s', and no references are allowed; --allow-refs dir or any would allow it",
+				 child_path, name);
 	folder = broker_folder(child_path, err);
 	if (!folder)
 		return IMG_E_NOMEM;
@@ -212,7 +220,8 @@ int broker_open(const char *child_path, const char *name, enum img_refs refs, in
 	if (ret == 0 && refs == IMG_REFS_ANY) {
 		*fd = open(path, OPEN_FLAGS);
 		if (*fd < 0)
-			ret = error_errno(err, errno, NO_OFFSET, LAYER, "cannot open '%s', named by %s", name, child_path);
+			ret = error_errno(err, errno, NO_OFFSET, LAYER, "cannot open '%s', named by %s", name,
+					  child_path);
 	}
 	if (ret == 0)
 		ret = judge(*fd, path, refs == IMG_REFS_ANY, err);
@@ -236,7 +245,8 @@ int broker_open_named(const char *path, bool writable, int *fd, struct img_error
 	if (*fd < 0 && errno == EISDIR)
 		return is_folder(path, err);
 	if (*fd < 0)
-		return error_errno(err, errno, NO_OFFSET, LAYER, "%s: cannot open%s", path, writable ? " for writing" : "");
+		return error_errno(err, errno, NO_OFFSET, LAYER, "%s: cannot open%s", path,
+				   writable ? " for writing" : "");
 	ret = judge(*fd, path, true, err);
 	if (ret != 0) {
 		close(*fd);

@@ -6,10 +6,11 @@
 #include "node.h"
 
 /*
- * Opens what the image at child_path names. *fd is open read-only on a regular file (or a block device, with IMG_REFS_ANY);
- * *resolved is a malloc()ed path for messages and for references of that file.
+ * Opens what the image at child_path names. *fd is open read-only on a regular file (or a block device, with
+ * IMG_REFS_ANY); *resolved is a malloc()ed path for messages and for references of that file.
  */
-int broker_open(const char *child_path, const char *name, enum img_refs refs, int *fd, char **resolved, struct img_error *err);
+int broker_open(const char *child_path, const char *name, enum img_refs refs, int *fd, char **resolved,
+		struct img_error *err);
 /* Opens what the user names: any path, a regular file or a block device. */
 int broker_open_named(const char *path, bool writable, int *fd, struct img_error *err);
 /* The folder of path, "." where it has none; malloc()ed. */

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Backing chains. A chain is opened from the top down in a loop, each layer read-only but the first, until a layer names no
- * parent; then it is tied together and identities are compared from the bottom up, since the weak identity of a layer
- * is made of its content, which reads through what is below.
+ * Backing chains. A chain is opened from the top down in a loop, each layer read-only but the first, until a layer
+ * names no parent; then it is tied together and identities are compared from the bottom up, since the weak identity of
+ * a layer is made of its content, which reads through what is below.
  *
- * What ends the loop on hostile images: the depth limit, and the refusal to open one file (device, inode, snapshot) twice in a chain.
- * The format of a parent is the one on record, never a guess. Who may be named is the broker's decision (image_env.open_file).
+ * What ends the loop on hostile images: the depth limit, and the refusal to open one file (device, inode, snapshot)
+ * twice in a chain. The format of a parent is the one on record, never a guess. Who may be named is the broker's
+ * decision (image_env.open_file).
  *
- * Locks: a file is opened with what a peek needs, which is enough to tell the format; then, before the driver reads anything, the
- * permissions become final: those of a writer, of a reader, or (a snapshot that can be read beside a writer, force-share) the peek's.
+ * Locks: a file is opened with what a peek needs, which is enough to tell the format; then, before the driver reads
+ * anything, the permissions become final: those of a writer, of a reader, or (a snapshot that can be read beside a
+ * writer, force-share) the peek's.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -48,14 +50,15 @@ static int take_permissions(struct node *file, const struct img_driver *drv, con
 	return node_share(file, SHARE_READER_USE, SHARE_READER_FORBID, err);
 }
 
-static int choose_driver(struct node *file, const struct img_open_options *o, const struct img_driver **drv, struct img_error *err)
+static int choose_driver(struct node *file, const struct img_open_options *o, const struct img_driver **drv,
+			 struct img_error *err)
 {
 	if (!o->format)
 		return probe_choose(file, (o->flags & IMG_OPEN_WRITE) != 0, drv, err);
 	*drv = registry_find(o->format);
 	if (!*drv)
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER, "%s: this build does not have the format '%s'", file->path,
-				 o->format);
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
+				 "%s: this build does not have the format '%s'", file->path, o->format);
 	return 0;
 }
 
@@ -65,13 +68,15 @@ static int check_size(const struct node *top, uint64_t limit, struct img_error *
 
 	if (size <= limit)
 		return 0;
-	return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "%s: virtual size %llu is above the limit of %llu bytes", top->path,
-			 (unsigned long long)size, (unsigned long long)limit);
+	return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER,
+			 "%s: virtual size %llu is above the limit of %llu bytes", top->path, (unsigned long long)size,
+			 (unsigned long long)limit);
 }
 
 /* One layer without its backing. Takes file over. */
-static int open_layer(struct node *file, const char *path, const struct img_open_options *o, const uint8_t *snapshot_uuid,
-		      const struct image_env *env, struct img **out, struct img_error *err)
+static int open_layer(struct node *file, const char *path, const struct img_open_options *o,
+		      const uint8_t *snapshot_uuid, const struct image_env *env, struct img **out,
+		      struct img_error *err)
 {
 	uint64_t limit = o->max_virtual_bytes ? min_u64(o->max_virtual_bytes, INT64_MAX) : INT64_MAX;
 	struct driver_open args = {
@@ -128,8 +133,8 @@ static int check_cycle(struct layer *const *layers, unsigned nr, struct img_erro
 
 		if (l->host.dev == last->host.dev && l->host.ino == last->host.ino &&
 		    same_string(l->img->snapshot, last->img->snapshot))
-			return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "%s stands on itself: its backing chain is a cycle",
-					 l->img->path);
+			return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+					 "%s stands on itself: its backing chain is a cycle", l->img->path);
 	}
 	return 0;
 }
@@ -162,9 +167,11 @@ static int may_open_parent(const char *path, const struct backing_ref *ref, unsi
 		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
 				 "%s: a commit into its backing file was interrupted: run imgtool commit again", path);
 	if (ref->format[0] == '\0' || ref->name[0] == '\0')
-		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "%s: the name or format of the backing file is missing", path);
+		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+				 "%s: the name or format of the backing file is missing", path);
 	if (depth_left == 0)
-		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "%s: the backing chain is deeper than allowed", path);
+		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "%s: the backing chain is deeper than allowed",
+				 path);
 	return 0;
 }
 
@@ -189,7 +196,8 @@ static int add_layer(struct layer ***layers, unsigned nr, struct img_error *err)
 	return 0;
 }
 
-/* Opens layers until one has no parent to open. *nr of them are allocated, also after failure, the last perhaps without img. */
+/* Opens layers until one has no parent to open. *nr of them are allocated, also after failure, the last perhaps without
+ * img. */
 static int open_layers(struct node *file, const char *path, const struct img_open_options *first, const uint8_t *uuid,
 		       const struct image_env *env, struct layer ***layers, unsigned *nr, struct img_error *err)
 {
@@ -284,7 +292,9 @@ int chain_open(struct node *file, const char *path, const struct img_open_option
 int chain_open_parent(const char *child_path, const struct backing_ref *ref, unsigned open_flags, enum img_refs refs,
 		      unsigned depth_left, const struct image_env *env, struct img **out, struct img_error *err)
 {
-	struct img_open_options o = { .struct_size = sizeof(o), .flags = open_flags, .refs = refs, .max_depth = depth_left };
+	struct img_open_options o = {
+		.struct_size = sizeof(o), .flags = open_flags, .refs = refs, .max_depth = depth_left
+	};
 	struct node *file;
 	char *path;
 	int ret;
@@ -309,8 +319,8 @@ int chain_open_parent(const char *child_path, const struct backing_ref *ref, uns
 	return ret;
 }
 
-int chain_parent_path(const char *child_path, const struct backing_ref *ref, enum img_refs refs, const struct image_env *env,
-		      char **out, struct img_error *err)
+int chain_parent_path(const char *child_path, const struct backing_ref *ref, enum img_refs refs,
+		      const struct image_env *env, char **out, struct img_error *err)
 {
 	struct host_open host = { .use = SHARE_PEEK_USE, .no_lock = true };
 	struct node *file;
@@ -337,7 +347,8 @@ static int check_not_in(const char *child_path, struct img *parent, const struct
 		if (ret != 0)
 			return ret;
 		if (host.dev == sb.st_dev && host.ino == sb.st_ino)
-			return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s would stand on itself", child_path);
+			return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s would stand on itself",
+					 child_path);
 	}
 	return 0;
 }
@@ -346,8 +357,8 @@ static int fill_ref(struct backing_ref *ref, const char *backing, const char *sn
 {
 	memset(ref, 0, sizeof(*ref));
 	if (strlen(backing) >= sizeof(ref->name) || backing[0] == '\0')
-		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "the name of a backing file has 1 to %zu bytes",
-				 sizeof(ref->name) - 1);
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
+				 "the name of a backing file has 1 to %zu bytes", sizeof(ref->name) - 1);
 	if (snapshot && strlen(snapshot) >= sizeof(ref->snapshot))
 		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "the name of a snapshot has at most %d bytes",
 				 IMG_SNAPSHOT_NAME_MAX);
@@ -383,7 +394,8 @@ int chain_make_ref(const char *child_path, const char *backing, const char *snap
 		return ret;
 	if (!format && parent->top->drv->never_guess_for_writing)
 		ret = error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
-				"%s: no known format is recognised; if it is raw, name its format (-F raw)", parent->path);
+				"%s: no known format is recognised; if it is raw, name its format (-F raw)",
+				parent->path);
 	if (ret == 0)
 		ret = check_not_in(child_path, parent, env, err);
 	if (ret == 0)

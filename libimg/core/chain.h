@@ -6,8 +6,8 @@
 #include "image.h"
 
 /*
- * Opens the image in file and all that it names. Takes file over, also on failure. o is complete (image_copy_options); path is for
- * messages and references; snapshot_uuid (may be NULL) decides which snapshot o->snapshot means.
+ * Opens the image in file and all that it names. Takes file over, also on failure. o is complete (image_copy_options);
+ * path is for messages and references; snapshot_uuid (may be NULL) decides which snapshot o->snapshot means.
  */
 int chain_open(struct node *file, const char *path, const struct img_open_options *o, const uint8_t *snapshot_uuid,
 	       const struct image_env *env, struct img **out, struct img_error *err);

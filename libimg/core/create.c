@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The entries to images that reach the host by themselves: open by descriptor, create, probe. A new image is made complete and
- * durable under a temporary name before it gets its own.
+ * The entries to images that reach the host by themselves: open by descriptor, create, probe. A new image is made
+ * complete and durable under a temporary name before it gets its own.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -15,7 +15,7 @@
 #include "image_int.h"
 #include "probe.h"
 
-#define LAYER "image"
+#define LAYER	     "image"
 #define SECTOR_BYTES 512u
 
 /* ---- opening a descriptor, probing ------------------------------------------------------------------------------- */
@@ -104,8 +104,8 @@ static int check_create(const struct img_create_options *o, const struct img_dri
 		return ret;
 	*drv = registry_find(o->format ? o->format : "limg");
 	if (!*drv)
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER, "this build does not have the format '%s'",
-				 o->format ? o->format : "limg");
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
+				 "this build does not have the format '%s'", o->format ? o->format : "limg");
 	if (o->size_bytes % SECTOR_BYTES != 0)
 		return image_invalid(err, "sizes are multiples of 512 bytes");
 	if (o->size_bytes > INT64_MAX)
@@ -113,15 +113,16 @@ static int check_create(const struct img_create_options *o, const struct img_dri
 	if (!o->backing && (o->backing_snapshot || o->backing_format))
 		return image_invalid(err, "the snapshot or format of a backing file is given without the file");
 	if (o->backing && !((*drv)->caps & IMG_CAP_BACKING))
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER, "images of format %s cannot have a backing file",
-				 (*drv)->name);
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
+				 "images of format %s cannot have a backing file", (*drv)->name);
 	if ((unsigned)o->refs > IMG_REFS_ANY)
 		return image_invalid(err, "unknown policy for references");
 	return 0;
 }
 
 /* Fills the temporary file; it is complete, durable and closed when this returns 0. Ends file in any case. */
-static int fill_file(const struct img_driver *drv, struct node *file, const struct driver_create *args, struct img_error *err)
+static int fill_file(const struct img_driver *drv, struct node *file, const struct driver_create *args,
+		     struct img_error *err)
 {
 	int ret = node_create(drv, file, args, err), closed;
 

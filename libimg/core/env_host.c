@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The default environment: image files are files of the host, reached under the broker's policy. New files are made under a
- * temporary name in the folder of the final one, and renamed into place when they are complete and durable, so that no
- * crash leaves half an image under a name that anybody uses.
+ * The default environment: image files are files of the host, reached under the broker's policy. New files are made
+ * under a temporary name in the folder of the final one, and renamed into place when they are complete and durable, so
+ * that no crash leaves half an image under a name that anybody uses.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +20,7 @@
 #include "error.h"
 #include "image.h"
 
-#define LAYER "file"
+#define LAYER	  "file"
 #define NAME_ROOM 200 /* of NAME_MAX, for what a temporary name takes from the final one */
 
 static int no_memory(struct img_error *err)
@@ -48,8 +48,8 @@ static int node_on_fd(int fd, const char *path, const struct host_open *args, st
 	return 0;
 }
 
-static int host_open_file(void *ctx, const char *child_path, const char *name, enum img_refs refs, const struct host_open *args,
-			  struct node **out, char **resolved, struct img_error *err)
+static int host_open_file(void *ctx, const char *child_path, const char *name, enum img_refs refs,
+			  const struct host_open *args, struct node **out, char **resolved, struct img_error *err)
 {
 	int fd, ret;
 
@@ -57,7 +57,8 @@ static int host_open_file(void *ctx, const char *child_path, const char *name, e
 	*out = NULL;
 	*resolved = NULL;
 	if (child_path && args->writable)
-		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s: referenced files are opened read-only", name);
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s: referenced files are opened read-only",
+				 name);
 	if (child_path) {
 		ret = broker_open(child_path, name, refs, &fd, resolved, err);
 	} else {
@@ -100,7 +101,8 @@ static int host_check_target(void *ctx, const char *path, bool overwrite, struct
 	if (S_ISLNK(sb.st_mode) && stat(path, &sb) < 0)
 		return error_errno(err, errno, NO_OFFSET, LAYER, "%s: symbolic link that leads nowhere", path);
 	if (!S_ISREG(sb.st_mode))
-		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s: exists and is not a regular file: it cannot be replaced", path);
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
+				 "%s: exists and is not a regular file: it cannot be replaced", path);
 	return 0;
 }
 

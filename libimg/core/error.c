@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Filling struct img_error. The structure is fixed in size and belongs to the caller, so that reporting a failure can itself
- * neither fail nor allocate. The first failure of a chain of calls stays; whoever is further out only puts a prefix before it.
+ * Filling struct img_error. The structure is fixed in size and belongs to the caller, so that reporting a failure can
+ * itself neither fail nor allocate. The first failure of a chain of calls stays; whoever is further out only puts a
+ * prefix before it.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -49,16 +50,11 @@ static int code_of_errno(int sys_errno)
 	switch (sys_errno) {
 	case ENOSPC:
 	case EDQUOT:
-	case EFBIG:
-		return IMG_E_NOSPC;
-	case ENOENT:
-		return IMG_E_NOENT;
-	case ENOMEM:
-		return IMG_E_NOMEM;
-	case EEXIST:
-		return IMG_E_EXISTS;
-	default:
-		return IMG_E_IO;
+	case EFBIG: return IMG_E_NOSPC;
+	case ENOENT: return IMG_E_NOENT;
+	case ENOMEM: return IMG_E_NOMEM;
+	case EEXIST: return IMG_E_EXISTS;
+	default: return IMG_E_IO;
 	}
 }
 
@@ -111,49 +107,30 @@ void error_clear(struct img_error *err)
 const char *img_strerror(int code)
 {
 	switch (code) {
-	case IMG_OK:
-		return "success";
-	case IMG_E_INVALID:
-		return "invalid argument";
-	case IMG_E_IO:
-		return "input/output error on the host";
-	case IMG_E_NOMEM:
-		return "out of memory";
-	case IMG_E_NOSPC:
-		return "no space left on the host";
-	case IMG_E_NOENT:
-		return "no such file or snapshot";
-	case IMG_E_EXISTS:
-		return "the name is taken";
-	case IMG_E_CORRUPT:
-		return "image is damaged";
-	case IMG_E_FORMAT:
-		return "not an image of a known format";
-	case IMG_E_BUSY:
-		return "image is in use";
-	case IMG_E_REFUSED:
-		return "refused by policy";
-	case IMG_E_CHANGED:
-		return "backing file has changed";
-	case IMG_E_UNSUPPORTED:
-		return "not supported";
-	case IMG_E_LIMIT:
-		return "a limit is exceeded";
-	case IMG_E_KEY:
-		return "key is missing or wrong";
-	case IMG_E_POISONED:
-		return "an earlier failure forbids further changes";
-	case IMG_E_READONLY:
-		return "image is read-only";
-	case IMG_E_CANCELLED:
-		return "cancelled";
-	default:
-		return "unknown error";
+	case IMG_OK: return "success";
+	case IMG_E_INVALID: return "invalid argument";
+	case IMG_E_IO: return "input/output error on the host";
+	case IMG_E_NOMEM: return "out of memory";
+	case IMG_E_NOSPC: return "no space left on the host";
+	case IMG_E_NOENT: return "no such file or snapshot";
+	case IMG_E_EXISTS: return "the name is taken";
+	case IMG_E_CORRUPT: return "image is damaged";
+	case IMG_E_FORMAT: return "not an image of a known format";
+	case IMG_E_BUSY: return "image is in use";
+	case IMG_E_REFUSED: return "refused by policy";
+	case IMG_E_CHANGED: return "backing file has changed";
+	case IMG_E_UNSUPPORTED: return "not supported";
+	case IMG_E_LIMIT: return "a limit is exceeded";
+	case IMG_E_KEY: return "key is missing or wrong";
+	case IMG_E_POISONED: return "an earlier failure forbids further changes";
+	case IMG_E_READONLY: return "image is read-only";
+	case IMG_E_CANCELLED: return "cancelled";
+	default: return "unknown error";
 	}
 }
 
 #define STRINGIFY_(x) #x
-#define STRINGIFY(x) STRINGIFY_(x)
+#define STRINGIFY(x)  STRINGIFY_(x)
 
 const char *img_version(void)
 {

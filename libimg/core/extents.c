@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Extents: what lies where, through the whole chain. Each layer's driver answers for itself, in batches that are kept in a cursor
- * per layer; here they are put on top of each other: a range that a layer does not say anything about is looked up in the
- * one below, as far as that reaches. Neighbours of one kind are merged.
+ * Extents: what lies where, through the whole chain. Each layer's driver answers for itself, in batches that are kept
+ * in a cursor per layer; here they are put on top of each other: a range that a layer does not say anything about is
+ * looked up in the one below, as far as that reaches. Neighbours of one kind are merged.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -21,8 +21,8 @@ struct cursor {
 };
 
 /*
- * What this layer says about off, clipped to end. Its driver is asked up to stop (both lie inside the layer): an overlay of many small
- * extents must not cost its backing a question for each gap.
+ * What this layer says about off, clipped to end. Its driver is asked up to stop (both lie inside the layer): an
+ * overlay of many small extents must not cost its backing a question for each gap.
  */
 static int ask_layer(struct cursor *c, uint64_t off, uint64_t end, uint64_t stop, struct status_extent *out,
 		     struct img_error *err)
@@ -49,28 +49,27 @@ static int ask_layer(struct cursor *c, uint64_t off, uint64_t end, uint64_t stop
 static uint32_t flags_of(const struct status_extent *e)
 {
 	switch (e->kind) {
-	case STATUS_ZERO:
-		return IMG_EXT_ZERO | IMG_EXT_ALLOCATED;
+	case STATUS_ZERO: return IMG_EXT_ZERO | IMG_EXT_ALLOCATED;
 	case STATUS_DATA:
-		return IMG_EXT_DATA | IMG_EXT_ALLOCATED | (e->host_off != STATUS_NO_HOST ? (uint32_t)IMG_EXT_OFFSET : 0);
-	case STATUS_COMPRESSED:
-		return IMG_EXT_DATA | IMG_EXT_ALLOCATED | IMG_EXT_COMPRESSED;
+		return IMG_EXT_DATA | IMG_EXT_ALLOCATED |
+		       (e->host_off != STATUS_NO_HOST ? (uint32_t)IMG_EXT_OFFSET : 0);
+	case STATUS_COMPRESSED: return IMG_EXT_DATA | IMG_EXT_ALLOCATED | IMG_EXT_COMPRESSED;
 	case STATUS_UNALLOCATED:
-	default:
-		return 0;
+	default: return 0;
 	}
 }
 
 static int missing_backing(const struct node *node, uint64_t off, struct img_error *err)
 {
-	return error_set(err, IMG_E_REFUSED, 0, off, LAYER,
-			 "%s: 0x%llx is not in this file, and its backing file was not opened on purpose; ask for this layer only", node->path,
-			 (unsigned long long)off);
+	return error_set(
+		err, IMG_E_REFUSED, 0, off, LAYER,
+		"%s: 0x%llx is not in this file, and its backing file was not opened on purpose; ask for this layer only",
+		node->path, (unsigned long long)off);
 }
 
 /* The one extent that begins at off. */
-static int resolve(struct cursor *cursors, unsigned nr_layers, bool own, uint64_t off, uint64_t end, struct img_extent *out,
-		   struct img_error *err)
+static int resolve(struct cursor *cursors, unsigned nr_layers, bool own, uint64_t off, uint64_t end,
+		   struct img_extent *out, struct img_error *err)
 {
 	uint64_t stop = end;
 
@@ -88,7 +87,9 @@ static int resolve(struct cursor *cursors, unsigned nr_layers, bool own, uint64_
 			return ret;
 		end = off + e.bytes;
 		if (e.kind != STATUS_UNALLOCATED || own) {
-			*out = (struct img_extent){ .off = off, .bytes = e.bytes, .flags = flags_of(&e), .depth = depth };
+			*out = (struct img_extent){
+				.off = off, .bytes = e.bytes, .flags = flags_of(&e), .depth = depth
+			};
 			if (out->flags & IMG_EXT_OFFSET)
 				out->host_off = e.host_off;
 			return 0;
@@ -107,8 +108,8 @@ static bool merges(const struct img_extent *a, const struct img_extent *b)
 	return !(a->flags & IMG_EXT_OFFSET) || a->host_off + a->bytes == b->host_off;
 }
 
-static int walk(struct cursor *cursors, unsigned nr_layers, bool own, uint64_t off, uint64_t end, struct img_extent *out,
-		size_t cap, size_t *nr, struct img_error *err)
+static int walk(struct cursor *cursors, unsigned nr_layers, bool own, uint64_t off, uint64_t end,
+		struct img_extent *out, size_t cap, size_t *nr, struct img_error *err)
 {
 	while (off < end) {
 		struct img_extent e;
@@ -129,16 +130,18 @@ static int walk(struct cursor *cursors, unsigned nr_layers, bool own, uint64_t o
 	return 0;
 }
 
-static int extents_locked(struct img *img, uint64_t bytes, uint64_t off, bool own, struct img_extent *out, size_t cap, size_t *nr,
-			  struct img_error *err)
+static int extents_locked(struct img *img, uint64_t bytes, uint64_t off, bool own, struct img_extent *out, size_t cap,
+			  size_t *nr, struct img_error *err)
 {
 	unsigned nr_layers = 0;
 	struct cursor *cursors;
 	int ret;
 
 	if (!range_inside(off, bytes, node_size(img->top)))
-		return error_set(err, IMG_E_INVALID, 0, off, LAYER, "%s: 0x%llx bytes at 0x%llx are beyond the size, 0x%llx", img->path,
-				 (unsigned long long)bytes, (unsigned long long)off, (unsigned long long)node_size(img->top));
+		return error_set(err, IMG_E_INVALID, 0, off, LAYER,
+				 "%s: 0x%llx bytes at 0x%llx are beyond the size, 0x%llx", img->path,
+				 (unsigned long long)bytes, (unsigned long long)off,
+				 (unsigned long long)node_size(img->top));
 	if (bytes == 0)
 		return 0;
 	cursors = malloc(img->depth * sizeof(*cursors));
@@ -155,8 +158,8 @@ static int extents_locked(struct img *img, uint64_t bytes, uint64_t off, bool ow
 	return ret;
 }
 
-int img_extents(struct img *img, uint64_t bytes, uint64_t off, unsigned flags, struct img_extent *out, size_t cap, size_t *nr,
-		struct img_error *err)
+int img_extents(struct img *img, uint64_t bytes, uint64_t off, unsigned flags, struct img_extent *out, size_t cap,
+		size_t *nr, struct img_error *err)
 {
 	int ret;
 

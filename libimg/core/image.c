@@ -3,8 +3,8 @@
  * Images: opening, creating, closing, properties, I/O. The public functions check what a caller can get wrong, hold
  * img->content_lock shared, and hand over to the node; nothing here knows a format.
  *
- * A chain of images is one chain of nodes, owned by its top, with a struct img around each layer ("borrowed" for all but the first), so
- * that img_backing() can hand out a parent like any other image.
+ * A chain of images is one chain of nodes, owned by its top, with a struct img around each layer ("borrowed" for all
+ * but the first), so that img_backing() can hand out a parent like any other image.
  */
 #include <errno.h>
 #include <limits.h>
@@ -17,13 +17,13 @@
 #include "image_int.h"
 #include "probe.h"
 
-#define LAYER "image"
+#define LAYER	     "image"
 #define SECTOR_BYTES 512u
 #define GATHER_BYTES (1u << 20)
 
-#define OPEN_FLAGS                                                                                                             \
-	(IMG_OPEN_WRITE | IMG_OPEN_FORCE_SHARE | IMG_OPEN_NO_BACKING | IMG_OPEN_UNSAFE_BACKING | IMG_OPEN_BULK | IMG_OPEN_DIRECT |     \
-	 IMG_OPEN_RAW_OK)
+#define OPEN_FLAGS                                                                                               \
+	(IMG_OPEN_WRITE | IMG_OPEN_FORCE_SHARE | IMG_OPEN_NO_BACKING | IMG_OPEN_UNSAFE_BACKING | IMG_OPEN_BULK | \
+	 IMG_OPEN_DIRECT | IMG_OPEN_RAW_OK)
 
 int image_invalid(struct img_error *err, const char *what)
 {
@@ -176,7 +176,8 @@ int img_close(struct img *img, struct img_error *err)
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
-static int complete_open_options(struct img_open_options *out, const struct img_open_options *opts, struct img_error *err)
+static int complete_open_options(struct img_open_options *out, const struct img_open_options *opts,
+				 struct img_error *err)
 {
 	int ret = image_copy_options(out, sizeof(*out), opts, err);
 
@@ -187,7 +188,8 @@ static int complete_open_options(struct img_open_options *out, const struct img_
 	if ((out->flags & IMG_OPEN_WRITE) && (out->flags & IMG_OPEN_FORCE_SHARE))
 		return image_invalid(err, "force-share is for reading only");
 	if ((out->flags & IMG_OPEN_WRITE) && out->snapshot)
-		return error_set(err, IMG_E_READONLY, 0, NO_OFFSET, LAYER, "snapshot '%s' cannot be opened for writing", out->snapshot);
+		return error_set(err, IMG_E_READONLY, 0, NO_OFFSET, LAYER, "snapshot '%s' cannot be opened for writing",
+				 out->snapshot);
 	if (out->snapshot && (out->snapshot[0] == '\0' || strlen(out->snapshot) > IMG_SNAPSHOT_NAME_MAX))
 		return image_invalid(err, "the name of a snapshot has 1 to 255 bytes");
 	if ((unsigned)out->refs > IMG_REFS_ANY)
@@ -374,8 +376,8 @@ int img_resize(struct img *img, uint64_t size_bytes, unsigned flags, struct img_
 	pthread_rwlock_wrlock(&img->content_lock);
 	if (size_bytes < node_size(img->top) && !(flags & IMG_RESIZE_SHRINK))
 		ret = error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
-				"%s: %llu bytes are less than the %llu that it has; shrinking has to be asked for", img->path,
-				(unsigned long long)size_bytes, (unsigned long long)node_size(img->top));
+				"%s: %llu bytes are less than the %llu that it has; shrinking has to be asked for",
+				img->path, (unsigned long long)size_bytes, (unsigned long long)node_size(img->top));
 	else
 		ret = node_resize(img->top, size_bytes, err);
 	return end(img, ret);
@@ -384,14 +386,14 @@ int img_resize(struct img *img, uint64_t size_bytes, unsigned flags, struct img_
 /* ---- vectors ----------------------------------------------------------------------------------------------------- */
 
 /*
- * Several buffers are gathered into one of up to GATHER_BYTES, cut where the offset is a multiple of it: a driver sees whole blocks and
- * compression units, whatever the pieces are.
+ * Several buffers are gathered into one of up to GATHER_BYTES, cut where the offset is a multiple of it: a driver sees
+ * whole blocks and compression units, whatever the pieces are.
  */
 struct vector {
 	const struct iovec *iov;
 	int nr_iov;
-	int i;		/* current buffer */
-	size_t done;	/* of it */
+	int i;	     /* current buffer */
+	size_t done; /* of it */
 };
 
 static int check_vector(const struct iovec *iov, int nr_iov, uint64_t bytes, struct img_error *err)
@@ -457,8 +459,9 @@ static int check_range(const struct img *img, uint64_t bytes, uint64_t off, stru
 {
 	if (range_inside(off, bytes, node_size(img->top)))
 		return 0;
-	return error_set(err, IMG_E_INVALID, 0, off, LAYER, "%s: 0x%llx bytes at 0x%llx are beyond the size, 0x%llx", img->path,
-			 (unsigned long long)bytes, (unsigned long long)off, (unsigned long long)node_size(img->top));
+	return error_set(err, IMG_E_INVALID, 0, off, LAYER, "%s: 0x%llx bytes at 0x%llx are beyond the size, 0x%llx",
+			 img->path, (unsigned long long)bytes, (unsigned long long)off,
+			 (unsigned long long)node_size(img->top));
 }
 
 int img_preadv(struct img *img, const struct iovec *iov, int nr_iov, uint64_t bytes, uint64_t off, unsigned flags,

@@ -2,14 +2,15 @@
 /*
  * The chokepoint, data path: every read, write, zero, discard, flush, status and resize of every layer passes here.
  *
- * In: the range is inside the node (protocols and filters may grow by writing), the node is open, writable where it must be, and not
- * poisoned. Out: a failure has filled err; status answers are ascending, contiguous, not empty, and clipped. Between: emulation of what a
- * driver lacks: zero by writing zeros, FUA by a flush, zero detection, and read-modify-write for drivers that take aligned
- * requests only. The rest of the driver's members is called in node_ops.c.
+ * In: the range is inside the node (protocols and filters may grow by writing), the node is open, writable where it
+ * must be, and not poisoned. Out: a failure has filled err; status answers are ascending, contiguous, not empty, and
+ * clipped. Between: emulation of what a driver lacks: zero by writing zeros, FUA by a flush, zero detection, and
+ * read-modify-write for drivers that take aligned requests only. The rest of the driver's members is called in
+ * node_ops.c.
  *
- * States of a node: new -> open -> closed; open -> poisoned by a failed flush, for changes only. A format whose flush fails for
- * want of space decides itself (it may not have lost anything); for all others a failed flush may have lost what was written before, and
- * the kernel will not say so twice.
+ * States of a node: new -> open -> closed; open -> poisoned by a failed flush, for changes only. A format whose flush
+ * fails for want of space decides itself (it may not have lost anything); for all others a failed flush may have lost
+ * what was written before, and the kernel will not say so twice.
  */
 #include <errno.h>
 #include <limits.h>
@@ -20,7 +21,7 @@
 #include "error.h"
 #include "node_int.h"
 
-#define LAYER "node"
+#define LAYER	     "node"
 #define BOUNCE_BYTES (1u << 20)
 #define DETECT_BYTES 4096u
 
@@ -36,8 +37,8 @@ int node_judge(struct node *node, int ret, const char *what, struct img_error *e
 	if (ret == 0)
 		return 0;
 	if (ret > 0) {
-		error_set(err, IMG_E_IO, 0, NO_OFFSET, LAYER, "%s: driver %s broke its contract: %s returned %d", node->path,
-			  node->drv->name, what, ret);
+		error_set(err, IMG_E_IO, 0, NO_OFFSET, LAYER, "%s: driver %s broke its contract: %s returned %d",
+			  node->path, node->drv->name, what, ret);
 		return IMG_E_IO;
 	}
 	/* Only where the driver forgot. */
@@ -64,11 +65,12 @@ int node_check_change(struct node *node, const char *what, struct img_error *err
 	if (ret != 0)
 		return ret;
 	if (!node->writable)
-		return error_set(err, IMG_E_READONLY, 0, NO_OFFSET, node->drv->name, "%s: cannot %s: it is open read-only", node->path,
-				 what);
+		return error_set(err, IMG_E_READONLY, 0, NO_OFFSET, node->drv->name,
+				 "%s: cannot %s: it is open read-only", node->path, what);
 	if (atomic_load_explicit(&node->poisoned, memory_order_relaxed))
 		return error_set(err, IMG_E_POISONED, 0, NO_OFFSET, node->drv->name,
-				 "%s: cannot %s: an earlier flush failed; close the image and open it again", node->path, what);
+				 "%s: cannot %s: an earlier flush failed; close the image and open it again",
+				 node->path, what);
 	return 0;
 }
 
@@ -77,8 +79,8 @@ static int check_buffer(const struct node *node, const void *buf, uint64_t bytes
 	if (!buf)
 		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s: no buffer", node->path);
 	if (bytes > PTRDIFF_MAX)
-		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s: 0x%llx bytes are more than memory holds", node->path,
-				 ull(bytes));
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s: 0x%llx bytes are more than memory holds",
+				 node->path, ull(bytes));
 	return 0;
 }
 
@@ -89,10 +91,12 @@ static int check_inside(const struct node *node, uint64_t bytes, uint64_t off, c
 	if (range_inside(off, bytes, size))
 		return 0;
 	if (grows(node))
-		return error_set(err, IMG_E_IO, 0, off, node->drv->name, "%s: %s of 0x%llx bytes at 0x%llx: the file ends at 0x%llx",
-				 node->path, what, ull(bytes), ull(off), ull(size));
-	return error_set(err, IMG_E_INVALID, 0, off, LAYER, "%s: %s of 0x%llx bytes at 0x%llx is beyond the size, 0x%llx", node->path, what,
-			 ull(bytes), ull(off), ull(size));
+		return error_set(err, IMG_E_IO, 0, off, node->drv->name,
+				 "%s: %s of 0x%llx bytes at 0x%llx: the file ends at 0x%llx", node->path, what,
+				 ull(bytes), ull(off), ull(size));
+	return error_set(err, IMG_E_INVALID, 0, off, LAYER,
+			 "%s: %s of 0x%llx bytes at 0x%llx is beyond the size, 0x%llx", node->path, what, ull(bytes),
+			 ull(off), ull(size));
 }
 
 /* The range of a change: inside, or past the end where the node grows by it. */
@@ -101,8 +105,9 @@ static int check_target(const struct node *node, uint64_t bytes, uint64_t off, c
 	if (!grows(node))
 		return check_inside(node, bytes, off, what, err);
 	if (!range_inside(off, bytes, INT64_MAX))
-		return error_set(err, IMG_E_INVALID, 0, off, LAYER, "%s: %s of 0x%llx bytes at 0x%llx: no file is that long", node->path,
-				 what, ull(bytes), ull(off));
+		return error_set(err, IMG_E_INVALID, 0, off, LAYER,
+				 "%s: %s of 0x%llx bytes at 0x%llx: no file is that long", node->path, what, ull(bytes),
+				 ull(off));
 	return 0;
 }
 
@@ -146,14 +151,16 @@ static void *bounce_new(const struct node *node, uint32_t align, size_t bytes, s
 	void *p = NULL;
 
 	if (posix_memalign(&p, align < sizeof(void *) ? sizeof(void *) : align, bytes) != 0) {
-		error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: no memory for a buffer of %zu bytes", node->path, bytes);
+		error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: no memory for a buffer of %zu bytes", node->path,
+			  bytes);
 		return NULL;
 	}
 	return p;
 }
 
 /* Reads whole blocks; those beyond the end of a node that grows are zeros. off and bytes are aligned. */
-static int read_blocks(struct node *node, uint8_t *buf, uint64_t bytes, uint64_t off, uint32_t align, struct img_error *err)
+static int read_blocks(struct node *node, uint8_t *buf, uint64_t bytes, uint64_t off, uint32_t align,
+		       struct img_error *err)
 {
 	uint64_t end = round_up(node_size(node), align);
 	uint64_t there = off < end ? min_u64(bytes, end - off) : 0;
@@ -169,7 +176,8 @@ static size_t bounce_bytes(uint32_t align, uint64_t bytes, uint64_t off)
 	return (size_t)min_u64(max_u64(BOUNCE_BYTES, align), round_up(off + bytes, align) - round_down(off, align));
 }
 
-static int read_bounced(struct node *node, uint8_t *buf, uint64_t bytes, uint64_t off, uint32_t align, struct img_error *err)
+static int read_bounced(struct node *node, uint8_t *buf, uint64_t bytes, uint64_t off, uint32_t align,
+			struct img_error *err)
 {
 	size_t cap = bounce_bytes(align, bytes, off);
 	uint8_t *bounce = bounce_new(node, align, cap, err);
@@ -194,8 +202,8 @@ static int read_bounced(struct node *node, uint8_t *buf, uint64_t bytes, uint64_
 }
 
 /* buf NULL: zeros. The caller holds rmw_lock exclusive. */
-static int write_bounced(struct node *node, const uint8_t *buf, uint64_t bytes, uint64_t off, unsigned flags, uint32_t align,
-			 struct img_error *err)
+static int write_bounced(struct node *node, const uint8_t *buf, uint64_t bytes, uint64_t off, unsigned flags,
+			 uint32_t align, struct img_error *err)
 {
 	size_t cap = bounce_bytes(align, bytes, off);
 	uint8_t *bounce = bounce_new(node, align, cap, err);
@@ -209,7 +217,7 @@ static int write_bounced(struct node *node, const uint8_t *buf, uint64_t bytes, 
 		uint64_t n = min_u64(bytes, cap - (off - first));
 		uint64_t whole = round_up(off - first + n, align);
 
-		if ((off - first != 0 || n != whole))
+		if (off != first || n != whole)
 			ret = read_blocks(node, bounce, whole, first, align, err);
 		if (ret != 0)
 			break;
@@ -229,7 +237,8 @@ static int write_bounced(struct node *node, const uint8_t *buf, uint64_t bytes, 
 	return ret;
 }
 
-static int write_any(struct node *node, const uint8_t *buf, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err)
+static int write_any(struct node *node, const uint8_t *buf, uint64_t bytes, uint64_t off, unsigned flags,
+		     struct img_error *err)
 {
 	uint32_t align = request_align(node);
 	int ret;
@@ -262,7 +271,8 @@ int node_pread(struct node *node, void *buf, uint64_t bytes, uint64_t off, unsig
 	if (ret != 0)
 		return ret;
 	if (!node->drv->pread)
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER, "%s: %s cannot be read", node->path, node->drv->name);
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER, "%s: %s cannot be read", node->path,
+				 node->drv->name);
 	atomic_fetch_add_explicit(&node->counters.reads, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&node->counters.bytes_read, bytes, memory_order_relaxed);
 	align = request_align(node);
@@ -286,7 +296,8 @@ static bool is_zero(const uint8_t *p, uint64_t bytes)
 
 static int zero_any(struct node *node, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err);
 
-/* Runs of zero blocks are zeroed, the rest is written. Compressed writes are looked at by whole units, which they need. */
+/* Runs of zero blocks are zeroed, the rest is written. Compressed writes are looked at by whole units, which they need.
+ */
 static int write_detecting(struct node *node, const uint8_t *buf, uint64_t bytes, uint64_t off, unsigned flags,
 			   struct img_error *err)
 {
@@ -350,7 +361,8 @@ int node_pwrite(struct node *node, const void *buf, uint64_t bytes, uint64_t off
 		atomic_fetch_add_explicit(&node->counters.writes, 1, memory_order_relaxed);
 		atomic_fetch_add_explicit(&node->counters.bytes_written, bytes, memory_order_relaxed);
 		if ((flags & IMG_IO_DETECT_ZEROES) && !(node->drv->native_io & IMG_IO_DETECT_ZEROES))
-			ret = write_detecting(node, buf, bytes, off, native_flags(node, flags) | IMG_IO_DETECT_ZEROES, err);
+			ret = write_detecting(node, buf, bytes, off, native_flags(node, flags) | IMG_IO_DETECT_ZEROES,
+					      err);
 		else
 			ret = write_any(node, buf, bytes, off, native_flags(node, flags), err);
 	}
@@ -426,7 +438,8 @@ int node_discard(struct node *node, uint64_t bytes, uint64_t off, unsigned flags
 	first = round_up(off, align);
 	if (node->drv->discard && first < last) {
 		atomic_fetch_add_explicit(&node->counters.discards, 1, memory_order_relaxed);
-		ret = node_judge(node, node->drv->discard(node, min_u64(last, size) - first, first, 0, err), "discard", err);
+		ret = node_judge(node, node->drv->discard(node, min_u64(last, size) - first, first, 0, err), "discard",
+				 err);
 	}
 	return ret == 0 && (flags & IMG_IO_FUA) ? node_flush(node, 0, err) : ret;
 }
@@ -456,30 +469,32 @@ int node_resize(struct node *node, uint64_t size_bytes, struct img_error *err)
 	if (ret != 0)
 		return ret;
 	if (size_bytes > INT64_MAX)
-		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "%s: 0x%llx bytes are more than 2^63 - 1", node->path,
-				 ull(size_bytes));
+		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "%s: 0x%llx bytes are more than 2^63 - 1",
+				 node->path, ull(size_bytes));
 	if (!node->drv->resize)
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER, "%s: %s cannot be resized", node->path, node->drv->name);
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER, "%s: %s cannot be resized", node->path,
+				 node->drv->name);
 	return node_judge(node, node->drv->resize(node, size_bytes, err), "resize", err);
 }
 
 /* ---- status ------------------------------------------------------------------------------------------------------ */
 
-static int police_status(const struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap, size_t *nr,
-			 struct img_error *err)
+static int police_status(const struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
+			 size_t *nr, struct img_error *err)
 {
 	uint64_t pos = off, end = off + bytes;
 
 	if (*nr == 0 || *nr > cap)
-		return error_set(err, IMG_E_IO, 0, off, LAYER, "%s: driver %s broke its contract: %zu extents for %zu", node->path,
-				 node->drv->name, *nr, cap);
+		return error_set(err, IMG_E_IO, 0, off, LAYER, "%s: driver %s broke its contract: %zu extents for %zu",
+				 node->path, node->drv->name, *nr, cap);
 	for (size_t i = 0; i < *nr; i++) {
 		struct status_extent *e = &out[i];
 
 		if (e->off != pos || e->bytes == 0 || e->bytes > UINT64_MAX - e->off || e->kind > STATUS_COMPRESSED)
-			return error_set(err, IMG_E_IO, 0, e->off, LAYER,
-					 "%s: driver %s broke its contract: extent 0x%llx+0x%llx of kind %d where 0x%llx is next", node->path,
-					 node->drv->name, ull(e->off), ull(e->bytes), (int)e->kind, ull(pos));
+			return error_set(
+				err, IMG_E_IO, 0, e->off, LAYER,
+				"%s: driver %s broke its contract: extent 0x%llx+0x%llx of kind %d where 0x%llx is next",
+				node->path, node->drv->name, ull(e->off), ull(e->bytes), (int)e->kind, ull(pos));
 		if (e->kind != STATUS_DATA)
 			e->host_off = STATUS_NO_HOST;
 		e->bytes = min_u64(e->bytes, end - pos);
@@ -504,7 +519,9 @@ int node_status(struct node *node, uint64_t bytes, uint64_t off, struct status_e
 	if (!out || cap == 0)
 		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s: no room for extents", node->path);
 	if (!node->drv->status) {
-		out[0] = (struct status_extent){ .off = off, .bytes = bytes, .kind = STATUS_DATA, .host_off = STATUS_NO_HOST };
+		out[0] = (struct status_extent){
+			.off = off, .bytes = bytes, .kind = STATUS_DATA, .host_off = STATUS_NO_HOST
+		};
 		*nr = 1;
 		return 0;
 	}
@@ -521,7 +538,8 @@ int node_read_backing(struct node *node, void *buf, uint64_t bytes, uint64_t off
 
 	if (node->backing_missing)
 		return error_set(err, IMG_E_REFUSED, 0, off, LAYER,
-				 "%s: 0x%llx is not in this file, and its backing file was not opened on purpose", node->path, ull(off));
+				 "%s: 0x%llx is not in this file, and its backing file was not opened on purpose",
+				 node->path, ull(off));
 	if (backing) {
 		size = node_size(backing);
 		there = off < size ? min_u64(bytes, size - off) : 0;

@@ -5,7 +5,8 @@
 
 #include "node.h"
 
-/* Passes on ret; makes sure that a failure filled err, and that an answer above 0 (no driver may give one) is a failure. */
+/* Passes on ret; makes sure that a failure filled err, and that an answer above 0 (no driver may give one) is a
+ * failure. */
 int node_judge(struct node *node, int ret, const char *what, struct img_error *err);
 /* The node is open, writable and not poisoned. */
 int node_check_change(struct node *node, const char *what, struct img_error *err);

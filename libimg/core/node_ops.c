@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The chokepoint, everything but the data path: life of a node, host questions and locks, formats' backing records, snapshots,
- * machine state, check. See node.c for what it checks.
+ * The chokepoint, everything but the data path: life of a node, host questions and locks, formats' backing records,
+ * snapshots, machine state, check. See node.c for what it checks.
  *
- * Host questions (stat, allocate, lock_byte, share) that a layer does not answer go to its file; a layer without file answers "fine":
- * memory has no locks and nothing to reserve.
+ * Host questions (stat, allocate, lock_byte, share) that a layer does not answer go to its file; a layer without file
+ * answers "fine": memory has no locks and nothing to reserve.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -43,8 +43,8 @@ no_memory:
 
 static int unsupported(const struct node *node, const char *what, struct img_error *err)
 {
-	return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, node->drv->name, "%s: format %s has no %s", node->path, node->drv->name,
-			 what);
+	return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, node->drv->name, "%s: format %s has no %s", node->path,
+			 node->drv->name, what);
 }
 
 int node_open_fd(struct node *node, int fd, const struct host_open *args, struct img_error *err)
@@ -57,15 +57,16 @@ int node_open_fd(struct node *node, int fd, const struct host_open *args, struct
 	return ret;
 }
 
-int node_create(const struct img_driver *drv, struct node *file, const struct driver_create *args, struct img_error *err)
+int node_create(const struct img_driver *drv, struct node *file, const struct driver_create *args,
+		struct img_error *err)
 {
 	int ret = node_check_change(file, "create an image", err);
 
 	if (ret != 0)
 		return ret;
 	if (!drv->create)
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER, "%s: images of format %s cannot be created", file->path,
-				 drv->name);
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
+				 "%s: images of format %s cannot be created", file->path, drv->name);
 	return node_judge(file, drv->create(file, args, err), "create", err);
 }
 
@@ -75,7 +76,8 @@ int node_open(struct node *node, const struct driver_open *args, struct img_erro
 
 	node->writable = args->writable;
 	if (!node->drv->open)
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER, "%s: %s cannot be opened", node->path, node->drv->name);
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER, "%s: %s cannot be opened", node->path,
+				 node->drv->name);
 	ret = node_judge(node, node->drv->open(node, args, err), "open", err);
 	node->opened = ret == 0;
 	return ret;
@@ -135,15 +137,17 @@ int node_stat(struct node *node, struct host_stat *out, struct img_error *err)
 
 int node_allocate(struct node *node, uint64_t bytes, uint64_t off, struct img_error *err)
 {
+	int ret;
+
 	while (!node->drv->allocate && node->file && node->drv->kind == DRIVER_FILTER)
 		node = node->file;
 	if (bytes == 0 || !node->drv->allocate)
 		return 0;
-	int ret = node_check_change(node, "reserve space", err);
-
+	ret = node_check_change(node, "reserve space", err);
 	if (ret == 0 && !range_inside(off, bytes, INT64_MAX))
-		ret = error_set(err, IMG_E_INVALID, 0, off, LAYER, "%s: cannot reserve 0x%llx bytes at 0x%llx: no file is that long",
-				node->path, (unsigned long long)bytes, (unsigned long long)off);
+		ret = error_set(err, IMG_E_INVALID, 0, off, LAYER,
+				"%s: cannot reserve 0x%llx bytes at 0x%llx: no file is that long", node->path,
+				(unsigned long long)bytes, (unsigned long long)off);
 	if (ret != 0)
 		return ret;
 	return node_judge(node, node->drv->allocate(node, bytes, off, err), "allocate", err);
@@ -213,7 +217,8 @@ int node_snap_create(struct node *node, const char *name, unsigned flags, struct
 	if (!node->drv->snap_create)
 		return unsupported(node, no_snapshots, err);
 	ret = node_check_change(node, "create a snapshot", err);
-	return ret != 0 ? ret : node_judge(node, node->drv->snap_create(node, name, flags, err), "snapshot create", err);
+	return ret != 0 ? ret :
+			  node_judge(node, node->drv->snap_create(node, name, flags, err), "snapshot create", err);
 }
 
 int node_snap_delete(struct node *node, const char *name, struct img_error *err)
@@ -243,7 +248,8 @@ int node_snap_rename(struct node *node, const char *name, const char *new_name, 
 	if (!node->drv->snap_rename)
 		return unsupported(node, no_snapshots, err);
 	ret = node_check_change(node, "rename a snapshot", err);
-	return ret != 0 ? ret : node_judge(node, node->drv->snap_rename(node, name, new_name, err), "snapshot rename", err);
+	return ret != 0 ? ret :
+			  node_judge(node, node->drv->snap_rename(node, name, new_name, err), "snapshot rename", err);
 }
 
 int node_snap_list(struct node *node, struct img_snapshot *out, size_t cap, size_t *nr, struct img_error *err)
@@ -318,7 +324,8 @@ int node_vmstate_size(struct node *node, const char *snap, uint64_t *bytes, stru
 	return node_judge(node, node->drv->vmstate_size(node, snap, bytes, err), "vmstate size", err);
 }
 
-int node_vmstate_read(struct node *node, const char *snap, void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
+int node_vmstate_read(struct node *node, const char *snap, void *buf, uint64_t bytes, uint64_t off,
+		      struct img_error *err)
 {
 	uint64_t size = 0;
 	int ret;
@@ -329,8 +336,9 @@ int node_vmstate_read(struct node *node, const char *snap, void *buf, uint64_t b
 	if (ret == 0)
 		ret = node_vmstate_size(node, snap, &size, err);
 	if (ret == 0 && !range_inside(off, bytes, size))
-		ret = error_set(err, IMG_E_INVALID, 0, off, LAYER, "%s: machine state ends at 0x%llx, 0x%llx bytes at 0x%llx are beyond",
-				node->path, (unsigned long long)size, (unsigned long long)bytes, (unsigned long long)off);
+		ret = error_set(err, IMG_E_INVALID, 0, off, LAYER,
+				"%s: machine state ends at 0x%llx, 0x%llx bytes at 0x%llx are beyond", node->path,
+				(unsigned long long)size, (unsigned long long)bytes, (unsigned long long)off);
 	if (ret != 0 || bytes == 0)
 		return ret;
 	return node_judge(node, node->drv->vmstate_read(node, snap, buf, bytes, off, err), "vmstate read", err);
@@ -382,8 +390,8 @@ int node_measure(const struct img_driver *drv, const struct img_measure_args *ar
 
 	memset(out, 0, sizeof(*out));
 	if (!drv->measure)
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, drv->name, "the size of images of format %s cannot be foretold",
-				 drv->name);
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, drv->name,
+				 "the size of images of format %s cannot be foretold", drv->name);
 	ret = drv->measure(args, out, err);
 	if (ret != 0)
 		error_set(err, ret, 0, NO_OFFSET, drv->name, "measure failed: %s", img_strerror(ret));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Pins: the identity of a parent as its overlay records it. A strong one comes from the format (limg: uuid and root of the tree of
- * checksums); for parents without, size, modification time and a fingerprint of samples of the content are taken, which
- * catch an exchanged or rewritten base, not every single changed byte. format-spec/limg.md, section 12.
+ * Pins: the identity of a parent as its overlay records it. A strong one comes from the format (limg: uuid and root of
+ * the tree of checksums); for parents without, size, modification time and a fingerprint of samples of the content are
+ * taken, which catch an exchanged or rewritten base, not every single changed byte. format-spec/limg.md, section 12.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,10 +16,10 @@
 #include "error.h"
 #include "image.h"
 
-#define LAYER "pin"
+#define LAYER	     "pin"
 #define SAMPLE_BYTES 4096u
-#define NR_SAMPLES 64u
-#define WHOLE_BELOW (256u << 10)
+#define NR_SAMPLES   64u
+#define WHOLE_BELOW  (256u << 10)
 
 static uint64_t sample_off(uint64_t size, unsigned i)
 {
@@ -102,8 +102,8 @@ static void time_text(int64_t ns, char *out, size_t out_bytes)
 /* What differs and what to do come first: long paths may be cut off. */
 static int changed(const char *child, const char *parent, const char *what, struct img_error *err)
 {
-	return error_set(err, IMG_E_CHANGED, 0, NO_OFFSET, LAYER, "the backing file is not as recorded: %s; %s: %s, named by %s", what, advice,
-			 parent, child);
+	return error_set(err, IMG_E_CHANGED, 0, NO_OFFSET, LAYER,
+			 "the backing file is not as recorded: %s; %s: %s, named by %s", what, advice, parent, child);
 }
 
 static const char *other_image(const struct pin *recorded, const struct pin *found)
@@ -131,8 +131,8 @@ int pin_compare(const struct pin *recorded, const struct pin *found, const char 
 	if (other)
 		return changed(child, parent, other, err);
 	if (recorded->size_bytes != found->size_bytes) {
-		(void)snprintf(what, sizeof(what), "its size was %" PRIu64 " and is %" PRIu64 " bytes", recorded->size_bytes,
-			       found->size_bytes);
+		(void)snprintf(what, sizeof(what), "its size was %" PRIu64 " and is %" PRIu64 " bytes",
+			       recorded->size_bytes, found->size_bytes);
 		return changed(child, parent, what, err);
 	}
 	if (memcmp(recorded->hash, found->hash, sizeof(found->hash)) != 0)

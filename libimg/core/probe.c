@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Probing. A guess decides how untrusted bytes are read, so it is made carefully: head and tail of the file are shown to every
- * driver and compared with the magics of formats that this build does not open. Exactly one match is a format. Two are an error:
- * a file made to be one thing to one program and another to the next. None is raw, which is only ever guessed for reading. A
- * foreign magic is an error, too: an image of another format read as raw would be copied as if its metadata were the disk.
+ * Probing. A guess decides how untrusted bytes are read, so it is made carefully: head and tail of the file are shown
+ * to every driver and compared with the magics of formats that this build does not open. Exactly one match is a format.
+ * Two are an error: a file made to be one thing to one program and another to the next. None is raw, which is only ever
+ * guessed for reading. A foreign magic is an error, too: an image of another format read as raw would be copied as if
+ * its metadata were the disk.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,7 @@
 #include "node_int.h"
 #include "probe.h"
 
-#define LAYER "probe"
+#define LAYER	   "probe"
 #define HEAD_BYTES (64u << 10)
 #define TAIL_BYTES 4096u
 
@@ -126,19 +127,22 @@ int probe_choose(struct node *file, bool writable, const struct img_driver **out
 	if (ret != 0)
 		return ret;
 	if (v.seen.nr_magics > 1)
-		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
-				 "%s: looks like %s and like %s at once; name the format (-f FORMAT) if the file is to be trusted", file->path,
-				 v.seen.format, v.seen.other);
+		return error_set(
+			err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
+			"%s: looks like %s and like %s at once; name the format (-f FORMAT) if the file is to be trusted",
+			file->path, v.seen.format, v.seen.other);
 	if (v.seen.nr_magics == 1 && !v.drv)
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
-				 "%s: looks like %s, which this build cannot open; to take the file itself as a disk, name the format (-f raw)",
-				 file->path, v.seen.format);
+		return error_set(
+			err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
+			"%s: looks like %s, which this build cannot open; to take the file itself as a disk, name the format (-f raw)",
+			file->path, v.seen.format);
 	if (!v.drv)
 		v.drv = registry_find("raw");
 	if (writable && v.drv->never_guess_for_writing)
-		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
-				 "%s: no known format is recognised, and raw is never guessed for writing; if it is raw, name the format (-f raw)",
-				 file->path);
+		return error_set(
+			err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
+			"%s: no known format is recognised, and raw is never guessed for writing; if it is raw, name the format (-f raw)",
+			file->path);
 	*out = v.drv;
 	return 0;
 }

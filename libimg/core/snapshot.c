@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Snapshots and machine state of an image: checks of names and arguments, then the format's own doing. Formats without snapshots have
- * an empty list and refuse the rest.
+ * Snapshots and machine state of an image: checks of names and arguments, then the format's own doing. Formats without
+ * snapshots have an empty list and refuse the rest.
  */
 #include <string.h>
 
@@ -51,7 +51,8 @@ static int check_name(const char *name, struct img_error *err)
 		unsigned char c = (unsigned char)name[i];
 
 		if (c < 0x20 || c == 0x7f || c == '@' || c == '/')
-			return image_invalid(err, "the name of a snapshot holds no '@', no '/' and no control characters");
+			return image_invalid(err,
+					     "the name of a snapshot holds no '@', no '/' and no control characters");
 	}
 	if (!is_utf8(name))
 		return image_invalid(err, "the name of a snapshot is UTF-8");
@@ -62,7 +63,8 @@ static int check_name(const char *name, struct img_error *err)
 static int check_given(const char *name, struct img_error *err)
 {
 	return name && name[0] && strlen(name) <= IMG_SNAPSHOT_NAME_MAX ?
-		       0 : image_invalid(err, "the name of a snapshot has 1 to 255 bytes");
+		       0 :
+		       image_invalid(err, "the name of a snapshot has 1 to 255 bytes");
 }
 
 int img_snapshot_create(struct img *img, const char *name, unsigned flags, struct img_error *err)
@@ -155,8 +157,8 @@ int img_snapshot_open(struct img *img, const char *name, struct img **out, struc
 	pthread_rwlock_rdlock(&img->content_lock);
 	ret = node_snap_open(img->top, name, &view, err);
 	if (ret == 0) {
-		*out = image_new(view, img->path, name, img->open_flags & ~(unsigned)(IMG_OPEN_WRITE | IMG_OPEN_BULK), img->refs,
-				 img->env, err);
+		*out = image_new(view, img->path, name, img->open_flags & ~(unsigned)(IMG_OPEN_WRITE | IMG_OPEN_BULK),
+				 img->refs, img->env, err);
 		if (*out) {
 			(*out)->backing = img->backing;
 			(*out)->depth = img->depth;
@@ -195,7 +197,8 @@ int img_vmstate_write(struct img *img, const void *buf, uint64_t bytes, uint64_t
 	return ret;
 }
 
-int img_vmstate_read(struct img *img, const char *snapshot, void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
+int img_vmstate_read(struct img *img, const char *snapshot, void *buf, uint64_t bytes, uint64_t off,
+		     struct img_error *err)
 {
 	int ret = begin(img, err);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A driver for tests of the core: bytes in an array, a map of what each 512-byte sector is, counters, and switches that make it
- * misbehave. The same state serves as a protocol (grows by writing) and as a format (does not; has a backing). Requests are checked
- * against the alignment that it claims.
+ * A driver for tests of the core: bytes in an array, a map of what each 512-byte sector is, counters, and switches that
+ * make it misbehave. The same state serves as a protocol (grows by writing) and as a format (does not; has a backing).
+ * Requests are checked against the alignment that it claims.
  */
 #ifndef UNIT_MOCK_H
 #define UNIT_MOCK_H
@@ -20,7 +20,7 @@
 #include "image.h"
 #include "node.h"
 
-#define MOCK_BYTES (256u << 10)
+#define MOCK_BYTES  (256u << 10)
 #define MOCK_SECTOR 512u
 
 struct mock {
@@ -34,8 +34,9 @@ struct mock {
 	size_t status_cap; /* at most so many extents per answer; 0: as many as asked for */
 	int fail_flush;	   /* code to return */
 	int fail_write;
-	bool silent;	   /* failures do not fill err */
-	int bad_status;	   /* 1: gap, 2: empty extent, 3: none, 4: more than cap, 5: beyond the range, 6: unknown kind, 7: overflow */
+	bool silent;	/* failures do not fill err */
+	int bad_status; /* 1: gap, 2: empty extent, 3: none, 4: more than cap, 5: beyond the range, 6: unknown kind, 7:
+			   overflow */
 };
 
 static inline struct mock *mock_of(struct node *node)
@@ -59,7 +60,8 @@ static inline void mock_check(struct node *node, const void *buf, uint64_t bytes
 	m->last_bytes = bytes;
 }
 
-static inline int mock_pread(struct node *node, void *buf, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err)
+static inline int mock_pread(struct node *node, void *buf, uint64_t bytes, uint64_t off, unsigned flags,
+			     struct img_error *err)
 {
 	struct mock *m = mock_of(node);
 
@@ -75,17 +77,15 @@ static inline int mock_pread(struct node *node, void *buf, uint64_t bytes, uint6
 			if (node_read_backing(node, p, 1, off + i, err) != 0)
 				return IMG_E_IO;
 			break;
-		case STATUS_ZERO:
-			*p = 0;
-			break;
-		default:
-			*p = m->data[off + i];
+		case STATUS_ZERO: *p = 0; break;
+		default: *p = m->data[off + i];
 		}
 	}
 	return 0;
 }
 
-/* Sectors that become data keep what the rest of them read as before only where that was zero: tests use whole ones on formats. */
+/* Sectors that become data keep what the rest of them read as before only where that was zero: tests use whole ones on
+ * formats. */
 static inline void mock_store(struct mock *m, const uint8_t *buf, uint64_t bytes, uint64_t off, enum status_kind kind)
 {
 	assert_true(off + bytes <= MOCK_BYTES);
@@ -162,8 +162,8 @@ static inline void mock_limits(const struct node *node, struct driver_limits *ou
 	*out = (struct driver_limits){ .request_align = m->align, .block_bytes = m->block, .unit_bytes = m->unit };
 }
 
-static inline int mock_status(struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap, size_t *nr,
-			      struct img_error *err)
+static inline int mock_status(struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
+			      size_t *nr, struct img_error *err)
 {
 	struct mock *m = mock_of(node);
 	uint64_t end = off + bytes;
@@ -178,7 +178,9 @@ static inline int mock_status(struct node *node, uint64_t bytes, uint64_t off, s
 		while (stop * MOCK_SECTOR < end && m->kind[stop] == m->kind[s])
 			stop++;
 		stop = stop * MOCK_SECTOR < end ? stop * MOCK_SECTOR : end;
-		out[*nr] = (struct status_extent){ .off = off, .bytes = stop - off, .kind = m->kind[s], .host_off = off + 0x100000 };
+		out[*nr] = (struct status_extent){
+			.off = off, .bytes = stop - off, .kind = m->kind[s], .host_off = off + 0x100000
+		};
 		off = stop;
 	}
 	if (m->bad_status == 1)
@@ -216,21 +218,31 @@ static inline int mock_close(struct node *node, struct img_error *err)
 	return 0;
 }
 
-#define MOCK_MEMBERS                                                                                                           \
-	.state_bytes = sizeof(struct mock), .open = mock_open, .close = mock_close, .size = mock_size, .limits = mock_limits,         \
-	.pread = mock_pread, .pwrite = mock_pwrite, .flush = mock_flush, .resize = mock_resize
+#define MOCK_MEMBERS                                                                                   \
+	.state_bytes = sizeof(struct mock), .open = mock_open, .close = mock_close, .size = mock_size, \
+	.limits = mock_limits, .pread = mock_pread, .pwrite = mock_pwrite, .flush = mock_flush, .resize = mock_resize
 
 static const struct img_driver mock_protocol = {
-	.name = "mock-protocol", .kind = DRIVER_PROTOCOL, MOCK_MEMBERS, .zero = mock_zero, .discard = mock_discard,
+	.name = "mock-protocol",
+	.kind = DRIVER_PROTOCOL,
+	MOCK_MEMBERS,
+	.zero = mock_zero,
+	.discard = mock_discard,
 	.status = mock_status,
 };
 static const struct img_driver mock_format __attribute__((unused)) = {
-	.name = "mock-format", .kind = DRIVER_FORMAT, MOCK_MEMBERS, .zero = mock_zero, .status = mock_status,
+	.name = "mock-format",
+	.kind = DRIVER_FORMAT,
+	MOCK_MEMBERS,
+	.zero = mock_zero,
+	.status = mock_status,
 	.caps = IMG_CAP_WRITE | IMG_CAP_RESIZE,
 };
 /* Nothing but reading and writing. */
 static const struct img_driver mock_plain __attribute__((unused)) = {
-	.name = "mock-plain", .kind = DRIVER_PROTOCOL, MOCK_MEMBERS,
+	.name = "mock-plain",
+	.kind = DRIVER_PROTOCOL,
+	MOCK_MEMBERS,
 };
 
 static inline struct node *mock_node(const struct img_driver *drv, uint64_t size, bool writable)

@@ -37,29 +37,30 @@ static int teardown(void **state)
 }
 
 /* A test named after the mistake: the call must answer with the code and fill err with the same. */
-#define MISTAKE(name, code_, call)                                                                                             \
-	static void name(void **state)                                                                                         \
-	{                                                                                                                      \
-		struct img_error *err = ERR;                                                                                   \
-		struct img *out = NULL;                                                                                        \
-		size_t nr = 0;                                                                                                 \
-                                                                                                                               \
-		(void)state;                                                                                                   \
-		(void)out;                                                                                                     \
-		(void)nr;                                                                                                      \
-		memset(err, 0, sizeof(*err));                                                                                  \
-		assert_int_equal(call, code_);                                                                                 \
-		assert_int_equal(err->code, code_);                                                                            \
-		assert_true(err->msg[0] != '\0');                                                                              \
-		assert_null(out);                                                                                              \
+#define MISTAKE(name, code_, call)                  \
+	static void name(void **state)              \
+	{                                           \
+		struct img_error *err = ERR;        \
+		struct img *out = NULL;             \
+		size_t nr = 0;                      \
+                                                    \
+		(void)state;                        \
+		(void)out;                          \
+		(void)nr;                           \
+		memset(err, 0, sizeof(*err));       \
+		assert_int_equal(call, code_);      \
+		assert_int_equal(err->code, code_); \
+		assert_true(err->msg[0] != '\0');   \
+		assert_null(out);                   \
 	}
 
-#define OPEN(...) (&(struct img_open_options){ .struct_size = sizeof(struct img_open_options), __VA_ARGS__ })
+#define OPEN(...)   (&(struct img_open_options){ .struct_size = sizeof(struct img_open_options), __VA_ARGS__ })
 #define CREATE(...) (&(struct img_create_options){ .struct_size = sizeof(struct img_create_options), __VA_ARGS__ })
 
 MISTAKE(open_without_path, IMG_E_INVALID, img_open(NULL, NULL, &out, err))
 MISTAKE(open_without_place, IMG_E_INVALID, img_open(in_dir("b"), NULL, NULL, err))
-MISTAKE(open_without_struct_size, IMG_E_INVALID, img_open(in_dir("b"), &(struct img_open_options){ .format = "raw" }, &out, err))
+MISTAKE(open_without_struct_size, IMG_E_INVALID,
+	img_open(in_dir("b"), &(struct img_open_options){ .format = "raw" }, &out, err))
 MISTAKE(open_with_unknown_flag, IMG_E_INVALID, img_open(in_dir("b"), OPEN(.flags = 1u << 31), &out, err))
 MISTAKE(open_with_unknown_policy, IMG_E_INVALID, img_open(in_dir("b"), OPEN(.refs = (enum img_refs)9), &out, err))
 MISTAKE(open_to_write_beside_others, IMG_E_INVALID,
@@ -74,7 +75,8 @@ MISTAKE(open_closed_descriptor, IMG_E_IO, img_open_fd(1000000, NULL, &out, err))
 MISTAKE(create_without_path, IMG_E_INVALID, img_create(NULL, CREATE(.format = "raw"), err))
 MISTAKE(create_with_empty_path, IMG_E_INVALID, img_create("", CREATE(.format = "raw"), err))
 MISTAKE(create_odd_size, IMG_E_INVALID, img_create(in_dir("c"), CREATE(.format = "raw", .size_bytes = 511), err))
-MISTAKE(create_too_large, IMG_E_LIMIT, img_create(in_dir("c"), CREATE(.format = "raw", .size_bytes = UINT64_C(1) << 63), err))
+MISTAKE(create_too_large, IMG_E_LIMIT,
+	img_create(in_dir("c"), CREATE(.format = "raw", .size_bytes = UINT64_C(1) << 63), err))
 MISTAKE(create_with_unknown_flag, IMG_E_INVALID, img_create(in_dir("c"), CREATE(.format = "raw", .flags = 0x100), err))
 MISTAKE(create_unknown_format, IMG_E_UNSUPPORTED, img_create(in_dir("c"), CREATE(.format = "mem"), err))
 MISTAKE(create_raw_on_backing, IMG_E_UNSUPPORTED,
@@ -103,12 +105,15 @@ MISTAKE(discard_on_a_reader, IMG_E_READONLY, img_discard(reader_of_other, 512, 0
 MISTAKE(flush_without_image, IMG_E_INVALID, img_flush(NULL, 0, err))
 MISTAKE(flush_with_io_flag, IMG_E_INVALID, img_flush(img, IMG_IO_FUA, err))
 
-MISTAKE(vector_does_not_add_up, IMG_E_INVALID, img_pwritev(img, (struct iovec[]){ { buf, 10 }, { buf, 10 } }, 2, 21, 0, 0, err))
-MISTAKE(vector_adds_up_to_less, IMG_E_INVALID, img_preadv(img, (struct iovec[]){ { buf, 10 }, { buf, 10 } }, 2, 19, 0, 0, err))
+MISTAKE(vector_does_not_add_up, IMG_E_INVALID,
+	img_pwritev(img, (struct iovec[]){ { buf, 10 }, { buf, 10 } }, 2, 21, 0, 0, err))
+MISTAKE(vector_adds_up_to_less, IMG_E_INVALID,
+	img_preadv(img, (struct iovec[]){ { buf, 10 }, { buf, 10 } }, 2, 19, 0, 0, err))
 MISTAKE(vector_without_base, IMG_E_INVALID, img_preadv(img, (struct iovec[]){ { NULL, 10 } }, 1, 10, 0, 0, err))
 MISTAKE(vector_missing, IMG_E_INVALID, img_preadv(img, NULL, 2, 10, 0, 0, err))
 MISTAKE(vector_negative, IMG_E_INVALID, img_preadv(img, (struct iovec[]){ { buf, 10 } }, -1, 10, 0, 0, err))
-MISTAKE(vector_past_the_end, IMG_E_INVALID, img_pwritev(img, (struct iovec[]){ { buf, 512 }, { buf, 1 } }, 2, 513, (64 << 10) - 512, 0, err))
+MISTAKE(vector_past_the_end, IMG_E_INVALID,
+	img_pwritev(img, (struct iovec[]){ { buf, 512 }, { buf, 1 } }, 2, 513, (64 << 10) - 512, 0, err))
 
 MISTAKE(resize_without_image, IMG_E_INVALID, img_resize(NULL, 512, 0, err))
 MISTAKE(resize_to_odd_size, IMG_E_INVALID, img_resize(img, (64 << 10) + 1, 0, err))
@@ -202,29 +207,83 @@ static void err_is_used_again(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(open_without_path), TEST(open_without_place), TEST(open_without_struct_size), TEST(open_with_unknown_flag),
-		TEST(open_with_unknown_policy), TEST(open_to_write_beside_others), TEST(open_snapshot_to_write),
-		TEST(open_snapshot_without_name), TEST(open_unknown_format), TEST(open_bad_descriptor), TEST(open_closed_descriptor),
-		TEST(create_without_path), TEST(create_with_empty_path), TEST(create_odd_size), TEST(create_too_large),
-		TEST(create_with_unknown_flag), TEST(create_unknown_format), TEST(create_raw_on_backing),
-		TEST(create_snapshot_of_no_backing), TEST(create_with_unknown_option),
-		TEST(read_without_image), TEST(read_without_buffer), TEST(read_with_flags), TEST(read_past_the_end), TEST(read_wraps_around),
-		TEST(write_without_image), TEST(write_without_buffer), TEST(write_with_unknown_flag), TEST(write_past_the_end),
-		TEST(write_wraps_around), TEST(write_to_a_reader), TEST(zero_without_image), TEST(zero_past_the_end),
-		TEST(zero_with_compression), TEST(discard_past_the_end), TEST(discard_on_a_reader), TEST(flush_without_image),
+		TEST(open_without_path),
+		TEST(open_without_place),
+		TEST(open_without_struct_size),
+		TEST(open_with_unknown_flag),
+		TEST(open_with_unknown_policy),
+		TEST(open_to_write_beside_others),
+		TEST(open_snapshot_to_write),
+		TEST(open_snapshot_without_name),
+		TEST(open_unknown_format),
+		TEST(open_bad_descriptor),
+		TEST(open_closed_descriptor),
+		TEST(create_without_path),
+		TEST(create_with_empty_path),
+		TEST(create_odd_size),
+		TEST(create_too_large),
+		TEST(create_with_unknown_flag),
+		TEST(create_unknown_format),
+		TEST(create_raw_on_backing),
+		TEST(create_snapshot_of_no_backing),
+		TEST(create_with_unknown_option),
+		TEST(read_without_image),
+		TEST(read_without_buffer),
+		TEST(read_with_flags),
+		TEST(read_past_the_end),
+		TEST(read_wraps_around),
+		TEST(write_without_image),
+		TEST(write_without_buffer),
+		TEST(write_with_unknown_flag),
+		TEST(write_past_the_end),
+		TEST(write_wraps_around),
+		TEST(write_to_a_reader),
+		TEST(zero_without_image),
+		TEST(zero_past_the_end),
+		TEST(zero_with_compression),
+		TEST(discard_past_the_end),
+		TEST(discard_on_a_reader),
+		TEST(flush_without_image),
 		TEST(flush_with_io_flag),
-		TEST(vector_does_not_add_up), TEST(vector_adds_up_to_less), TEST(vector_without_base), TEST(vector_missing),
-		TEST(vector_negative), TEST(vector_past_the_end),
-		TEST(resize_without_image), TEST(resize_to_odd_size), TEST(resize_smaller_without_saying_so), TEST(resize_too_large),
-		TEST(resize_with_unknown_flag), TEST(resize_a_reader),
-		TEST(extents_without_room), TEST(extents_without_place), TEST(extents_past_the_end),
-		TEST(snapshot_without_name), TEST(snapshot_with_empty_name), TEST(snapshot_with_at), TEST(snapshot_with_slash),
-		TEST(snapshot_with_control), TEST(snapshot_with_broken_utf8), TEST(snapshot_with_overlong_utf8),
-		TEST(snapshot_with_surrogate), TEST(snapshot_with_unknown_flag), TEST(snapshot_of_raw), TEST(snapshot_rename_to_nothing),
-		TEST(snapshot_list_without_count), TEST(snapshot_open_without_place), TEST(snapshot_diff_without_callback),
-		TEST(vmstate_size_without_place), TEST(snapshot_name_too_long),
-		TEST(info_without_place), TEST(check_with_unknown_flag), TEST(check_of_raw), TEST(probe_without_place),
-		TEST(close_nothing), TEST(ask_nothing), TEST(err_may_be_missing), TEST(err_is_used_again),
+		TEST(vector_does_not_add_up),
+		TEST(vector_adds_up_to_less),
+		TEST(vector_without_base),
+		TEST(vector_missing),
+		TEST(vector_negative),
+		TEST(vector_past_the_end),
+		TEST(resize_without_image),
+		TEST(resize_to_odd_size),
+		TEST(resize_smaller_without_saying_so),
+		TEST(resize_too_large),
+		TEST(resize_with_unknown_flag),
+		TEST(resize_a_reader),
+		TEST(extents_without_room),
+		TEST(extents_without_place),
+		TEST(extents_past_the_end),
+		TEST(snapshot_without_name),
+		TEST(snapshot_with_empty_name),
+		TEST(snapshot_with_at),
+		TEST(snapshot_with_slash),
+		TEST(snapshot_with_control),
+		TEST(snapshot_with_broken_utf8),
+		TEST(snapshot_with_overlong_utf8),
+		TEST(snapshot_with_surrogate),
+		TEST(snapshot_with_unknown_flag),
+		TEST(snapshot_of_raw),
+		TEST(snapshot_rename_to_nothing),
+		TEST(snapshot_list_without_count),
+		TEST(snapshot_open_without_place),
+		TEST(snapshot_diff_without_callback),
+		TEST(vmstate_size_without_place),
+		TEST(snapshot_name_too_long),
+		TEST(info_without_place),
+		TEST(check_with_unknown_flag),
+		TEST(check_of_raw),
+		TEST(probe_without_place),
+		TEST(close_nothing),
+		TEST(ask_nothing),
+		TEST(err_may_be_missing),
+		TEST(err_is_used_again),
 	};
 
 	return cmocka_run_group_tests_name("api misuse", tests, setup, teardown);

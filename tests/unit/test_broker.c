@@ -101,8 +101,9 @@ static void test_dir_allows_the_folder_and_below(void **state)
 
 static void test_dir_refuses_what_leads_out(void **state)
 {
-	static const char *const names[] = { "../secret", "out", "up/secret", "sub/../../secret", "/etc/passwd", "/proc/self/exe",
-					     "up/images/base", "/dev/null" };
+	static const char *const names[] = { "../secret",	 "out",		"up/secret",
+					     "sub/../../secret", "/etc/passwd", "/proc/self/exe",
+					     "up/images/base",	 "/dev/null" };
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
@@ -127,8 +128,13 @@ static void test_any(void **state)
 
 static void test_schemes_are_not_paths(void **state)
 {
-	static const char *const names[] = { "json:{\"driver\":\"file\"}", "nbd:base", "nbd://host/x", "https://example.org/x", "file:base",
-					     ":x", "a:b/c" };
+	static const char *const names[] = { "json:{\"driver\":\"file\"}",
+					     "nbd:base",
+					     "nbd://host/x",
+					     "https://example.org/x",
+					     "file:base",
+					     ":x",
+					     "a:b/c" };
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
@@ -171,7 +177,9 @@ static void test_named_by_the_user(void **state)
 
 static void test_folder_of_a_path(void **state)
 {
-	static const char *const table[][2] = { { "a", "." }, { "/a", "/" }, { "b/a", "b" }, { "/b/a", "/b" }, { "./a", "." } };
+	static const char *const table[][2] = {
+		{ "a", "." }, { "/a", "/" }, { "b/a", "b" }, { "/b/a", "/b" }, { "./a", "." }
+	};
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {

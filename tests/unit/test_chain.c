@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Backing chains: opening, reading through, limits, cycles, policy, and pins. A toy format of this file's own, in a registry of
- * this file's own, can be made to name anything: what a sound format would never write, a hostile image does.
+ * Backing chains: opening, reading through, limits, cycles, policy, and pins. A toy format of this file's own, in a
+ * registry of this file's own, can be made to name anything: what a sound format would never write, a hostile image
+ * does.
  */
 #include <fcntl.h>
 #include <xxhash.h>
@@ -11,8 +12,8 @@
 #include "image.h"
 #include "image_fixture.h"
 
-#define BLOCK 4096u
-#define NR_BLOCKS 64u
+#define BLOCK	     4096u
+#define NR_BLOCKS    64u
 #define HEADER_BYTES 8192u
 
 /* ---- the toy format ---------------------------------------------------------------------------------------------- */
@@ -106,7 +107,8 @@ static int toy_pread(struct node *node, void *buf, uint64_t bytes, uint64_t off,
 	return ret;
 }
 
-static int toy_pwrite(struct node *node, const void *buf, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err)
+static int toy_pwrite(struct node *node, const void *buf, uint64_t bytes, uint64_t off, unsigned flags,
+		      struct img_error *err)
 {
 	(void)flags;
 	assert_int_equal((off | bytes) % BLOCK, 0);
@@ -131,10 +133,10 @@ static int toy_pin(struct node *node, struct pin *out, struct img_error *err)
 	return 0;
 }
 
-#define TOY(name_)                                                                                                             \
-	.name = name_, .kind = DRIVER_FORMAT, .state_bytes = HEADER_BYTES, .caps = IMG_CAP_WRITE | IMG_CAP_BACKING,                    \
-	.create = toy_create, .open = toy_open, .close = toy_close, .size = toy_size, .limits = toy_limits, .pread = toy_pread,        \
-	.pwrite = toy_pwrite, .get_backing = toy_get_backing
+#define TOY(name_)                                                                                                  \
+	.name = name_, .kind = DRIVER_FORMAT, .state_bytes = HEADER_BYTES, .caps = IMG_CAP_WRITE | IMG_CAP_BACKING, \
+	.create = toy_create, .open = toy_open, .close = toy_close, .size = toy_size, .limits = toy_limits,         \
+	.pread = toy_pread, .pwrite = toy_pwrite, .get_backing = toy_get_backing
 
 static const struct img_driver toy_driver = { TOY("toy"), .probe = toy_probe, .pin = toy_pin };
 /* The same without identity of its own: its pins are weak. */
@@ -178,7 +180,10 @@ static int make(const char *name, const char *backing, const char *backing_forma
 static void fill(const char *name, const char *format, unsigned first, unsigned nr, int value)
 {
 	struct img_open_options open = {
-		.struct_size = sizeof(open), .format = format, .flags = IMG_OPEN_WRITE | IMG_OPEN_UNSAFE_BACKING, .refs = IMG_REFS_ANY,
+		.struct_size = sizeof(open),
+		.format = format,
+		.flags = IMG_OPEN_WRITE | IMG_OPEN_UNSAFE_BACKING,
+		.refs = IMG_REFS_ANY,
 	};
 	uint8_t *buf = malloc(nr * BLOCK);
 	struct img *img;
@@ -272,7 +277,11 @@ static void test_three_layers(void **state)
 static void test_shorter_backing(void **state)
 {
 	struct img_create_options create = {
-		.struct_size = sizeof(create), .format = "toy", .size_bytes = NR_BLOCKS * BLOCK, .backing = "base.raw", .backing_format = "raw",
+		.struct_size = sizeof(create),
+		.format = "toy",
+		.size_bytes = NR_BLOCKS * BLOCK,
+		.backing = "base.raw",
+		.backing_format = "raw",
 	};
 	struct img *img;
 
@@ -389,7 +398,10 @@ static void test_cycles(void **state)
 static void test_overwriting_the_own_parent(void **state)
 {
 	struct img_create_options create = {
-		.struct_size = sizeof(create), .format = "toy", .backing = "a", .flags = IMG_CREATE_OVERWRITE,
+		.struct_size = sizeof(create),
+		.format = "toy",
+		.backing = "a",
+		.flags = IMG_CREATE_OVERWRITE,
 	};
 
 	(void)state;
@@ -591,9 +603,10 @@ static void test_weak_pin(void **state)
 
 static void test_pins_one_field_at_a_time(void **state)
 {
-	static const size_t strong[] = { offsetof(struct pin, uuid), offsetof(struct pin, snapshot_uuid), offsetof(struct pin, hash),
-					 offsetof(struct pin, size_bytes) };
-	static const size_t weak[] = { offsetof(struct pin, hash), offsetof(struct pin, size_bytes), offsetof(struct pin, mtime_ns) };
+	static const size_t strong[] = { offsetof(struct pin, uuid), offsetof(struct pin, snapshot_uuid),
+					 offsetof(struct pin, hash), offsetof(struct pin, size_bytes) };
+	static const size_t weak[] = { offsetof(struct pin, hash), offsetof(struct pin, size_bytes),
+				       offsetof(struct pin, mtime_ns) };
 	struct pin a = { .kind = PIN_STRONG, .size_bytes = 512 }, b;
 
 	(void)state;
@@ -658,7 +671,9 @@ static void expect_fingerprint(uint64_t size)
 
 static void test_fingerprint(void **state)
 {
-	static const uint64_t sizes[] = { 0, 1, 4095, 4096, 4097, 256 * KIB - 1, 256 * KIB, 256 * KIB + 1, 256 * KIB + 511, MIB + 12345, 5 * MIB };
+	static const uint64_t sizes[] = {
+		0, 1, 4095, 4096, 4097, 256 * KIB - 1, 256 * KIB, 256 * KIB + 1, 256 * KIB + 511, MIB + 12345, 5 * MIB
+	};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(sizes); i++)

@@ -45,8 +45,8 @@ static void test_errno_is_mapped(void **state)
 	static const struct {
 		int sys_errno, code;
 	} table[] = {
-		{ ENOSPC, IMG_E_NOSPC }, { EDQUOT, IMG_E_NOSPC }, { EFBIG, IMG_E_NOSPC }, { ENOENT, IMG_E_NOENT },
-		{ ENOMEM, IMG_E_NOMEM }, { EEXIST, IMG_E_EXISTS }, { EIO, IMG_E_IO },	  { EACCES, IMG_E_IO },
+		{ ENOSPC, IMG_E_NOSPC }, { EDQUOT, IMG_E_NOSPC },  { EFBIG, IMG_E_NOSPC }, { ENOENT, IMG_E_NOENT },
+		{ ENOMEM, IMG_E_NOMEM }, { EEXIST, IMG_E_EXISTS }, { EIO, IMG_E_IO },	   { EACCES, IMG_E_IO },
 	};
 
 	(void)state;
@@ -139,10 +139,14 @@ static void test_version(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_first_failure_stays), cmocka_unit_test(test_clear_makes_room),
-		cmocka_unit_test(test_errno_is_mapped),	    cmocka_unit_test(test_prefix),
-		cmocka_unit_test(test_long_prefix_gives_way), cmocka_unit_test(test_one_line),
-		cmocka_unit_test(test_null_is_allowed),	    cmocka_unit_test(test_every_code_has_a_text),
+		cmocka_unit_test(test_first_failure_stays),
+		cmocka_unit_test(test_clear_makes_room),
+		cmocka_unit_test(test_errno_is_mapped),
+		cmocka_unit_test(test_prefix),
+		cmocka_unit_test(test_long_prefix_gives_way),
+		cmocka_unit_test(test_one_line),
+		cmocka_unit_test(test_null_is_allowed),
+		cmocka_unit_test(test_every_code_has_a_text),
 		cmocka_unit_test(test_version),
 	};
 

@@ -2,7 +2,7 @@
 /* Extents through chains of layers: what is on top wins, shorter backings end, neighbours merge, small answers go on. */
 #include "mock.h"
 
-#define SECTORS (MOCK_BYTES / MOCK_SECTOR)
+#define SECTORS	   (MOCK_BYTES / MOCK_SECTOR)
 #define MAX_LAYERS 4
 
 static struct img *stack(struct node **nodes, unsigned nr)
@@ -122,7 +122,8 @@ static void test_offsets_keep_extents_apart(void **state)
 /* What a 512-byte sector is, worked out the slow way. */
 static void oracle(struct node **nodes, unsigned nr, uint64_t sector, uint32_t *flags, uint32_t *depth)
 {
-	static const uint32_t of_kind[] = { 0, IMG_EXT_ZERO, IMG_EXT_DATA | IMG_EXT_OFFSET, IMG_EXT_DATA | IMG_EXT_COMPRESSED };
+	static const uint32_t of_kind[] = { 0, IMG_EXT_ZERO, IMG_EXT_DATA | IMG_EXT_OFFSET,
+					    IMG_EXT_DATA | IMG_EXT_COMPRESSED };
 
 	for (*depth = 0; *depth < nr; (*depth)++) {
 		struct mock *m = mock_of(nodes[*depth]);
@@ -197,8 +198,10 @@ static void test_random_stacks(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_layers_on_each_other), cmocka_unit_test(test_own_layer_only),
-		cmocka_unit_test(test_arguments),	     cmocka_unit_test(test_offsets_keep_extents_apart),
+		cmocka_unit_test(test_layers_on_each_other),
+		cmocka_unit_test(test_own_layer_only),
+		cmocka_unit_test(test_arguments),
+		cmocka_unit_test(test_offsets_keep_extents_apart),
 		cmocka_unit_test(test_random_stacks),
 	};
 

@@ -33,7 +33,10 @@ static void test_create_does_not_clobber(void **state)
 static void test_overwrite_follows_links_and_spares_the_rest(void **state)
 {
 	struct img_create_options create = {
-		.struct_size = sizeof(create), .format = "raw", .size_bytes = MIB, .flags = IMG_CREATE_OVERWRITE,
+		.struct_size = sizeof(create),
+		.format = "raw",
+		.size_bytes = MIB,
+		.flags = IMG_CREATE_OVERWRITE,
 	};
 	struct stat sb;
 
@@ -55,7 +58,9 @@ static void test_overwrite_follows_links_and_spares_the_rest(void **state)
 
 static void test_create_leaves_nothing_after_failure(void **state)
 {
-	struct img_create_options create = { .struct_size = sizeof(create), .format = "raw", .size_bytes = UINT64_C(1) << 62 };
+	struct img_create_options create = { .struct_size = sizeof(create),
+					     .format = "raw",
+					     .size_bytes = UINT64_C(1) << 62 };
 
 	(void)state;
 	/* More than any file system of ours holds in one file. */
@@ -158,7 +163,9 @@ static void test_size_after_a_peek(void **state)
 
 static void test_open_descriptor(void **state)
 {
-	struct img_open_options open_opts = { .struct_size = sizeof(open_opts), .format = "raw", .flags = IMG_OPEN_WRITE };
+	struct img_open_options open_opts = { .struct_size = sizeof(open_opts),
+					      .format = "raw",
+					      .flags = IMG_OPEN_WRITE };
 	struct img *img;
 	char buf[4];
 	int fd;
@@ -283,13 +290,15 @@ static void test_vectors(void **state)
 	assert_content(img, flat, SIZE);
 	/* Beyond the end: refused as a whole. */
 	memset(buf, 1, SIZE);
-	assert_int_equal(img_pwritev(img, (struct iovec[]){ { buf, 512 }, { buf, 512 } }, 2, 1024, SIZE - 512, 0, NULL), IMG_E_INVALID);
+	assert_int_equal(img_pwritev(img, (struct iovec[]){ { buf, 512 }, { buf, 512 } }, 2, 1024, SIZE - 512, 0, NULL),
+			 IMG_E_INVALID);
 	assert_content(img, flat, SIZE);
 	/* Pieces are gathered and cut at whole MiB, so that blocks and compression units stay whole. */
 	{
 		uint64_t before = img->top->counters.writes;
 
-		assert_ok(img_pwritev(img, (struct iovec[]){ { buf, 1000 }, { buf + 1000, 2 * MIB - 1000 } }, 2, 2 * MIB, MIB / 2, 0, ERR));
+		assert_ok(img_pwritev(img, (struct iovec[]){ { buf, 1000 }, { buf + 1000, 2 * MIB - 1000 } }, 2,
+				      2 * MIB, MIB / 2, 0, ERR));
 		assert_int_equal(img->top->counters.writes - before, 3);
 	}
 	assert_ok(img_pwritev(img, NULL, 0, 0, 0, 0, ERR));
@@ -364,8 +373,8 @@ static void *work(void *arg)
 		size_t nr;
 
 		memset(buf, (int)(i + w->number), sizeof(buf));
-		if (img_pwrite(w->img, buf, sizeof(buf), off, 0, NULL) != 0 || img_pread(w->img, back, sizeof(back), off, 0, NULL) != 0 ||
-		    memcmp(buf, back, sizeof(buf)) != 0)
+		if (img_pwrite(w->img, buf, sizeof(buf), off, 0, NULL) != 0 ||
+		    img_pread(w->img, back, sizeof(back), off, 0, NULL) != 0 || memcmp(buf, back, sizeof(buf)) != 0)
 			w->failure = "what was written is not read";
 		if (img_extents(w->img, sizeof(buf), off, 0, e, 4, &nr, NULL) != 0 || nr < 1)
 			w->failure = "extents";

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The chokepoint: what it lets in, what it makes of a driver's answers, and what it does for drivers that cannot do it. */
+/* The chokepoint: what it lets in, what it makes of a driver's answers, and what it does for drivers that cannot do it.
+ */
 #include "mock.h"
 
 #define NR_OPS 4000
@@ -284,7 +285,8 @@ static void run_unaligned(uint32_t align, uint64_t size)
 	assert_non_null(buf);
 	srand(align);
 	for (int i = 0; i < NR_OPS; i++) {
-		uint64_t off = (uint64_t)rand() % (MOCK_BYTES - 40000), bytes = 1 + (uint64_t)rand() % (i % 7 ? 3000 : 30000);
+		uint64_t off = (uint64_t)rand() % (MOCK_BYTES - 40000),
+			 bytes = 1 + (uint64_t)rand() % (i % 7 ? 3000 : 30000);
 		int skew = rand() % 16;
 
 		if (i % 5 == 0)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Overlays in the native format: on raw bases, on each other, on named snapshots of a parent that goes on changing; what happens when
- * the parent is not what it was. The core's part of chains, on a format of the test's own, is in test_chain.c.
+ * Overlays in the native format: on raw bases, on each other, on named snapshots of a parent that goes on changing;
+ * what happens when the parent is not what it was. The core's part of chains, on a format of the test's own, is in
+ * test_chain.c.
  */
 #include "image_fixture.h"
 
@@ -28,7 +29,10 @@ static int teardown(void **state)
 static int make_overlay(const char *name, const char *backing, const char *snapshot, const char *format)
 {
 	struct img_create_options create = {
-		.struct_size = sizeof(create), .backing = backing, .backing_snapshot = snapshot, .backing_format = format,
+		.struct_size = sizeof(create),
+		.backing = backing,
+		.backing_snapshot = snapshot,
+		.backing_format = format,
 	};
 
 	return img_create(in_dir(name), &create, ERR);
@@ -348,8 +352,12 @@ static void test_changed_raw_base_is_refused(void **state)
 
 static void test_sizes(void **state)
 {
-	struct img_create_options larger = { .struct_size = sizeof(larger), .size_bytes = SIZE + MIB, .backing = "base" };
-	struct img_create_options smaller = { .struct_size = sizeof(smaller), .size_bytes = 512 * KIB, .backing = "base" };
+	struct img_create_options larger = { .struct_size = sizeof(larger),
+					     .size_bytes = SIZE + MIB,
+					     .backing = "base" };
+	struct img_create_options smaller = { .struct_size = sizeof(smaller),
+					      .size_bytes = 512 * KIB,
+					      .backing = "base" };
 	struct img *img;
 	uint8_t *buf = malloc(SIZE + MIB);
 
@@ -382,7 +390,9 @@ static void test_sizes(void **state)
 /* Chains under a policy: the snapshot's parent is named relative to the overlay's folder, not to ours. */
 static void test_folders(void **state)
 {
-	struct img_create_options create = { .struct_size = sizeof(create), .backing = "sub/base", .backing_snapshot = "gold" };
+	struct img_create_options create = { .struct_size = sizeof(create),
+					     .backing = "sub/base",
+					     .backing_snapshot = "gold" };
 	struct img_open_options none = { .struct_size = sizeof(none), .refs = IMG_REFS_NONE };
 	struct img *img;
 	char command[600];

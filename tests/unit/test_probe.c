@@ -69,16 +69,25 @@ static void test_foreign_formats(void **state)
 		const char *magic;
 		size_t bytes;
 	} table[] = {
-		{ "qcow2", 0, "QFI\xfb\0\0\0\3", 8 },	 { "vmdk", 0, "KDMV", 4 },  { "vmdk", 0, "# Disk DescriptorFile\n", 22 },
-		{ "vdi", 64, "\x7f\x10\xda\xbe", 4 },	 { "vhdx", 0, "vhdxfile", 8 }, { "vhd", 0, "conectix", 8 },
-		{ "vhd", -512, "conectix", 8 },		 { "vhd", -511, "conectix", 8 }, { "luks", 0, "LUKS\xba\xbe\0\2", 8 },
-		{ "parallels", 0, "WithoutFreeSpace", 16 }, { "dmg", -512, "koly", 4 }, { "qed", 0, "QED\0", 4 },
+		{ "qcow2", 0, "QFI\xfb\0\0\0\3", 8 },
+		{ "vmdk", 0, "KDMV", 4 },
+		{ "vmdk", 0, "# Disk DescriptorFile\n", 22 },
+		{ "vdi", 64, "\x7f\x10\xda\xbe", 4 },
+		{ "vhdx", 0, "vhdxfile", 8 },
+		{ "vhd", 0, "conectix", 8 },
+		{ "vhd", -512, "conectix", 8 },
+		{ "vhd", -511, "conectix", 8 },
+		{ "luks", 0, "LUKS\xba\xbe\0\2", 8 },
+		{ "parallels", 0, "WithoutFreeSpace", 16 },
+		{ "dmg", -512, "koly", 4 },
+		{ "qed", 0, "QED\0", 4 },
 	};
 	struct img_probe_result seen;
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
-		put("f", 10000, (uint64_t)(table[i].off < 0 ? 10000 + table[i].off : table[i].off), table[i].magic, table[i].bytes);
+		put("f", 10000, (uint64_t)(table[i].off < 0 ? 10000 + table[i].off : table[i].off), table[i].magic,
+		    table[i].bytes);
 		assert_ok(img_probe(in_dir("f"), &seen, ERR));
 		assert_string_equal(seen.format, table[i].format);
 		assert_int_equal(seen.nr_magics, 1);
@@ -177,7 +186,8 @@ static void test_limg_and_a_tail(void **state)
 	assert_ok(try_open("d.limg", "limg", 0));
 }
 
-/* A guest that writes a format's magic into its raw disk does not change how the file is taken when the format is named. */
+/* A guest that writes a format's magic into its raw disk does not change how the file is taken when the format is
+ * named. */
 static void test_limg_magic_inside_raw(void **state)
 {
 	static const char magic[] = "LIMG\r\n\x1a";
@@ -196,17 +206,12 @@ static void test_limg_magic_inside_raw(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_nothing_is_raw),
-		cmocka_unit_test(test_raw_is_not_guessed_for_writing),
-		cmocka_unit_test(test_foreign_formats),
-		cmocka_unit_test(test_two_magics_are_refused),
-		cmocka_unit_test(test_both_ends_of_one_format),
-		cmocka_unit_test(test_short_files),
-		cmocka_unit_test(test_unknown_format_name),
-		cmocka_unit_test(test_no_such_file),
+		cmocka_unit_test(test_nothing_is_raw),		cmocka_unit_test(test_raw_is_not_guessed_for_writing),
+		cmocka_unit_test(test_foreign_formats),		cmocka_unit_test(test_two_magics_are_refused),
+		cmocka_unit_test(test_both_ends_of_one_format), cmocka_unit_test(test_short_files),
+		cmocka_unit_test(test_unknown_format_name),	cmocka_unit_test(test_no_such_file),
 #ifdef HAVE_LIMG
-		cmocka_unit_test(test_limg_and_a_tail),
-		cmocka_unit_test(test_limg_magic_inside_raw),
+		cmocka_unit_test(test_limg_and_a_tail),		cmocka_unit_test(test_limg_magic_inside_raw),
 #endif
 	};
 

@@ -197,10 +197,14 @@ static void test_info(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_content_is_the_file), cmocka_unit_test(test_empty_image),
-		cmocka_unit_test(test_odd_size),	    cmocka_unit_test(test_resize),
-		cmocka_unit_test(test_holes_are_extents),   cmocka_unit_test(test_preallocation),
-		cmocka_unit_test(test_no_snapshots),	    cmocka_unit_test(test_info),
+		cmocka_unit_test(test_content_is_the_file),
+		cmocka_unit_test(test_empty_image),
+		cmocka_unit_test(test_odd_size),
+		cmocka_unit_test(test_resize),
+		cmocka_unit_test(test_holes_are_extents),
+		cmocka_unit_test(test_preallocation),
+		cmocka_unit_test(test_no_snapshots),
+		cmocka_unit_test(test_info),
 	};
 
 	return cmocka_run_group_tests_name("raw", tests, fixture_setup, fixture_teardown);

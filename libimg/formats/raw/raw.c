@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Format "raw": the file is the content, byte for byte. Holes of the host file read as zeros and are reported as such. There is
- * no magic, so raw is never recognised: it is what is left over for reading, and must be named for writing (a guest that writes
- * another format's magic into its disk must not change how the next open takes the file).
+ * Format "raw": the file is the content, byte for byte. Holes of the host file read as zeros and are reported as such.
+ * There is no magic, so raw is never recognised: it is what is left over for reading, and must be named for writing (a
+ * guest that writes another format's magic into its disk must not change how the next open takes the file).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +11,7 @@
 #include "error.h"
 #include "node.h"
 
-#define LAYER "raw"
+#define LAYER	    "raw"
 #define CHUNK_BYTES (1u << 20)
 
 struct raw_state {
@@ -46,7 +46,8 @@ static int parse_options(const char *options, enum preallocation *out, struct im
 		}
 		if (i == ARRAY_LEN(words))
 			return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
-					 "raw has no option '%.*s'; it knows preallocation=off, falloc or full", (int)len, p);
+					 "raw has no option '%.*s'; it knows preallocation=off, falloc or full",
+					 (int)len, p);
 		*out = words[i].value;
 		p += len;
 		p += *p == ',';
@@ -76,7 +77,8 @@ static int raw_create(struct node *file, const struct driver_create *args, struc
 	if (ret != 0)
 		return ret;
 	if (args->backing)
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER, "%s: raw images cannot have a backing file", file->path);
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
+				 "%s: raw images cannot have a backing file", file->path);
 	ret = node_resize(file, args->size_bytes, err);
 	if (ret == 0 && how != PREALLOC_OFF)
 		ret = node_allocate(file, args->size_bytes, 0, err);
@@ -88,8 +90,8 @@ static int raw_create(struct node *file, const struct driver_create *args, struc
 static int raw_open(struct node *node, const struct driver_open *args, struct img_error *err)
 {
 	if (args->snapshot)
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER, "%s: raw images have no snapshots, so there is no '%s'",
-				 node->path, args->snapshot);
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
+				 "%s: raw images have no snapshots, so there is no '%s'", node->path, args->snapshot);
 	return 0;
 }
 
@@ -139,7 +141,8 @@ static int touched(struct node *node, int ret)
 	return ret;
 }
 
-static int raw_pwrite(struct node *node, const void *buf, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err)
+static int raw_pwrite(struct node *node, const void *buf, uint64_t bytes, uint64_t off, unsigned flags,
+		      struct img_error *err)
 {
 	return touched(node, node_pwrite(node->file, buf, bytes, off, flags & IMG_IO_FUA, err));
 }
@@ -155,8 +158,8 @@ static int raw_discard(struct node *node, uint64_t bytes, uint64_t off, unsigned
 	return touched(node, node_discard(node->file, bytes, off, 0, err));
 }
 
-static int raw_status(struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap, size_t *nr,
-		      struct img_error *err)
+static int raw_status(struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
+		      size_t *nr, struct img_error *err)
 {
 	int ret = node_status(node->file, bytes, off, out, cap, nr, err);
 
