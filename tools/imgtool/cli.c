@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Parsing by the verb tables, usage, and the one form in which errors are printed. See cli.h. */
+/* Parsing by the verb tables, and the one form in which errors are printed. See cli.h. */
 #include "cli.h"
 
 #include <errno.h>
@@ -46,7 +46,7 @@ static const struct {
 	{ 0, { "help", 'h', OPTION_FLAG, NULL, "print this and exit", SIZE_MAX } },
 };
 
-const struct cli_option *cli_common_option(const struct cli_verb *verb, size_t i)
+static const struct cli_option *common_option(const struct cli_verb *verb, size_t i)
 {
 	for (size_t k = 0; k < ARRAY_LEN(common_options); k++) {
 		unsigned need = common_options[k].need;
@@ -271,16 +271,21 @@ static int set_option(const struct cli_verb *verb, const struct cli_option *opti
 
 /* ---- the command line -------------------------------------------------------------------------------------------- */
 
-static const struct cli_option *option_at(const struct cli_verb *verb, size_t i)
+const struct cli_option *cli_option_at(const struct cli_verb *verb, size_t i)
 {
-	return i < verb->nr_options ? &verb->options[i] : cli_common_option(verb, i - verb->nr_options);
+	return i < verb->nr_options ? &verb->options[i] : common_option(verb, i - verb->nr_options);
+}
+
+bool cli_is_offered(const struct cli_verb *verb, const struct cli_option *option)
+{
+	return option->offset != offsetof(struct common_args, force_share) || !(verb->common & NO_FORCE_SHARE);
 }
 
 static const struct cli_option *find_long(const struct cli_verb *verb, const char *name, size_t name_bytes)
 {
 	const struct cli_option *option;
 
-	for (size_t i = 0; (option = option_at(verb, i)) != NULL; i++) {
+	for (size_t i = 0; (option = cli_option_at(verb, i)) != NULL; i++) {
 		if (strlen(option->name) == name_bytes && strncmp(option->name, name, name_bytes) == 0)
 			return option;
 	}
@@ -291,7 +296,7 @@ static const struct cli_option *find_letter(const struct cli_verb *verb, char le
 {
 	const struct cli_option *option;
 
-	for (size_t i = 0; (option = option_at(verb, i)) != NULL; i++) {
+	for (size_t i = 0; (option = cli_option_at(verb, i)) != NULL; i++) {
 		if (option->letter == letter)
 			return option;
 	}
@@ -424,78 +429,4 @@ int cli_run(const struct cli_verb *verb, int argc, char **argv)
 	free_lists(verb, p.args);
 	free(p.args);
 	return status;
-}
-
-/* ---- usage ------------------------------------------------------------------------------------------------------- */
-
-#define USAGE_COLUMN 28
-#define USAGE_WIDTH  100
-
-/* Prints text wrapped at USAGE_WIDTH; the cursor stands at column `at`, further lines begin at `indent`. */
-static void print_wrapped(FILE *out, const char *text, int at, int indent)
-{
-	int column = at, spaces = 0;
-
-	while (*text) {
-		int word = (int)strcspn(text, " \n");
-
-		if (word > 0 && column > indent && column + spaces + word > USAGE_WIDTH) {
-			fprintf(out, "\n%*s", indent, "");
-			column = indent;
-			spaces = 0;
-		}
-		if (word > 0)
-			fprintf(out, "%*s%.*s", spaces, "", word, text);
-		column += spaces + word;
-		text += word;
-		spaces = *text == ' ';
-		if (*text == '\n') {
-			fprintf(out, "\n%*s", text[1] == '\0' || text[1] == '\n' ? 0 : indent, "");
-			column = indent;
-		}
-		text += *text != '\0';
-	}
-	fputc('\n', out);
-}
-
-static void print_option(FILE *out, const struct cli_option *option)
-{
-	int column = option->letter ? fprintf(out, "  -%c, --%s", option->letter, option->name) :
-				      fprintf(out, "      --%s", option->name);
-
-	if (option->kind == OPTION_WORD)
-		column += fprintf(out, "[=%s]", option->metavar);
-	else if (option->metavar)
-		column += fprintf(out, " %s", option->metavar);
-	if (column >= USAGE_COLUMN) {
-		fputc('\n', out);
-		column = 0;
-	}
-	fprintf(out, "%*s", USAGE_COLUMN - column, "");
-	print_wrapped(out, option->help, USAGE_COLUMN, USAGE_COLUMN);
-}
-
-void cli_usage(const struct cli_verb *verb, FILE *out)
-{
-	const struct cli_option *option;
-
-	fprintf(out, "Usage: " PROGRAM " %s [options]%s%s\n\n", verb->name, verb->operands[0] ? " " : "",
-		verb->operands);
-	print_wrapped(out, verb->summary, 0, 0);
-	if (verb->details) {
-		fputc('\n', out);
-		print_wrapped(out, verb->details, 0, 0);
-	}
-	fputs("\nOptions:\n", out);
-	for (size_t i = 0; (option = option_at(verb, i)) != NULL; i++) {
-		if (option->letter != 'U' || !(verb->common & NO_FORCE_SHARE))
-			print_option(out, option);
-	}
-	fputs("\nExample:\n", out);
-	for (const char *line = verb->example; *line;) {
-		int bytes = (int)strcspn(line, "\n");
-
-		fprintf(out, "  %.*s\n", bytes, line);
-		line += bytes + (line[bytes] == '\n');
-	}
 }

@@ -93,8 +93,10 @@ struct cli_verb {
 
 extern const struct cli_verb *const cli_verbs[]; /* NULL-terminated, in the order of the manual; main.c */
 
-/* The common options that a verb offers, as a filter over one table; NULL past the end. */
-const struct cli_option *cli_common_option(const struct cli_verb *verb, size_t i);
+/* The i-th option that a verb knows, its own first, then the common ones; NULL past the end. */
+const struct cli_option *cli_option_at(const struct cli_verb *verb, size_t i);
+/* Is it in the verb's documentation? -U is known to verbs that write only to say that it makes no sense there. */
+bool cli_is_offered(const struct cli_verb *verb, const struct cli_option *option);
 
 /* Parses argv (without program and verb) and runs the verb. */
 int cli_run(const struct cli_verb *verb, int argc, char **argv);

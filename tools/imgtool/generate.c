@@ -4,15 +4,16 @@
 
 #include "cli.h"
 
+/* The i-th option that the verb offers; NULL past the end. */
 static const struct cli_option *option_at(const struct cli_verb *verb, size_t i)
 {
-	const struct cli_option *option = i < verb->nr_options ? &verb->options[i] :
-								 cli_common_option(verb, i - verb->nr_options);
+	const struct cli_option *option;
 
-	/* -U is refused where it makes no sense */
-	if (option && option->letter == 'U' && (verb->common & NO_FORCE_SHARE))
-		return option_at(verb, i + 1);
-	return option;
+	for (size_t k = 0; (option = cli_option_at(verb, k)) != NULL; k++) {
+		if (cli_is_offered(verb, option) && i-- == 0)
+			return option;
+	}
+	return NULL;
 }
 
 /* ---- manual page ------------------------------------------------------------------------------------------------- */
@@ -131,7 +132,7 @@ int generate_man(void)
 	      "they make sense "
 	      "(see \\fB" PROGRAM "\\fR \\fIVERB\\fR \\fB\\-h\\fR).\n",
 	      stdout);
-	for (size_t i = 0; (option = cli_common_option(&all, i)) != NULL; i++)
+	for (size_t i = 0; (option = option_at(&all, i)) != NULL; i++)
 		man_option(option);
 	fputs(man_tail, stdout);
 	return EXIT_DONE;
