@@ -240,6 +240,25 @@ static void test_beside_the_parents_writer(void **state)
 	fixture_files(true);
 }
 
+static void test_renamed_snapshot_is_found(void **state)
+{
+	struct img *img;
+
+	(void)state;
+	make_golden("base");
+	assert_ok(make_overlay("web", "base", "gold", NULL));
+	img = open_image("base", NULL, IMG_OPEN_WRITE);
+	assert_ok(img_snapshot_rename(img, "gold", "silver", ERR));
+	close_image(img);
+	expect("web", 2);
+	/* Another one that took the name is not mistaken for it. */
+	img = open_image("base", NULL, IMG_OPEN_WRITE);
+	assert_ok(img_snapshot_create(img, "gold", 0, ERR));
+	close_image(img);
+	expect("web", 2);
+	fixture_files(true);
+}
+
 static void test_snapshot_made_again_is_another(void **state)
 {
 	struct img *img;
@@ -440,6 +459,7 @@ int main(void)
 		TEST(test_extents_agree_with_content),
 		TEST(test_on_a_snapshot_of_a_moving_parent),
 		TEST(test_beside_the_parents_writer),
+		TEST(test_renamed_snapshot_is_found),
 		TEST(test_snapshot_made_again_is_another),
 		TEST(test_snapshots_of_an_overlay),
 		TEST(test_changed_parents_are_refused),

@@ -34,6 +34,14 @@ struct snap *catalog_find(struct engine *e, const char *name)
 	return NULL;
 }
 
+struct snap *catalog_by_uuid(struct engine *e, const uint8_t *uuid)
+{
+	for (size_t i = 0; i < e->nr_slots; i++)
+		if (e->snap[i] && e->snap[i]->state == SNAP_LIVE && !memcmp(e->snap[i]->uuid, uuid, sizeof(e->snap[i]->uuid)))
+			return e->snap[i];
+	return NULL;
+}
+
 struct snap *catalog_by_id(struct engine *e, uint64_t id)
 {
 	for (size_t i = 0; id && i < e->nr_slots; i++)

@@ -337,24 +337,18 @@ static int pending_check(struct check *k)
 static void supers_check(struct check *k)
 {
 	struct engine *e = k->e;
-	struct super *sb = malloc(sizeof *sb);
-	uint8_t *page[2] = {malloc(AU_BYTES), malloc(AU_BYTES)};
-	bool good[2] = {false, false};
 
-	for (unsigned p = 0; p < 2 && sb && page[0] && page[1]; p++) {
+	for (unsigned p = 0; p < 2; p++) {
 		uint64_t at = au_off(super_slot_au(p, e->sb.generation));
+		enum super_copy state = super_copy_state(e->file, p, &e->sb, NULL);
 
-		good[p] = !node_pread(e->file, page[p], AU_BYTES, at, 0, NULL) && !super_decode(page[p], sb, NULL) &&
-			  sb->generation == e->sb.generation;
-		if (!good[p])
+		if (state == SUPER_COPY_DAMAGED)
 			finding(k, IMG_FINDING_REDUNDANCY, "LIMG-1", at, NO_OFFSET,
 				"copy %u of the superblock is damaged; the other one holds: run imgtool check --repair", p + 1);
+		else if (state == SUPER_COPY_OLD)
+			finding(k, IMG_FINDING_NOTE, "LIMG-1", at, NO_OFFSET,
+				"copy %u of the superblock is that of an earlier checkpoint: the last writer was interrupted", p + 1);
 	}
-	if (good[0] && good[1] && memcmp(page[0], page[1], AU_BYTES))
-		finding(k, IMG_FINDING_DAMAGE, "LIMG-1", au_off(super_slot_au(1, e->sb.generation)), NO_OFFSET, "the two copies of the superblock differ");
-	free(page[0]);
-	free(page[1]);
-	free(sb);
 }
 
 static void ring_check(struct check *k)

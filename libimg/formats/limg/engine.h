@@ -334,6 +334,11 @@ int super_decode(const uint8_t *page, struct super *out, struct img_error *err);
 void super_encode(const struct super *sb, uint8_t *page);
 /* Both places of the slot; not synced. */
 int super_write(struct node *file, const struct super *sb, struct img_error *err);
+/* One of the two copies of the current generation: an interrupted write leaves an old one, which is no damage. */
+enum super_copy { SUPER_COPY_GOOD, SUPER_COPY_OLD, SUPER_COPY_DAMAGED };
+enum super_copy super_copy_state(struct node *file, unsigned place, const struct super *sb, struct img_error *err);
+/* Before a writer goes on: writes the copy that is not good, and syncs. */
+int super_mend(struct node *file, const struct super *sb, struct img_error *err);
 uint64_t super_slot_au(unsigned place, uint64_t generation);
 void ptr_store(struct disk_ptr *d, const struct ptr *p);
 int ptr_load(const struct disk_ptr *d, struct ptr *p, struct img_error *err);
@@ -551,6 +556,7 @@ void engine_stop_worker(struct engine *e);
 int catalog_load(struct engine *e, struct img_error *err);
 void catalog_destroy(struct engine *e);
 struct snap *catalog_find(struct engine *e, const char *name);	/* live ones; cat_lock held */
+struct snap *catalog_by_uuid(struct engine *e, const uint8_t *uuid); /* live ones; cat_lock held */
 struct snap *catalog_by_id(struct engine *e, uint64_t id);	/* any state; cat_lock held */
 unsigned catalog_children(struct engine *e, uint64_t id, uint64_t head_parent); /* records and head; cat_lock held */
 int catalog_add(struct engine *e, const struct snap *s, struct snap **out, struct img_error *err);

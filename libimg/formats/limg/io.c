@@ -353,6 +353,8 @@ static int partial_write(struct engine *e, unsigned vol, const uint8_t *src, uin
 	struct view head = {.e = e};
 	uint64_t block = off >> e->block_shift, in = off & (e->block_bytes - 1), size = vol_bytes(&head, vol);
 	uint64_t start = block << e->block_shift, addr, got;
+	/* The disk's last block may reach beyond its end, where a backing has other content; machine state has none. */
+	uint64_t end = vol == VOL_DISK ? min_u64(start + e->block_bytes, size) : start + e->block_bytes;
 	uint8_t *buf = malloc(e->block_bytes);
 	bool stale = true;
 	int rc = buf ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
@@ -369,7 +371,7 @@ static int partial_write(struct engine *e, unsigned vol, const uint8_t *src, uin
 			break;
 		m.pending = have;
 		memset(buf, 0, e->block_bytes);
-		rc = mapped_read(&head, vol, block, &m.e, 1, buf, start, min_u64(start + e->block_bytes, size), &first);
+		rc = mapped_read(&head, vol, block, &m.e, 1, buf, start, end, &first);
 		if (rc == IMG_E_CORRUPT) { /* moved meanwhile, or damaged? */
 			struct entry now;
 			uint64_t gen;

@@ -86,6 +86,15 @@ static void engine_adopt(struct engine *e)
 	}
 }
 
+/* Does an earlier entry of the leaf name the same unit? Newer blocks may have cut it into parts. */
+static bool unit_claimed(const struct engine *e, const struct dleaf *d, unsigned k)
+{
+	for (unsigned i = k; i-- > 0 && d->e[i].slot / e->unit_blocks == d->e[k].slot / e->unit_blocks;)
+		if (d->e[i].word == d->e[k].word)
+			return true;
+	return false;
+}
+
 /* Recovered blocks are in no bitmap yet. */
 static int claim_replayed(struct engine *e, struct img_error *err)
 {
@@ -101,7 +110,7 @@ static int claim_replayed(struct engine *e, struct img_error *err)
 
 					if (st == ST_RAW)
 						rc = space_claim(e, word_addr(d->e[k].word), e->block_aus, err);
-					else if (state_compressed(st) && (k == 0 || d->e[k].word != d->e[k - 1].word))
+					else if (state_compressed(st) && !unit_claimed(e, d, k))
 						rc = space_claim(e, word_addr(d->e[k].word), d->e[k].csum & 0xff, err);
 				}
 	}
@@ -126,8 +135,9 @@ static int open_writable(struct engine *e, struct img_error *err)
 		}
 		e->space_bad = true; /* reading and repair go on */
 	}
-	if (!e->sb.ring_aus)
-		return 0;
+	rc = super_mend(e->file, &e->sb, err);
+	if (rc || !e->sb.ring_aus)
+		return rc;
 	rc = journal_recover(e, err);
 	if (rc)
 		return rc;
@@ -138,6 +148,12 @@ static int open_writable(struct engine *e, struct img_error *err)
 		return 0;
 	rc = claim_replayed(e, err);
 	return rc ? rc : engine_checkpoint(e, &req, err);
+}
+
+/* By the uuid of a pin where there is one: a snapshot may have been renamed, and another may have taken its name. */
+static struct snap *wanted(struct engine *e, const struct driver_open *args)
+{
+	return args->snapshot_uuid ? catalog_by_uuid(e, args->snapshot_uuid) : catalog_find(e, args->snapshot);
 }
 
 static int load(struct engine *e, const struct driver_open *args, struct limg_state *st, struct img_error *err)
@@ -153,12 +169,16 @@ static int load(struct engine *e, const struct driver_open *args, struct limg_st
 	rc = catalog_load(e, err);
 	if (rc || !args->snapshot)
 		return rc;
-	s = catalog_find(e, args->snapshot);
+	s = wanted(e, args);
 	if (!s)
 		return error_set(err, IMG_E_NOENT, 0, NO_OFFSET, LAYER, "no snapshot %.64s", args->snapshot);
 	/* Hold it, then make sure that it had not gone before we did. */
 	generation = e->sb.generation;
-	if (!st->locked_id) {
+	if (st->locked_id != s->id) {
+		/* The one that had the name before is gone. */
+		if (st->locked_id)
+			snapshot_lock(e, st->locked_id, BYTE_UNLOCK, NULL);
+		st->locked_id = 0;
 		rc = snapshot_lock(e, s->id, BYTE_SHARED, err);
 		if (rc)
 			return rc;
@@ -614,6 +634,8 @@ static int limg_info(struct node *n, struct img_info *out, struct img_error *err
 	return 0;
 }
 
+#define MEASURE_SLACK_AUS 256u
+
 struct counting {
 	unsigned shift;
 	uint64_t blocks, leaves, next_block, next_leaf;
@@ -647,7 +669,8 @@ static uint64_t file_bytes_for(const struct counting *c, uint64_t leaves_in_volu
 		nodes = min_u64(nodes, leaves_in_volume);
 		aus += nodes;
 	}
-	return au_off(aus + aus / GROUP_AUS * 2);
+	/* Map pages of further groups; rests of the runs that writers and nodes took. */
+	return au_off(aus + aus / GROUP_AUS * 2 + min_u64(MEASURE_SLACK_AUS, 16 + (c->blocks << (c->shift - AU_SHIFT)) / 2));
 }
 
 static int limg_measure(const struct img_measure_args *args, struct img_measure *out, struct img_error *err)

@@ -15,7 +15,7 @@
 #include "engine.h"
 #include "space.h"
 
-#define RUN_AUS 256u	    /* what a stream or the pool takes at a time: 1 MiB */
+#define RUN_AUS 64u	    /* what a stream or the pool takes at a time: 256 KiB, so that little is left over at close */
 #define GROW_MIN_AUS 256u   /* steps in which the file grows */
 #define GROW_MAX_AUS 16384u
 #define SLACK_AUS 256u	    /* free space below the tail that is not worth looking for: P13 allows 1 MiB */

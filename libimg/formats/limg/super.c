@@ -400,3 +400,43 @@ int super_write(struct node *file, const struct super *sb, struct img_error *err
 	free(page);
 	return rc;
 }
+
+enum super_copy super_copy_state(struct node *file, unsigned place, const struct super *sb, struct img_error *err)
+{
+	uint8_t *page = malloc(AU_BYTES), *want = malloc(AU_BYTES);
+	struct super *found = malloc(sizeof *found);
+	enum super_copy state = SUPER_COPY_DAMAGED;
+
+	if (page && want && found && !node_pread(file, page, AU_BYTES, au_off(super_slot_au(place, sb->generation)), 0, err)) {
+		super_encode(sb, want);
+		if (!memcmp(page, want, AU_BYTES))
+			state = SUPER_COPY_GOOD;
+		else if (sb->generation <= 2 && all_zero(page, AU_BYTES))
+			state = SUPER_COPY_OLD; /* the slot's first use did not get this far */
+		else if (!super_decode(page, found, NULL) && found->generation < sb->generation &&
+			 !memcmp(found->uuid, sb->uuid, 16))
+			state = SUPER_COPY_OLD;
+	}
+	free(page);
+	free(want);
+	free(found);
+	return state;
+}
+
+int super_mend(struct node *file, const struct super *sb, struct img_error *err)
+{
+	uint8_t *page = malloc(AU_BYTES);
+	bool wrote = false;
+	int rc = page ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+
+	/* Only a copy that is not good is written: the good one must not be at risk. */
+	for (unsigned place = 0; !rc && place < 2; place++) {
+		if (super_copy_state(file, place, sb, NULL) == SUPER_COPY_GOOD)
+			continue;
+		super_encode(sb, page);
+		rc = node_pwrite(file, page, AU_BYTES, au_off(super_slot_au(place, sb->generation)), 0, err);
+		wrote = true;
+	}
+	free(page);
+	return rc || !wrote ? rc : node_flush(file, 0, err);
+}
