@@ -100,7 +100,8 @@ class Snapshot:
         if self.state not in (1, 2) or name_len > 255 or (name_len == 0) != (self.state == 2):
             raise Damage('LIMG-13', where, 'snapshot record %d has state %d and a name of %d bytes'
                          % (self.id, self.state, name_len))
-        if self.state == 1 and (self.cursor_block or self.cursor_volume) or self.cursor_volume > 2:
+        if (self.state == 1 and (self.cursor_block or self.cursor_volume) or self.cursor_volume > 2 or
+                self.cursor_block % LEAF):
             raise Damage('LIMG-13', where, 'snapshot record %d has a wrong reclaim cursor' % self.id)
         raw = bytes(data[off + 256:off + 256 + name_len])
         try:

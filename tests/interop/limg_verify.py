@@ -172,7 +172,7 @@ class Verifier:
     # -- trees ------------------------------------------------------------------------------------------------------
 
     def walk(self, state, volume, kind):
-        if state.gone(kind, volume.blocks) and state.id > 0 and state.cursor[0]:
+        if state.cursor[0] > kind > 0:
             return
         end = self.check_pointer(state, volume, kind, volume.root, volume.levels, 0, state.epoch)
         if end > volume.blocks:
@@ -186,7 +186,7 @@ class Verifier:
             self.problem('LIMG-7', None, '%s is younger (%d) than what points at it (%d)' % (what, pointer.birth, birth))
         if pointer.state != 2:
             return index * span + 1 if pointer.state == 1 else 0
-        first, end = index * span, min((index + 1) * span, volume.blocks)
+        first, end = index * span, (index + 1) * span
         if state.cursor[0] and state.gone(kind, end):
             return 0
         partial = state.cursor[0] == kind and state.cursor[1] > first
@@ -301,8 +301,8 @@ class Verifier:
         todo = [(volume.root, volume.levels, 0)]
         while todo:
             pointer, level, index = todo.pop()
-            end = min((index + 1) * LEAF * FAN ** level, volume.blocks)
-            if pointer.state != 2 or state.gone(kind, end) or parent.gone(kind, (index + 1) * LEAF * FAN ** level):
+            end = (index + 1) * LEAF * FAN ** level
+            if pointer.state != 2 or state.gone(kind, end) or parent.gone(kind, end):
                 continue
             off = pointer.addr * AU
             what = '%s: volume %d level %d index %d' % (state.name, kind, level, index)

@@ -323,13 +323,11 @@ class Writer:
     def reachable(self, state, cursor=(0, 0)):
         """AUs of a state's tree from cursor on."""
         used = set()
-        span_of = {}
         for (volume, level, index), (pointer, page) in state.nodes.items():
             if page is None:
                 continue
-            blocks = (state.size[volume] + self.block - 1) // self.block
-            span = span_of.setdefault(level, LEAF * FAN ** level)
-            if cursor[0] > volume or cursor[0] == volume and cursor[1] >= min(blocks, (index + 1) * span):
+            span = LEAF * FAN ** level
+            if cursor[0] > volume or cursor[0] == volume and cursor[1] >= (index + 1) * span:
                 continue
             used.add(struct.unpack_from('<Q', pointer)[0] & ADDR_MASK)
         for volume, entries in state.entries.items():
@@ -561,7 +559,7 @@ def random_image(seed, clean=False):
         blocks = (snap.state.size[DISK] + w.block - 1) // w.block
         w.delete(snap.name, cursor=(rng.choice((1, 1, 2)), 0))
         if snap.cursor[0] == 1:
-            snap.cursor = (1, rng.randint(0, blocks))
+            snap.cursor = (1, rng.randrange(0, blocks + 1, LEAF))
     if not clean and rng.random() < .6:
         w.start_journal(rng.choice((2, 16, 64)), 0, rng.randrange(1, 1000))
         w.ring['base0'] = w.head.copy()
