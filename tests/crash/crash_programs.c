@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -33,8 +34,10 @@
 struct options {
 	unsigned depth, jobs;
 	uint64_t sample; /* 0: none */
+	uint64_t random; /* programs of random length above depth */
+	uint64_t seed;
 	const char *setups, *program, *state;
-	bool self_test, verbose;
+	bool self_test;
 };
 
 struct totals {
@@ -58,6 +61,9 @@ struct run {
 	struct hash_set seen;
 	unsigned point;
 	char why[WHY_BYTES];
+
+	unsigned job;
+	char (*doing)[256]; /* shared memory: what each worker runs, should it die */
 };
 
 static void program_text(const struct run *r, char *out, size_t out_bytes)
@@ -189,11 +195,16 @@ static void run_program(struct run *r)
 	if (m == NULL)
 		abort();
 	r->totals->programs++;
+	if (r->doing != NULL)
+		program_text(r, r->doing[r->job], sizeof(r->doing[0]));
 	fixed_host_reset(12345);
 	memhost_clone(&host, r->start);
 	host.log = crash_log_new();
 	*m = (struct machine){ .setup = r->setup, .host = &host, .ws = *r->start_worlds, .in_flight = *r->start_worlds };
 	ret = machine_open(m, &err);
+	if (ret == 0)
+		ret = machine_warm(m, &err);
+	first = crash_log_nr(host.log);
 	for (unsigned i = 0; i < r->nr_ops && ret == 0; i++) {
 		m->position = i;
 		first = crash_log_nr(host.log);
@@ -264,6 +275,23 @@ static void run_share(struct run *r, unsigned job)
 	}
 }
 
+/* Programs of 4 to PROGRAM_MAX operations: what takes longer to build up. */
+static void run_random(struct run *r, unsigned job)
+{
+	for (uint64_t i = 0; i < r->opt->random; i++) {
+		uint64_t x = (r->opt->seed + i + 1) * UINT64_C(0x9e3779b97f4a7c15);
+
+		if (i % r->opt->jobs != job)
+			continue;
+		r->nr_ops = 4 + (unsigned)(x >> 32) % (PROGRAM_MAX - 3);
+		for (unsigned k = 0; k < r->nr_ops; k++) {
+			x = x * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+			r->program[k] = operation_at(r->setup, (unsigned)(x >> 33) % nr_operations(r->setup));
+		}
+		run_program(r);
+	}
+}
+
 static int parse_program(struct run *r, const char *text)
 {
 	char copy[256], *save = NULL;
@@ -296,6 +324,9 @@ static int run_all(struct run *r)
 	pid_t pids[64];
 	int bad = 0;
 
+	r->doing = mmap(NULL, 64 * sizeof(*r->doing), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (r->doing == MAP_FAILED)
+		return -1;
 	fflush(stdout);
 	for (unsigned job = 0; job < r->opt->jobs; job++) {
 		int fds[2];
@@ -306,7 +337,9 @@ static int run_all(struct run *r)
 		}
 		if (pids[job] == 0) {
 			close(fds[0]);
+			r->job = job;
 			run_share(r, job);
+			run_random(r, job);
 			hash_set_free(&r->seen);
 			exit(write(fds[1], r->totals, sizeof(*r->totals)) == (ssize_t)sizeof(*r->totals) ? 0 : 1);
 		}
@@ -323,10 +356,12 @@ static int run_all(struct run *r)
 			bad = -1;
 		close(pipes[job]);
 		if (waitpid(pids[job], &status, 0) < 0 || !WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-			printf("FAILED: worker %u ended with status 0x%x\n", job, (unsigned)status);
+			printf("FAILED --program %s\n  the worker ended with status 0x%x\n", r->doing[job],
+			       (unsigned)status);
 			bad = -1;
 		}
 	}
+	munmap(r->doing, 64 * sizeof(*r->doing));
 	return bad;
 }
 
@@ -383,6 +418,8 @@ static int parse_options(int argc, char **argv, struct options *opt)
 		{ "jobs", required_argument, NULL, 'j' },
 		{ "program", required_argument, NULL, 'p' },
 		{ "state", required_argument, NULL, 't' },
+		{ "random", required_argument, NULL, 'r' },
+		{ "seed", required_argument, NULL, 'S' },
 		{ "self-test", no_argument, NULL, 'T' },
 		{ "full", no_argument, NULL, 'f' },
 		{ NULL, 0, NULL, 0 },
@@ -395,6 +432,8 @@ static int parse_options(int argc, char **argv, struct options *opt)
 		switch (c) {
 		case 'd': opt->depth = (unsigned)strtoul(optarg, NULL, 10); break;
 		case 'k': opt->sample = strtoull(optarg, NULL, 10); break;
+		case 'r': opt->random = strtoull(optarg, NULL, 10); break;
+		case 'S': opt->seed = strtoull(optarg, NULL, 10); break;
 		case 's': opt->setups = optarg; break;
 		case 'j': opt->jobs = (unsigned)strtoul(optarg, NULL, 10); break;
 		case 'p': opt->program = optarg; break;
@@ -414,9 +453,10 @@ int main(int argc, char **argv)
 	int ret = 0;
 
 	if (parse_options(argc, argv, &opt) != 0) {
-		fprintf(stderr, "usage: crash_programs [--depth N] [--full] [--sample K] [--setup LETTERS] [--jobs N]\n"
-				"       crash_programs --program S:OP,OP... [--state P.N]\n"
-				"       crash_programs --self-test [--setup LETTERS]\n");
+		fprintf(stderr,
+			"usage: crash_programs [--depth N] [--full] [--sample K] [--random M] [--seed S] [--setup LETTERS] [--jobs N]\n"
+			"       crash_programs --program S:OP,OP... [--state P.N]\n"
+			"       crash_programs --self-test [--setup LETTERS]\n");
 		return 2;
 	}
 	for (unsigned i = 0; setup_at(i) != NULL; i++) {

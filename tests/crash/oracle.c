@@ -283,6 +283,29 @@ void worlds_settle(struct worlds *ws)
 	world_settle(&ws->w[0]);
 }
 
+void worlds_settle_disk(struct worlds *ws)
+{
+	const struct content *latest = &worlds_latest(ws)->latest;
+	unsigned nr = 0;
+
+	for (unsigned i = 0; i < ws->nr; i++) {
+		struct world *w = &ws->w[i];
+		bool again = false;
+
+		w->latest.sectors = latest->sectors;
+		memmove(w->latest.id, latest->id, sizeof(latest->id));
+		for (uint32_t s = 0; s < MAX_SECTORS; s++)
+			w->allowed[s] = UINT64_C(1) << latest->id[s];
+		/* Worlds that differed in the disk only are now one; the last stays the last. */
+		for (unsigned j = i + 1; j < ws->nr && !again; j++)
+			again = ws->w[j].latest.vm_sectors == w->latest.vm_sectors &&
+				memcmp(ws->w[j].vm_allowed, w->vm_allowed, sizeof(w->vm_allowed)) == 0;
+		if (!again && nr++ != i)
+			ws->w[nr - 1] = *w;
+	}
+	ws->nr = nr;
+}
+
 void worlds_write(struct worlds *ws, uint32_t first, uint32_t nr, uint8_t id)
 {
 	for (unsigned i = 0; i < ws->nr; i++) {

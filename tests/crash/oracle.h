@@ -72,6 +72,8 @@ struct world *worlds_latest(struct worlds *ws);
 void worlds_append(struct worlds *ws, const struct world *w);
 /* Only the latest is left, with exactly what its writer sees. */
 void worlds_settle(struct worlds *ws);
+/* The same for the disk only: a flush covers no machine state (libimg.h: it is durable with a snapshot or checkpoint). */
+void worlds_settle_disk(struct worlds *ws);
 void world_settle(struct world *w);
 /* In every world: these sectors may now also hold id; the latest writer sees it. */
 void worlds_write(struct worlds *ws, uint32_t first, uint32_t nr, uint8_t id);

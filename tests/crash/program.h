@@ -9,7 +9,7 @@
 #include "memhost.h"
 #include "oracle.h"
 
-#define PROGRAM_MAX 8u
+#define PROGRAM_MAX 16u
 
 struct setup {
 	char letter;
@@ -17,6 +17,7 @@ struct setup {
 	const char *what;
 	bool garbage;	    /* unsynced writes may leave rubbish: not for formats that overwrite in place */
 	bool machine_state; /* has snapshots and vm state */
+	bool warm;	    /* a program starts after writes and flushes, when the journal is in use */
 	int (*make)(struct memhost *host, struct worlds *ws, struct img_error *err);
 };
 
@@ -43,6 +44,8 @@ const struct operation *operation_find(const struct setup *s, const char *name);
 const struct operation *operation_at(const struct setup *s, unsigned i); /* of this setup; NULL past the end */
 
 int machine_open(struct machine *m, struct img_error *err);
+/* Brings a warm setup to where its programs start. */
+int machine_warm(struct machine *m, struct img_error *err);
 int open_image(struct memhost *host, const struct setup *s, unsigned flags, struct img **out, struct img_error *err);
 
 #define FRESH_WRITE_ID 60u /* of what a test writes after recovery */
