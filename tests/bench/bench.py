@@ -3,7 +3,8 @@
 """Workloads B1 to B10 against qemu-img, in pairs in turn (ours, theirs, theirs, ours, ...) in one run on one machine.
 
 Absolute times on a busy machine prove nothing, so each row is the ratio of two neighbours in time: the median of the pairs
-after a warm-up, with the smallest and the largest. A ratio above 1 is in our favour. The harness never judges: it prints
+after a warm-up, with the smallest and the largest. A ratio above 1 is in our favour. The processor time of both (median,
+user and system, the whole program) stands beside it: it hardly depends on what else the machine does. The harness never judges: it prints
 what it saw, with the commit, the machine and the versions.
 
   bench.py [--quick] [--pairs N] [--dir DIR]... [--image RAW] [--imgtool PROGRAM] [--output FILE] [B1 ...]
@@ -41,13 +42,14 @@ class Failed(Exception):
 
 
 def run(command, quiet=True, env=None):
-    """Runs a command. -> (seconds, peak KiB, output)"""
+    """Runs a command. -> (seconds, peak KiB, output). run.cpu is the processor time of the last one."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
     output = process.stdout.read().decode(errors="replace")
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
+    run.cpu = usage.ru_utime + usage.ru_stime
     if process.returncode != 0:
         raise Failed("%s: exit %d: %s" % (" ".join(command), process.returncode, output.strip()[-400:]))
     if not quiet:
@@ -72,6 +74,9 @@ def traced(command, calls):
 
 WRITES = ["write", "pwrite64", "pwritev", "pwritev2"]
 SYNCS = ["fsync", "fdatasync", "sync_file_range", "syncfs"]
+
+
+run.cpu = 0.0
 
 
 class Bench:
@@ -124,13 +129,14 @@ class Bench:
                 if before:
                     before()
                 self.settle()
-                values[side] = side()
+                values[side] = side(), run.cpu
             if i > 0:  # the first is the warm-up
-                got.append((values[ours], values[theirs]))
-        ratios = [(b / a if unit == "s" else a / b) for a, b in got]
+                got.append(values[ours] + values[theirs])
+        ratios = [(b / a if unit == "s" else a / b) for a, _, b, _ in got]
         row = {
             "work": work, "label": label, "where": self.where, "peer": peer, "unit": unit, "pairs": len(got),
-            "ours": statistics.median(a for a, _ in got), "theirs": statistics.median(b for _, b in got),
+            "ours": statistics.median(x[0] for x in got), "theirs": statistics.median(x[2] for x in got),
+            "cpu": "%.2f s, %.2f s" % (statistics.median(x[1] for x in got), statistics.median(x[3] for x in got)),
             "ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios), "target": target,
             "note": note() if callable(note) else note, "digits": digits,
         }
@@ -243,9 +249,10 @@ class Bench:
                 if prepare:
                     prepare()
                 self.settle()
-                seconds = run(command)[0]
+                seconds, cpu = run(command)[0], run.cpu
                 if undo:
                     undo()
+                run.cpu = cpu
                 return seconds
             return once
 
@@ -394,15 +401,16 @@ def amount(value, unit, digits):
 
 def show(row):
     if row.get("fact"):
-        cells = [row["work"], row["label"], row["where"], row["ours"], row["theirs"], "", row["target"], row["note"]]
+        cells = [row["work"], row["label"], row["where"], row["ours"], row["theirs"], "", "", row["target"], row["note"]]
     else:
         cells = [row["work"], row["label"] + ", against " + row["peer"], row["where"],
                  amount(row["ours"], row["unit"], row["digits"]), amount(row["theirs"], row["unit"], row["digits"]),
-                 "%.2f (%.2f to %.2f)" % (row["ratio"], row["low"], row["high"]), row["target"], row["note"]]
+                 "%.2f (%.2f to %.2f)" % (row["ratio"], row["low"], row["high"]), row["cpu"], row["target"], row["note"]]
     return "| " + " | ".join(cells) + " |"
 
 
-HEAD = "| | workload | in | ours | theirs | ratio (min to max) | target | |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
+HEAD = "| | workload | in | ours | theirs | ratio (min to max) | processor time | target | |\n"
+HEAD += "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 
 
 def first_line(*command):
