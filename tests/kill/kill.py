@@ -7,18 +7,22 @@ Each round copies a prepared image, starts one verb, kills it after a random par
 `imgtool check` finds nothing, the content is one that the verb's contract allows, and running the verb again (commit,
 rebase, flatten, convert) ends well with the content that it should have. Every tenth image is also given to limg_reader.py.
 
-    kill.py [--count N] [--seed N] [--dir FOLDER]...    rounds for each folder; IMGTOOL names the program
+    kill.py [--count N] [--seed N] [--dir FOLDER]... [--writer PROGRAM]    rounds for each
+                                                                           folder; IMGTOOL names the tool
 
 The folders should be on different file systems: by default one beside the working directory and one in /dev/shm.
 """
 import argparse
 import hashlib
+import json
 import os
 import random
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -60,11 +64,11 @@ class Round:
 
     def killed(self, verb, *args, stdin=None):
         """Starts imgtool, kills it at a random moment; True if it had ended by itself."""
-        span = self.lab.duration.get(verb, .2)
+        span = self.lab.duration.get(verb, .05)
         file = open(stdin, 'rb') if stdin else subprocess.DEVNULL
         started = time.monotonic()
         proc = subprocess.Popen([IMGTOOL, *args], stdin=file, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        delay = self.rng.random() ** 1.5 * span * 1.1
+        delay = self.rng.random() * span
         try:
             proc.wait(max(0.0005, delay))
         except subprocess.TimeoutExpired:
@@ -72,9 +76,12 @@ class Round:
         errors = proc.communicate()[1]
         if stdin:
             file.close()
+        self.lab.killed += proc.returncode == -9
+        for name in ('base.limg', 'over.limg'):
+            self.lab.dirty += json.loads(run('info', '--json', self.path(name)).stdout)['dirty']
         if proc.returncode == 0:
             took = time.monotonic() - started
-            self.lab.duration[verb] = max(took, .5 * span)
+            self.lab.duration[verb] = (took + span) / 2
         elif proc.returncode != -9:
             raise Failed('imgtool %s ended with %d: %s' % (' '.join(args), proc.returncode, errors.decode(errors='replace')))
         return proc.returncode == 0
@@ -109,9 +116,11 @@ class Round:
 class Lab:
     """A folder with the prepared files."""
 
-    def __init__(self, folder, rng):
+    def __init__(self, folder, rng, writer):
+        self.writer = writer
         self.dir = tempfile.mkdtemp(prefix='kill.', dir=folder)
         self.duration = {}
+        self.killed = self.dirty = 0    # rounds in which it was killed; images that need a replay
         write = lambda name, data: open(os.path.join(self.dir, name), 'wb').write(data)    # noqa: E731
         base, over = os.path.join(self.dir, 'base.limg'), os.path.join(self.dir, 'over.limg')
         first = bytearray(DISK)
@@ -165,6 +174,60 @@ def verb_write(r):
         if got[at:at + SECTOR] != new[at - off:at - off + SECTOR] and got[at:at + SECTOR] != old[at:at + SECTOR]:
             raise Failed('sector at 0x%x is neither old nor new' % at)
     r.snapshots_whole()
+
+
+def verb_writer(r):
+    """A process that has the image open for long: what it said was durable is there, and its snapshots are exact."""
+    if not r.lab.writer:
+        return
+    proc = subprocess.Popen([r.lab.writer, r.path('base.limg'), str(r.rng.randrange(1 << 60))], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)
+    threading.Timer(.02 + r.rng.random() * .4, proc.kill).start()
+    said, errors = proc.communicate()
+    if proc.returncode != -9:
+        raise Failed('kill-writer ended with %d: %s' % (proc.returncode, errors.decode(errors='replace')))
+    r.lab.killed += 1
+    r.lab.dirty += json.loads(run('info', '--json', r.path('base.limg')).stdout)['dirty']
+    r.check('base.limg')
+    wrote, flushed, snaps, doubtful = {}, 0, {}, None    # block -> operations that wrote it
+    for line in said.decode().splitlines():
+        what, *words = line.split()
+        if what == 'w':
+            op, first, count = map(int, words)
+            for block in range(first, first + count):
+                wrote.setdefault(block, []).append(op)
+        elif what == 'f':
+            flushed = int(words[0])
+        elif what == 's':
+            snaps[words[0]] = flushed = int(words[1])
+        elif what == 'd':
+            doubtful = words[0]
+        else:
+            del snaps[words[0]]
+    names = r.snapshot_names()
+    for name, op in snaps.items():
+        if '"%s"' % name not in names:
+            if name == doubtful:
+                continue
+            raise Failed('snapshot %s was acknowledged and is not there' % name)
+        judge_blocks(r, r.content('base.limg', name), wrote, op, op)
+    judge_blocks(r, r.content('base.limg'), wrote, flushed, 1 << 62)
+    r.snapshots_whole()
+
+
+def judge_blocks(r, data, wrote, least, most):
+    """Each block holds the last operation up to `least`, or a later one up to `most`; others are as before."""
+    old = r.lab.head
+    for block in range(DISK // 4096):
+        got = data[block * 4096:block * 4096 + 4096]
+        ops = wrote.get(block, [])
+        before = [op for op in ops if op <= least]
+        allowed = before[-1:] + [op for op in ops if least < op <= most]
+        if not before and got == old[block * 4096:block * 4096 + 4096]:
+            continue
+        said, op = struct.unpack_from('<QQ', got)
+        if said != block or op not in allowed or got != got[:16] * 256:
+            raise Failed('block %d holds operation %d of block %d, allowed are %s' % (block, op, said, allowed[:5]))
 
 
 def verb_convert(r):
@@ -264,7 +327,7 @@ def verb_resize(r):
     r.snapshots_whole()
 
 
-VERBS = [verb_write, verb_convert, verb_snapshot_create, verb_snapshot_delete, verb_rename, verb_revert, verb_commit, verb_rebase,
+VERBS = [verb_writer, verb_write, verb_convert, verb_snapshot_create, verb_snapshot_delete, verb_rename, verb_revert, verb_commit, verb_rebase,
          verb_flatten, verb_resize]
 
 
@@ -273,13 +336,14 @@ def main():
     parser.add_argument('--count', type=int, default=50, help='rounds in each folder')
     parser.add_argument('--seed', type=int, default=int(time.time()))
     parser.add_argument('--dir', action='append')
+    parser.add_argument('--writer', help='path of kill-writer')
     parser.add_argument('--verb', help='only this one')
     args = parser.parse_args()
     verbs = [v for v in VERBS if not args.verb or v.__name__ == 'verb_' + args.verb]
     bad = 0
     for folder in args.dir or [os.getcwd(), '/dev/shm']:
         rng = random.Random(args.seed)
-        lab = Lab(folder, rng)
+        lab = Lab(folder, rng, args.writer)
         rounds = 0
         try:
             for i in range(args.count):
@@ -293,7 +357,8 @@ def main():
         except Failed as failed:
             print('kill: seed %d, %s, round %d: %s (files kept in %s)' % (args.seed, verb.__name__, i, failed, lab.dir))
             bad = 1
-        print('kill: %d rounds in %s, seed %d: %s' % (rounds, folder, args.seed, 'FAILED' if bad else 'all whole'))
+        print('kill: %d rounds in %s, seed %d: %d killed, %d images to replay: %s' % (
+            rounds, folder, args.seed, lab.killed, lab.dirty, 'FAILED' if bad else 'all whole'))
         if bad:
             break
     return bad
