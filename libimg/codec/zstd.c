@@ -11,13 +11,21 @@
 #include "codec_ops.h"
 #include "libimg.h"
 
-#define DEFAULT_LEVEL 1 /* the speed of compressing decides how long a convert takes; level 3 saves some 3 % */
 #define MAX_WINDOW_BYTES (8u << 20)
+
+/*
+ * What level 0 means: the search of level 1, whose speed decides how long a convert takes, with shorter matches and a larger table. On
+ * units of 256 KiB of a Debian image that gives 1.4 % less than plain level 1 in 5 % more time; level 3 gives 3.5 % less in
+ * 40 % more.
+ */
+#define DEFAULT_LEVEL 1
+#define DEFAULT_HASH_LOG 15
+#define DEFAULT_MIN_MATCH 5
 
 struct zstd_state {
 	ZSTD_CCtx *cctx; /* NULL until first used, as dctx: readers do not pay for a compressor */
 	ZSTD_DCtx *dctx;
-	int level; /* that cctx is set to */
+	int level; /* that cctx is set to, as the caller gives it; -1: none yet */
 };
 
 static void *zstd_new_state(void)
@@ -34,24 +42,38 @@ static void zstd_free_state(void *opaque)
 	free(state);
 }
 
+static int set_level(struct zstd_state *state, int level)
+{
+	const struct {
+		ZSTD_cParameter name;
+		int value;
+	} set[] = {
+		{ ZSTD_c_compressionLevel, level ? level : DEFAULT_LEVEL },
+		/* 0: as the level says */
+		{ ZSTD_c_hashLog, level ? 0 : DEFAULT_HASH_LOG },
+		{ ZSTD_c_minMatch, level ? 0 : DEFAULT_MIN_MATCH },
+	};
+
+	for (size_t i = 0; i < sizeof(set) / sizeof(set[0]); i++)
+		if (ZSTD_isError(ZSTD_CCtx_setParameter(state->cctx, set[i].name, set[i].value)))
+			return IMG_E_INVALID;
+	state->level = level;
+	return 0;
+}
+
 static int zstd_compress(void *opaque, int level, const void *src, size_t src_bytes, void *dst, size_t dst_cap, size_t *out)
 {
 	struct zstd_state *state = opaque;
 	size_t n;
 
-	if (level == 0)
-		level = DEFAULT_LEVEL;
 	if (!state->cctx) {
 		state->cctx = ZSTD_createCCtx();
 		if (!state->cctx)
 			return IMG_E_NOMEM;
-		state->level = 0;
+		state->level = -1;
 	}
-	if (level != state->level) {
-		if (ZSTD_isError(ZSTD_CCtx_setParameter(state->cctx, ZSTD_c_compressionLevel, level)))
-			return IMG_E_INVALID;
-		state->level = level;
-	}
+	if (level != state->level && set_level(state, level) < 0)
+		return IMG_E_INVALID;
 	n = ZSTD_compress2(state->cctx, dst, dst_cap, src, src_bytes);
 	if (!ZSTD_isError(n)) {
 		*out = n;
