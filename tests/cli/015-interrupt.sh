@@ -1,5 +1,6 @@
 # An interruption ends a verb with exit 3, without a destination, without litter, with the source untouched.
-random_bytes 5 268435456 >a.raw
+# long enough to be interrupted, also under a wrapper that makes everything slow
+random_bytes 5 $((${IMGTOOL_WRAPPER:+1}0 ? 16777216 : 268435456)) >a.raw
 before=$(sha a.raw)
 interrupt()
 {
