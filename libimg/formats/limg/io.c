@@ -388,12 +388,16 @@ static int partial_write(struct engine *e, unsigned vol, const uint8_t *src, uin
 				*err = first;
 			break;
 		}
-		if (!src && mem_is_zero(buf + in, (size_t)bytes))
-			break; /* nothing to change */
+		if (!src && word_state(m.e.word) != ST_NONE && mem_is_zero(buf + in, (size_t)bytes))
+			break; /* nothing to change; what is unallocated must become zeros of its own */
 		if (src)
 			memcpy(buf + in, src, (size_t)bytes);
 		else
 			memset(buf + in, 0, (size_t)bytes);
+		if (!src && mem_is_zero(buf, e->block_bytes)) {
+			rc = overlay_put(e, vol, block, 1, word_make(0, 0, ST_ZERO), NULL, &m, &stale, err);
+			continue;
+		}
 		rc = space_alloc_data(e, e->block_aus, true, &addr, &got, err);
 		if (rc)
 			break;
