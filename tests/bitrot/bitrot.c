@@ -11,7 +11,7 @@
  *
  * Wrong data is never allowed, nor is damage that reaches beyond the block or unit whose data it is.
  *
- *   bitrot [--stride N] [--flips N] [--seed N] small|journal|large
+ *   bitrot [--stride N] [--flips N] [--seed N] [--verbose] small|journal|large
  *
  * small and journal change every byte (every Nth with --stride) of AUs that hold anything; large changes random ones.
  */
@@ -44,6 +44,7 @@ static struct {
 	uint64_t file_bytes, unit_bytes;
 	uint8_t *buf;
 	uint64_t counts[5];
+	bool verbose;
 } t;
 enum verdict { HARMLESS, SPARE, REPORTED, REFUSED, DROPPED };
 static const char *const verdict_names[] = { "harmless", "spare", "reported", "refused", "dropped" };
@@ -324,6 +325,8 @@ static enum verdict flip(uint64_t off, uint8_t bits)
 	verdict = ask(off);
 	mem_content_write(t.file, &byte, 1, off);
 	t.counts[verdict]++;
+	if (t.verbose)
+		printf("0x%" PRIx64 " %s\n", off, verdict_names[verdict]);
 	return verdict;
 }
 
@@ -352,9 +355,11 @@ static uint64_t flip_all(uint64_t stride, uint64_t seed)
 
 int main(int argc, char **argv)
 {
-	static const struct option names[] = {
-		{ "stride", 1, NULL, 't' }, { "flips", 1, NULL, 'f' }, { "seed", 1, NULL, 's' }, { NULL, 0, NULL, 0 }
-	};
+	static const struct option names[] = { { "stride", 1, NULL, 't' },
+					       { "flips", 1, NULL, 'f' },
+					       { "seed", 1, NULL, 's' },
+					       { "verbose", 0, NULL, 'v' },
+					       { NULL, 0, NULL, 0 } };
 	uint64_t stride = 1, flips = 300, seed = 1, rng;
 	bool large;
 	int c;
@@ -362,7 +367,9 @@ int main(int argc, char **argv)
 	while ((c = getopt_long(argc, argv, "", names, NULL)) != -1) {
 		if (c == '?')
 			return 2;
-		*(c == 't' ? &stride : c == 'f' ? &flips : &seed) = strtoull(optarg, NULL, 0);
+		t.verbose |= c == 'v';
+		if (c != 'v')
+			*(c == 't' ? &stride : c == 'f' ? &flips : &seed) = strtoull(optarg, NULL, 0);
 	}
 	if (optind + 1 != argc || stride == 0)
 		return 2;
