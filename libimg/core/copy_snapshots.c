@@ -284,8 +284,9 @@ static int bring_head(struct carry *c, uint64_t size_bytes, struct img_error *er
 
 static int read_list(struct carry *c, struct img_error *err)
 {
+	struct img_snapshot first;
 	size_t nr = 0;
-	int r = img_snapshot_list(c->src, NULL, 0, &nr, err);
+	int r = img_snapshot_list(c->src, &first, 1, &nr, err);
 
 	if (r < 0)
 		return r;
