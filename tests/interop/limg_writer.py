@@ -9,6 +9,7 @@ nothing of crash safety: an image is built by calls that follow the life of a di
 written in one go by save(). Nothing here is shared with limg_reader.py.
 
     limg_writer.py FILE [--seed N] [--clean]    writes a random image and prints the content's sha256 of every state
+    limg_writer.py FILE --example               writes the image that the document shows
 """
 import argparse
 import hashlib
@@ -570,13 +571,26 @@ def random_image(seed, clean=False):
     return w
 
 
+def example():
+    """The image that the document shows in hexadecimal."""
+    w = Writer(16384, uuid=bytes(range(0x10, 0x20)), rng=random.Random(0))
+    w.generation = 1
+    w.write(0, b'limg' * 1024)
+    w.zero(8192, 4096)
+    w.snapshot('first', vmstate=False)
+    w.snaps[0].uuid, w.snaps[0].created = bytes(range(0x20, 0x30)), 1_700_000_000_000_000_000
+    w.write(4096, b'head' * 1024)
+    return w
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('file')
+    parser.add_argument('--example', action='store_true', help='the image of the document')
     parser.add_argument('--seed', type=int, default=1)
     parser.add_argument('--clean', action='store_true', help='without a journal')
     args = parser.parse_args()
-    w = random_image(args.seed, args.clean)
+    w = example() if args.example else random_image(args.seed, args.clean)
     w.save(args.file)
     print('head', hashlib.sha256(w.content(w.head)).hexdigest())
     for snap in w.snaps:

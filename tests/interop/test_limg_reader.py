@@ -6,6 +6,7 @@ matters, and that it finds images that are well-sealed but wrong. IMAGES=N sets 
 """
 import os
 import random
+import re
 import struct
 import sys
 import tempfile
@@ -375,6 +376,24 @@ class Chains(Case):
         w.save(self.path)
         image = reader.Image(self.path)
         self.assertEqual(replayed, image.logical_root(image.disk))
+
+
+class Document(Case):
+    def test_example(self):
+        """The image of section 16 is the one that the document shows, and whole."""
+        w = writer.example()
+        w.save(self.path)
+        with open(self.path, 'rb') as file:
+            whole = file.read()
+        document = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', 'format-spec', 'limg.md')
+        with open(document, encoding='utf-8') as file:
+            section = file.read().split('## 16.')[-1]
+        lines = re.findall(r'^([0-9a-f]{6}): ((?:[0-9a-f]{2} )+)', section, re.M)
+        self.assertGreater(len(lines), 40)
+        for off, text in lines:
+            off, shown = int(off, 16), bytes.fromhex(text)
+            self.assertEqual(whole[off:off + len(shown)], shown, 'offset 0x%x' % off)
+        self.assertEqual(rules(self.path), ([], [], []))
 
 
 if __name__ == '__main__':
