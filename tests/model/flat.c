@@ -164,6 +164,15 @@ uint64_t flat_diff(const struct flat *a, const struct flat *b, uint64_t bytes, u
 	return UINT64_MAX;
 }
 
+bool flat_holds(const struct flat *f, uint64_t bytes, uint64_t off)
+{
+	for (size_t i = (size_t)(off / FLAT_PAGE); i < nr_pages(off + bytes) && i < nr_pages(f->size_bytes); i++) {
+		if (f->pages[i])
+			return true;
+	}
+	return false;
+}
+
 bool flat_is_zero(const struct flat *f, uint64_t bytes, uint64_t off)
 {
 	const struct flat none = { 0 };

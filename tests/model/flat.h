@@ -28,6 +28,8 @@ void flat_write(struct flat *f, const void *buf, uint64_t bytes, uint64_t off);
 void flat_zero(struct flat *f, uint64_t bytes, uint64_t off);
 /* Offset of the first byte in which they differ, each being followed by zeros without end; UINT64_MAX: the same. */
 uint64_t flat_diff(const struct flat *a, const struct flat *b, uint64_t bytes, uint64_t off);
+/* Is anything stored in the range? What is not is zeros. */
+bool flat_holds(const struct flat *f, uint64_t bytes, uint64_t off);
 bool flat_is_zero(const struct flat *f, uint64_t bytes, uint64_t off);
 
 #endif

@@ -16,9 +16,10 @@
 #include "flat.h"
 #include "memfs.h"
 
-#define MODEL_MAX_FILES 3
-#define MODEL_MAX_SNAPS 10
-#define MODEL_MAX_BYTES (8u << 20)
+#define MODEL_MAX_FILES	 3
+#define MODEL_MAX_SNAPS	 10
+#define MODEL_MAX_BYTES	 (8u << 20)
+#define MODEL_WIDE_BYTES (256u << 20) /* of the few programs that have deep trees and little in them */
 
 enum op_kind {
 	OP_WRITE,
@@ -63,7 +64,7 @@ struct op {
 struct geometry {
 	const char *format;
 	uint32_t block_bytes, unit_bytes;
-	uint64_t size_bytes;
+	uint64_t size_bytes, max_bytes;
 	bool raw_base; /* the first file stands on a raw one */
 	const char *codec;
 };
@@ -112,7 +113,7 @@ struct model {
 	uint32_t block_bytes, unit_bytes;
 	bool is_limg;
 	bool no_parents; /* do not look at who is made on whom: a conversion has one root only */
-	bool no_vm; /* leave out the working machine state: only with a snapshot is it durable, and converted */
+	bool no_vm;	 /* leave out the working machine state: only with a snapshot is it durable, and converted */
 	uint8_t *buf, *buf2; /* IO_BYTES each */
 	bool verbose;
 	uint64_t full_checks;

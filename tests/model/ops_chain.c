@@ -51,7 +51,7 @@ int op_overlay(struct model *m, const uint32_t *r)
 	snprintf(snap, sizeof(snap), "%s", s ? s->name : "");
 	if (r[2] % 4 == 0)
 		size = (size / 2 + r[3] % (size + 512)) / 512 * 512;
-	size = min_u64(size, MODEL_MAX_BYTES);
+	size = min_u64(size, m->geometry.max_bytes);
 	if (close_top(m) != 0 || make_file(m, m->top, snap, size) != 0 || open_top(m) != 0)
 		return -1;
 	return check_image(m, m->img, &top(m)->head, "new overlay");

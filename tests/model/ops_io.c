@@ -249,7 +249,7 @@ int op_resize(struct model *m, const uint32_t *r)
 {
 	struct img_error err = { 0 };
 	struct flat *head = &top(m)->head;
-	uint64_t now = head->size_bytes, size = r[0] % (MODEL_MAX_BYTES / 512) * 512;
+	uint64_t now = head->size_bytes, size = r[0] % (m->geometry.max_bytes / 512) * 512;
 	bool may_shrink = r[3] & 1;
 	int want;
 
@@ -257,7 +257,7 @@ int op_resize(struct model *m, const uint32_t *r)
 		size = now / 2 / 512 * 512 + r[1] % (now + 1) / 512 * 512;
 	if (r[3] & 8)
 		size = round_up(size, m->block_bytes);
-	size = min_u64(size, MODEL_MAX_BYTES);
+	size = min_u64(size, m->geometry.max_bytes);
 	want = size < now && !may_shrink ? IMG_E_REFUSED : 0;
 	if (m->verbose)
 		printf("      resize %" PRIu64 " to %" PRIu64 "\n", now, size);

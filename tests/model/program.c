@@ -106,6 +106,11 @@ void program_make(struct program *p, uint64_t seed, size_t nr_ops, const char *f
 	p->geometry.block_bytes = blocks[rng_next(&rng) % 5];
 	p->geometry.unit_bytes = UINT32_C(65536) << rng_next(&rng) % 3;
 	p->geometry.size_bytes = pick_size(&rng, p->geometry.block_bytes);
+	p->geometry.max_bytes = MODEL_MAX_BYTES;
+	if (rng_next(&rng) % 24 == 0) {
+		p->geometry.max_bytes = MODEL_WIDE_BYTES;
+		p->geometry.size_bytes = rng_next(&rng) % MODEL_WIDE_BYTES / 512 * 512;
+	}
 	p->geometry.raw_base = !raw && rng_next(&rng) % 4 == 0;
 	p->geometry.codec = codecs[rng_next(&rng) % 4];
 	for (size_t i = 0; i < NR_OPS; i++)
