@@ -11,6 +11,7 @@
 
 #include "checked.h"
 #include "engine.h"
+#include "limg.h"
 
 #define READ_BLOCKS 64u /* raw blocks verified in one read */
 
@@ -532,6 +533,7 @@ int limg_check(struct node *n, unsigned flags, img_finding_fn fn, void *ctx, con
 		rc = engine_checkpoint(e, &req, err);
 	if (rc)
 		return rc;
+	checkpoint_begin(e);
 	k.nr_aus = min_u64(node_size(e->file) >> AU_SHIFT, e->sb.nr_groups * GROUP_AUS);
 	k.used = calloc((size_t)e->sb.nr_groups, AU_BYTES);
 	k.owner = calloc((size_t)k.nr_aus + 1, sizeof(*k.owner));
@@ -540,6 +542,7 @@ int limg_check(struct node *n, unsigned flags, img_finding_fn fn, void *ctx, con
 		rc = walk_all(&k, &content_damage);
 	else
 		rc = IMG_E_NOMEM;
+	checkpoint_end(e);
 	if (rc == IMG_E_NOMEM)
 		error_set(err, rc, 0, NO_OFFSET, LAYER, "out of memory");
 	else if (rc == IMG_E_CANCELLED)

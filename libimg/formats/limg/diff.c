@@ -8,6 +8,7 @@
 
 #include "checked.h"
 #include "engine.h"
+#include "limg.h"
 
 struct side {
 	struct ptr p;
@@ -216,7 +217,7 @@ int limg_snap_diff(struct node *n, const char *a, const char *b, img_diff_fn fn,
 		struct side sa = {va.root, va.levels}, sb = {vb.root, vb.levels};
 
 		d.size = vb.size_bytes;
-		d.hole_is_zero = !e->sb.has_backing;
+		d.hole_is_zero = !atomic_load(&e->has_backing);
 		rc = walk(&d, va.levels > vb.levels ? va.levels : vb.levels, 0, &sa, &sb, err);
 		if (!rc && d.bytes)
 			rc = report(&d, err);

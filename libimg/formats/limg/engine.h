@@ -270,7 +270,11 @@ struct engine {
 	struct img_error poison; /* first cause; written once before poisoned is set */
 	_Atomic unsigned refs;
 
-	struct super sb; /* as last made durable; changed under ckpt */
+	struct super sb; /* as last made durable; changed by the checkpoint's owner under lock: others read it under lock */
+	uint8_t uuid[16];
+	enum codec_id codec; /* for new data */
+	int level;
+	_Atomic bool has_backing;
 	unsigned block_bytes, block_shift, block_aus, unit_blocks, unit_bytes;
 	_Atomic uint64_t disk_bytes, vm_bytes;
 
@@ -294,7 +298,7 @@ struct engine {
 	struct journal journal;	      /* journal_busy */
 	struct awaiting await;	      /* journal_busy */
 	bool journal_gap;	      /* deltas were collected that no record names; lock */
-	bool space_bad;		      /* the free-space map did not load: only repair may write */
+	_Atomic bool space_bad;	      /* the free-space map did not load: only repair may write */
 	struct img_error space_cause;
 	bool journal_damaged;	/* opened read-only because of LIMG-15 */
 	bool replayed;		/* read-only open holds replayed deltas */
@@ -548,6 +552,9 @@ int engine_flush(struct engine *e, struct img_error *err);
 int engine_checkpoint(struct engine *e, struct ckpt_req *req, struct img_error *err);
 /* Called after changes: starts or waits for a checkpoint where the overlay has grown. */
 int engine_throttle(struct engine *e, struct img_error *err);
+/* Keeps checkpoints (and what they free) away, for who walks the trees. */
+void checkpoint_begin(struct engine *e);
+void checkpoint_end(struct engine *e);
 int engine_writable(struct engine *e, struct img_error *err); /* READONLY or POISONED */
 void engine_poison(struct engine *e, const struct img_error *cause);
 void engine_stop_worker(struct engine *e);
@@ -566,6 +573,7 @@ int catalog_store(struct ckpt *c, struct img_error *err);
 int snapshot_name_check(const char *name, struct img_error *err);
 
 /* ---- reclaim.c ---- */
+#define RECLAIM_LEAVES 16384u /* deleted leaves to free in one checkpoint: bounds memory and the time between cursors */
 int reclaim_step(struct ckpt *c, uint64_t leaves, bool small, bool *more, struct img_error *err);
 bool reclaim_possible(struct engine *e, uint64_t head_parent);
 
@@ -591,6 +599,8 @@ int head_zero(struct engine *e, unsigned vol, uint64_t bytes, uint64_t off, bool
 int view_status(struct view *v, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap, size_t *nr,
 		struct img_error *err);
 uint64_t block_csum(const void *data, size_t bytes);
+/* XXH3-128 as the format stores it: low half, high half, both little-endian. */
+void xxh128_store(const void *data, size_t bytes, uint8_t out[16]);
 static inline bool csum_matches(const struct entry *e, uint64_t found)
 {
 	if (word_state(e->word) == ST_RAW)
@@ -599,16 +609,8 @@ static inline bool csum_matches(const struct entry *e, uint64_t found)
 }
 bool mem_is_zero(const void *p, size_t n);
 
-/* ---- snapshot.c, diff.c, check.c ---- */
+/* ---- snapshot.c ---- */
 int snapshot_lock(struct engine *e, uint64_t id, enum byte_lock mode, struct img_error *err);
-int limg_snap_create(struct node *n, const char *name, unsigned flags, struct img_error *err);
-int limg_snap_delete(struct node *n, const char *name, struct img_error *err);
-int limg_snap_revert(struct node *n, const char *name, struct img_error *err);
-int limg_snap_rename(struct node *n, const char *name, const char *new_name, struct img_error *err);
-int limg_snap_list(struct node *n, struct img_snapshot *out, size_t cap, size_t *nr, struct img_error *err);
-int limg_snap_diff(struct node *n, const char *a, const char *b, img_diff_fn fn, void *ctx, struct img_error *err);
-int limg_check(struct node *n, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
-	       struct img_check_result *out, struct img_error *err);
 
 static inline unsigned vol_shift(const struct engine *e, unsigned vol)
 {

@@ -416,7 +416,7 @@ static int partial_write(struct engine *e, unsigned vol, const uint8_t *src, uin
 static int blocks_write(struct engine *e, unsigned vol, const uint8_t *src, uint64_t block, unsigned nr, unsigned flags,
 			struct img_error *err)
 {
-	bool compress = vol == VOL_DISK && (flags & IMG_IO_COMPRESS || e->sb.codec != CODEC_NONE);
+	bool compress = vol == VOL_DISK && (flags & IMG_IO_COMPRESS || e->codec != CODEC_NONE);
 
 	while (nr) {
 		unsigned n = nr;
@@ -465,7 +465,7 @@ int head_write(struct engine *e, unsigned vol, const void *buf, uint64_t bytes, 
 
 	while (!rc && bytes) {
 		uint64_t in = off & (e->block_bytes - 1), n = min_u64(bytes, span - (off & (span - 1)));
-		bool compress = vol == VOL_DISK && (flags & IMG_IO_COMPRESS || e->sb.codec != CODEC_NONE);
+		bool compress = vol == VOL_DISK && (flags & IMG_IO_COMPRESS || e->codec != CODEC_NONE);
 
 		rc = space_reserve(e, 1, err);
 		if (rc)
@@ -557,7 +557,7 @@ int head_zero(struct engine *e, unsigned vol, uint64_t bytes, uint64_t off, bool
 {
 	uint64_t span = (uint64_t)LEAF_ENTRIES << e->block_shift, size = vol == VOL_DISK ? atomic_load(&e->disk_bytes)
 											  : atomic_load(&e->vm_bytes);
-	enum entry_state st = discard && (vol != VOL_DISK || !e->sb.has_backing) ? ST_NONE : ST_ZERO;
+	enum entry_state st = discard && (vol != VOL_DISK || !atomic_load(&e->has_backing)) ? ST_NONE : ST_ZERO;
 	int rc = engine_writable(e, err);
 
 	while (!rc && bytes) {

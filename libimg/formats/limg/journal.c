@@ -6,19 +6,9 @@
  */
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "checked.h"
 #include "engine.h"
-
-static void xxh128_store(const void *data, size_t bytes, uint8_t out[16])
-{
-	XXH128_hash_t h = XXH3_128bits(data, bytes);
-	struct le64 lo = le64_of(h.low64), hi = le64_of(h.high64);
-
-	memcpy(out, &lo, 8);
-	memcpy(out + 8, &hi, 8);
-}
 
 uint64_t journal_ring_aus(const struct engine *e)
 {
@@ -109,7 +99,7 @@ static int record_write(struct engine *e, unsigned kind, uint8_t *page, uint64_t
 	memset(d, 0, sizeof *d);
 	d->magic = le32_of(RECORD_MAGIC);
 	d->bytes = le32_of((uint32_t)bytes);
-	memcpy(d->uuid, e->sb.uuid, 16);
+	memcpy(d->uuid, e->uuid, 16);
 	d->salt = le64_of(j->salt);
 	d->seq = le64_of(j->seq);
 	memcpy(d->prev, j->prev, 16);
@@ -117,7 +107,7 @@ static int record_write(struct engine *e, unsigned kind, uint8_t *page, uint64_t
 	d->kind = le32_of(kind);
 	d->nr_deltas = le32_of(nr_deltas);
 	d->delta_bytes = le32_of((uint32_t)(used - sizeof *d));
-	d->disk_size = le64_of(e->sb.disk.size_bytes);
+	d->disk_size = le64_of(atomic_load(&e->disk_bytes));
 	memset(page + used, 0, (size_t)bytes - used);
 	xxh128_store(page, (size_t)bytes - 16, csum);
 	memcpy(page + bytes - 16, csum, 16);
@@ -179,7 +169,7 @@ static int scan_read(struct scan *s, uint64_t at, struct img_error *err)
 		return rc;
 	d = (const struct disk_record *)s->buf;
 	s->bytes = le32_get(d->bytes);
-	if (le32_get(d->magic) != RECORD_MAGIC || memcmp(d->uuid, s->e->sb.uuid, 16) || le64_get(d->salt) != s->e->sb.salt ||
+	if (le32_get(d->magic) != RECORD_MAGIC || memcmp(d->uuid, s->e->uuid, 16) || le64_get(d->salt) != s->e->sb.salt ||
 	    s->bytes < AU_BYTES || s->bytes % AU_BYTES || s->bytes > s->ring_bytes - at)
 		return 0;
 	if (s->bytes > s->cap) {

@@ -80,15 +80,6 @@ static uint64_t volume_blocks(const struct ckpt *c, unsigned vol, const struct v
 
 /* ---- writing nodes ---- */
 
-static void xxh128_store(const void *data, size_t bytes, uint8_t out[16])
-{
-	XXH128_hash_t h = XXH3_128bits(data, bytes);
-	struct le64 lo = le64_of(h.low64), hi = le64_of(h.high64);
-
-	memcpy(out, &lo, 8);
-	memcpy(out + 8, &hi, 8);
-}
-
 void leaf_logical(const struct entry *en, uint8_t logical[16], uint64_t *count)
 {
 	struct le64 content[LEAF_ENTRIES];

@@ -5,10 +5,10 @@
 
 #include "checked.h"
 #include "engine.h"
+#include "limg.h"
 
 /* Bytes far above any file: who reads a snapshot beside a writer shares the byte, who deletes it holds it alone. */
 #define SNAP_LOCK_BASE (UINT64_C(1) << 62)
-#define DELETE_LEAVES 16384u /* deleted leaves to free in one checkpoint: bounds memory and the time between cursors */
 #define REVERT_LEAVES 64u    /* what a revert reclaims of the state it left, so that its own cost stays constant */
 
 static struct limg_state *state_of(struct node *n)
@@ -59,7 +59,7 @@ int limg_snap_revert(struct node *n, const char *name, struct img_error *err)
 int limg_snap_delete(struct node *n, const char *name, struct img_error *err)
 {
 	struct engine *e = state_of(n)->e;
-	struct ckpt_req req = {.action = CKPT_SNAP_DELETE, .name = name, .reclaim_leaves = DELETE_LEAVES};
+	struct ckpt_req req = {.action = CKPT_SNAP_DELETE, .name = name, .reclaim_leaves = RECLAIM_LEAVES};
 	struct snap *s;
 	uint64_t id = 0;
 	int rc = head_only(n, err);
@@ -81,7 +81,7 @@ int limg_snap_delete(struct node *n, const char *name, struct img_error *err)
 	rc = engine_checkpoint(e, &req, err);
 	snapshot_lock(e, id, BYTE_UNLOCK, NULL);
 	while (!rc && req.more) {
-		req = (struct ckpt_req){.action = CKPT_PLAIN, .reclaim_leaves = DELETE_LEAVES};
+		req = (struct ckpt_req){.action = CKPT_PLAIN, .reclaim_leaves = RECLAIM_LEAVES};
 		rc = engine_checkpoint(e, &req, err);
 	}
 	return rc;

@@ -2,31 +2,11 @@
 /* The superblock: four copies in two places, two slots by generation parity. format-spec/limg.md sections 4, 5 and 12. */
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "checked.h"
 #include "engine.h"
 
 static const uint8_t super_magic[8] = {'L', 'I', 'M', 'G', 0x0d, 0x0a, 0x1a, 0x00};
-
-static bool all_zero(const void *p, size_t n)
-{
-	const uint8_t *b = p;
-
-	for (size_t i = 0; i < n; i++)
-		if (b[i])
-			return false;
-	return true;
-}
-
-static void xxh128_store(const void *data, size_t bytes, uint8_t out[16])
-{
-	XXH128_hash_t h = XXH3_128bits(data, bytes);
-	struct le64 lo = le64_of(h.low64), hi = le64_of(h.high64);
-
-	memcpy(out, &lo, 8);
-	memcpy(out + 8, &hi, 8);
-}
 
 uint64_t super_slot_au(unsigned place, uint64_t generation)
 {
@@ -73,12 +53,12 @@ int ptr_load(const struct disk_ptr *d, struct ptr *p, struct img_error *err)
 	p->count = le64_get(d->count);
 	switch (word_state(p->word)) {
 	case ST_NONE:
-		if (all_zero(d, sizeof *d))
+		if (mem_is_zero(d, sizeof *d))
 			return 0;
 		break;
 	case ST_ZERO:
 		if (word_addr(p->word) == 0 && p->csum == 0 && p->count == 0 && p->logical[0] == 1 &&
-		    all_zero(p->logical + 1, 15))
+		    mem_is_zero(p->logical + 1, 15))
 			return 0;
 		break;
 	case ST_NODE:
@@ -104,7 +84,7 @@ int volume_load(const struct disk_volume *d, struct volume *v, unsigned block_sh
 {
 	v->size_bytes = le64_get(d->size);
 	v->levels = d->levels;
-	if (!all_zero(d->zero, sizeof d->zero))
+	if (!mem_is_zero(d->zero, sizeof d->zero))
 		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "reserved bytes of a volume are not zero (LIMG-2)");
 	if (v->size_bytes > MAX_VOLUME_BYTES)
 		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "volume of 0x%llx bytes is larger than the format allows (LIMG-1)",
@@ -146,7 +126,7 @@ static void backing_store(struct disk_backing *d, const struct super *sb)
 /* A text field: len bytes without NUL, then zeros only. */
 static bool text_load(const char *field, size_t room, uint32_t len, char *out)
 {
-	if (len >= room || memchr(field, 0, len) || !all_zero(field + len, room - len))
+	if (len >= room || memchr(field, 0, len) || !mem_is_zero(field + len, room - len))
 		return false;
 	memcpy(out, field, len);
 	out[len] = 0;
@@ -163,7 +143,7 @@ static int backing_load(const struct disk_backing *d, struct super *sb, struct i
 	memset(r, 0, sizeof *r);
 	sb->has_backing = flags & BACKING_PRESENT;
 	if (!sb->has_backing) {
-		if (!all_zero(d, sizeof *d))
+		if (!mem_is_zero(d, sizeof *d))
 			goto bad;
 		return 0;
 	}
@@ -301,7 +281,7 @@ int super_decode(const uint8_t *page, struct super *out, struct img_error *err)
 	if (le64_get(d->incompat))
 		return error_set(err, IMG_E_UNSUPPORTED, 0, 16, LAYER, "incompatible features 0x%llx are not known to this build",
 				 (unsigned long long)le64_get(d->incompat));
-	if (le32_get(d->zero) || !all_zero(d->zero2, sizeof d->zero2) || !all_zero(d->zero3, sizeof d->zero3))
+	if (le32_get(d->zero) || !mem_is_zero(d->zero2, sizeof d->zero2) || !mem_is_zero(d->zero3, sizeof d->zero3))
 		return error_set(err, IMG_E_CORRUPT, 0, 0, LAYER, "reserved bytes of the superblock are not zero (LIMG-2)");
 	out->rocompat = le64_get(d->rocompat);
 	out->compat = le64_get(d->compat);
@@ -358,7 +338,7 @@ int super_read(struct node *file, struct super *out, unsigned *damaged_copies, s
 		}
 		if (rc) {
 			/* The unused slot of a new image is blank: that is not damage. */
-			if (rc != IMG_E_FORMAT || !all_zero(page, AU_BYTES))
+			if (rc != IMG_E_FORMAT || !mem_is_zero(page, AU_BYTES))
 				*damaged_copies |= 1u << i;
 			if (first.code == 0 || (first.code == IMG_E_FORMAT && rc != IMG_E_FORMAT))
 				first = this;
@@ -411,7 +391,7 @@ enum super_copy super_copy_state(struct node *file, unsigned place, const struct
 		super_encode(sb, want);
 		if (!memcmp(page, want, AU_BYTES))
 			state = SUPER_COPY_GOOD;
-		else if (sb->generation <= 2 && all_zero(page, AU_BYTES))
+		else if (sb->generation <= 2 && mem_is_zero(page, AU_BYTES))
 			state = SUPER_COPY_OLD; /* the slot's first use did not get this far */
 		else if (!super_decode(page, found, NULL) && found->generation < sb->generation &&
 			 !memcmp(found->uuid, sb->uuid, 16))

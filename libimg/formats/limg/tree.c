@@ -18,7 +18,7 @@ uint64_t page_identity(const struct engine *e, unsigned kind, unsigned level, ui
 		struct le64 index;
 	} id;
 
-	memcpy(id.uuid, e->sb.uuid, 16);
+	memcpy(id.uuid, e->uuid, 16);
 	id.kind = le32_of(kind);
 	id.level = le32_of(level);
 	id.index = le64_of(index);
@@ -28,6 +28,15 @@ uint64_t page_identity(const struct engine *e, unsigned kind, unsigned level, ui
 uint64_t block_csum(const void *data, size_t bytes)
 {
 	return XXH3_64bits(data, bytes);
+}
+
+void xxh128_store(const void *data, size_t bytes, uint8_t out[16])
+{
+	XXH128_hash_t h = XXH3_128bits(data, bytes);
+	struct le64 lo = le64_of(h.low64), hi = le64_of(h.high64);
+
+	memcpy(out, &lo, 8);
+	memcpy(out + 8, &hi, 8);
 }
 
 bool entry_sound(const struct engine *e, unsigned vol, const struct entry *en)
@@ -48,11 +57,6 @@ bool entry_sound(const struct engine *e, unsigned vol, const struct entry *en)
 	default:
 		return false;
 	}
-}
-
-static bool all_zero(const uint8_t *p, size_t n)
-{
-	return mem_is_zero(p, n);
 }
 
 static int leaf_check(const struct engine *e, unsigned vol, const uint8_t *data, const struct ptr *p, uint64_t index,
@@ -80,7 +84,7 @@ static int interior_check(unsigned vol, unsigned level, uint64_t index, const ui
 	if (le32_get(n->magic) != NODE_MAGIC || n->level != level || n->kind != vol || le64_get(n->index) != index)
 		return error_set(err, IMG_E_CORRUPT, 0, at, LAYER, "node of volume %u level %u index %llu names another place (LIMG-4)",
 				 vol, level, (unsigned long long)index);
-	if (!all_zero(n->zero, sizeof n->zero) || !all_zero(n->zero2, sizeof n->zero2) || !all_zero(n->zero3, sizeof n->zero3))
+	if (!mem_is_zero(n->zero, sizeof n->zero) || !mem_is_zero(n->zero2, sizeof n->zero2) || !mem_is_zero(n->zero3, sizeof n->zero3))
 		return error_set(err, IMG_E_CORRUPT, 0, at, LAYER, "reserved bytes of a node are not zero (LIMG-2)");
 	for (unsigned i = 0; i < FANOUT; i++) {
 		struct ptr c;

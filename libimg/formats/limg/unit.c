@@ -108,7 +108,7 @@ static unsigned unit_pack(struct engine *e, enum codec_id codec, int level, cons
 int unit_store(struct engine *e, unsigned vol, uint64_t first_block, const uint8_t *plain, struct entry *en, bool *stored,
 	       struct img_error *err)
 {
-	enum codec_id codec = e->sb.codec == CODEC_NONE ? CODEC_ZSTD : e->sb.codec;
+	enum codec_id codec = e->codec == CODEC_NONE ? CODEC_ZSTD : e->codec;
 	uint8_t *buf = units_buf_get(e);
 	uint64_t addr, got;
 	unsigned aus;
@@ -119,7 +119,7 @@ int unit_store(struct engine *e, unsigned vol, uint64_t first_block, const uint8
 	*stored = false;
 	if (!buf)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
-	aus = unit_pack(e, codec, e->sb.level, plain, buf, &rc);
+	aus = unit_pack(e, codec, e->level, plain, buf, &rc);
 	if (rc)
 		rc = error_set(err, rc, 0, NO_OFFSET, LAYER, "the %s codec failed", codec_name(codec));
 	if (!rc && aus) {

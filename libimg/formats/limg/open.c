@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Opening, recovering, creating and closing. States of a handle: read-only (replays in memory, writes nothing), writable (recovered
+ * and checkpointed before it is handed out), poisoned (reads only), closed.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "checked.h"
+#include "engine.h"
+#include "limg.h"
+#include "options.h"
+
+#define CACHE_BYTES (UINT64_C(40) << 20) /* with the overlay's bound and the bitmaps: under 128 MiB for random writes */
+#define OPEN_TRIES 8			 /* a reader beside a writer starts over when the catalog moved */
+#define CLOSE_ROUNDS 64u
+
+static struct limg_state *state_of(const struct node *n)
+{
+	return n->state;
+}
+
+/* ---- engine life ---- */
+
+static void engine_free(struct engine *e)
+{
+	if (!e)
+		return;
+	overlay_destroy(e);
+	catalog_destroy(e);
+	space_destroy(e);
+	cache_destroy(&e->cache);
+	units_destroy(&e->units);
+	runs_free(&e->await.runs);
+	pthread_cond_destroy(&e->cond);
+	pthread_mutex_destroy(&e->lock);
+	pthread_mutex_destroy(&e->cat_lock);
+	free(e);
+}
+
+static struct engine *engine_new(struct node *node, struct node *file, uint64_t cache_bytes, struct img_error *err)
+{
+	struct engine *e = aligned_alloc(64, round_up(sizeof *e, 64));
+
+	if (e) {
+		memset(e, 0, sizeof *e);
+		e->node = node;
+		e->file = file;
+		atomic_init(&e->refs, 1);
+		pthread_mutex_init(&e->lock, NULL);
+		pthread_mutex_init(&e->cat_lock, NULL);
+		pthread_cond_init(&e->cond, NULL);
+		overlay_init(e);
+		space_locks_init(e);
+		units_init(&e->units);
+		if (!cache_init(&e->cache, cache_bytes ? cache_bytes : CACHE_BYTES))
+			return e;
+		engine_free(e);
+	}
+	error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+	return NULL;
+}
+
+/* What follows from the superblock. */
+static void engine_adopt(struct engine *e)
+{
+	const struct super *sb = &e->sb;
+
+	e->block_shift = sb->block_shift;
+	e->block_bytes = 1u << sb->block_shift;
+	e->block_aus = e->block_bytes / AU_BYTES;
+	e->unit_bytes = 1u << sb->unit_shift;
+	e->unit_blocks = e->unit_bytes / e->block_bytes;
+	memcpy(e->uuid, sb->uuid, 16);
+	e->codec = sb->codec;
+	e->level = sb->level;
+	atomic_store(&e->has_backing, sb->has_backing);
+	atomic_store(&e->disk_bytes, sb->disk.size_bytes);
+	atomic_store(&e->vm_bytes, sb->vm.size_bytes);
+	for (unsigned i = 0; i < NR_SHARDS; i++) {
+		struct shard *s = &e->shard[i];
+
+		s->root[VOL_DISK] = sb->disk.root;
+		s->levels[VOL_DISK] = sb->disk.levels;
+		s->root[VOL_VM] = sb->vm.root;
+		s->levels[VOL_VM] = sb->vm.levels;
+		s->epoch = sb->epoch;
+	}
+}
+
+/* Does an earlier entry of the leaf name the same unit? Newer blocks may have cut it into parts. */
+static bool unit_claimed(const struct engine *e, const struct dleaf *d, unsigned k)
+{
+	for (unsigned i = k; i-- > 0 && d->e[i].slot / e->unit_blocks == d->e[k].slot / e->unit_blocks;)
+		if (d->e[i].word == d->e[k].word)
+			return true;
+	return false;
+}
+
+/* Recovered blocks are in no bitmap yet. */
+static int claim_replayed(struct engine *e, struct img_error *err)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < NR_SHARDS; i++) {
+		struct dmap *m = &e->shard[i].active;
+
+		for (size_t b = 0; b < m->nr_buckets; b++)
+			for (struct dleaf *d = m->bucket[b]; d; d = d->next)
+				for (unsigned k = 0; !rc && k < d->nr; k++) {
+					unsigned st = word_state(d->e[k].word);
+
+					if (st == ST_RAW)
+						rc = space_claim(e, word_addr(d->e[k].word), e->block_aus, err);
+					else if (state_compressed(st) && !unit_claimed(e, d, k))
+						rc = space_claim(e, word_addr(d->e[k].word), d->e[k].csum & 0xff, err);
+				}
+	}
+	return rc;
+}
+
+/* ---- open ---- */
+
+static int open_writable(struct engine *e, struct img_error *err)
+{
+	struct ckpt_req req = {.action = CKPT_RECOVER};
+	int rc;
+
+	if (e->sb.rocompat)
+		return error_set(err, IMG_E_UNSUPPORTED, 0, 24, LAYER, "features 0x%llx are not known to this build: open it read-only",
+				 (unsigned long long)e->sb.rocompat);
+	if (space_load(e, &e->space_cause)) {
+		if (e->space_cause.code != IMG_E_CORRUPT) {
+			if (err)
+				*err = e->space_cause;
+			return e->space_cause.code;
+		}
+		e->space_bad = true; /* reading and repair go on */
+	}
+	rc = super_mend(e->file, &e->sb, err);
+	if (rc || !e->sb.ring_aus)
+		return rc;
+	rc = journal_recover(e, err);
+	if (rc)
+		return rc;
+	if (e->journal_damaged)
+		return error_set(err, IMG_E_CORRUPT, 0, au_off(e->sb.ring_addr), LAYER,
+				 "the journal lost records that were durable: read what is there, do not write (LIMG-15)");
+	if (e->space_bad)
+		return 0;
+	rc = claim_replayed(e, err);
+	return rc ? rc : engine_checkpoint(e, &req, err);
+}
+
+/* By the uuid of a pin where there is one: a snapshot may have been renamed, and another may have taken its name. */
+static struct snap *wanted(struct engine *e, const struct driver_open *args)
+{
+	return args->snapshot_uuid ? catalog_by_uuid(e, args->snapshot_uuid) : catalog_find(e, args->snapshot);
+}
+
+static int load(struct engine *e, const struct driver_open *args, struct limg_state *st, struct img_error *err)
+{
+	unsigned damaged;
+	struct snap *s = NULL;
+	uint64_t generation;
+	int rc = super_read(e->file, &e->sb, &damaged, err);
+
+	if (rc)
+		return rc;
+	engine_adopt(e);
+	rc = catalog_load(e, err);
+	if (rc || !args->snapshot)
+		return rc;
+	s = wanted(e, args);
+	if (!s)
+		return error_set(err, IMG_E_NOENT, 0, NO_OFFSET, LAYER, "no snapshot %.64s", args->snapshot);
+	/* Hold it, then make sure that it had not gone before we did. */
+	generation = e->sb.generation;
+	if (st->locked_id != s->id) {
+		/* The one that had the name before is gone. */
+		if (st->locked_id)
+			snapshot_lock(e, st->locked_id, BYTE_UNLOCK, NULL);
+		st->locked_id = 0;
+		rc = snapshot_lock(e, s->id, BYTE_SHARED, err);
+		if (rc)
+			return rc;
+		st->locked_id = s->id;
+		rc = super_read(e->file, &e->sb, &damaged, err);
+		if (rc)
+			return rc;
+		if (e->sb.generation != generation)
+			return IMG_E_CORRUPT; /* load it all again, under the lock */
+	}
+	s->nr_views++;
+	st->view = (struct view){.e = e, .snap = s, .disk = s->disk, .vm = s->vm};
+	return 0;
+}
+
+/* Beside a writer a catalog may move under us: that looks like damage once, and is over on the next try. */
+static int load_retrying(struct node *n, const struct driver_open *args, struct engine **out, struct img_error *err)
+{
+	struct limg_state *st = state_of(n);
+	int rc = IMG_E_CORRUPT;
+
+	for (int i = 0; i < OPEN_TRIES && rc == IMG_E_CORRUPT; i++) {
+		struct engine *e = engine_new(n, n->file, args->cache_bytes, err);
+		uint64_t generation;
+		unsigned damaged;
+
+		if (!e)
+			return IMG_E_NOMEM;
+		e->writable = args->writable && !args->snapshot;
+		e->bulk = args->bulk;
+		e->force_share = args->force_share;
+		error_clear(err);
+		rc = load(e, args, st, err);
+		if (!rc) {
+			*out = e;
+			return 0;
+		}
+		generation = e->sb.generation;
+		/* Without a writer the same superblock means the same damage. */
+		if (rc == IMG_E_CORRUPT && (super_read(n->file, &e->sb, &damaged, NULL) || e->sb.generation == generation) &&
+		    (!st->locked_id || i > 1))
+			i = OPEN_TRIES;
+		if (st->locked_id && rc != IMG_E_CORRUPT) {
+			snapshot_lock(e, st->locked_id, BYTE_UNLOCK, NULL);
+			st->locked_id = 0;
+		}
+		engine_free(e);
+	}
+	return rc;
+}
+
+int limg_open(struct node *n, const struct driver_open *args, struct img_error *err)
+{
+	struct limg_state *st = state_of(n);
+	struct engine *e = NULL;
+	int rc = load_retrying(n, args, &e, err);
+
+	if (rc)
+		return rc;
+	if (e->writable)
+		rc = open_writable(e, err);
+	else if (!args->snapshot)
+		rc = journal_recover(e, err);
+	if (rc) {
+		engine_stop_worker(e);
+		engine_free(e);
+		return rc;
+	}
+	if (!args->snapshot)
+		st->view = (struct view){.e = e};
+	st->e = e;
+	st->owns = true;
+	return 0;
+}
+
+/* ---- close ---- */
+
+static int close_writable(struct engine *e, struct img_error *err)
+{
+	struct ckpt_req req = {.action = CKPT_CLOSE};
+	int rc = 0;
+
+	engine_stop_worker(e);
+	if (atomic_load(&e->poisoned))
+		return engine_writable(e, err);
+	for (unsigned i = 0; !rc && i < CLOSE_ROUNDS && atomic_load(&e->write_count) && !e->bulk &&
+			     reclaim_possible(e, e->sb.head_parent); i++) {
+		struct ckpt_req step = {.action = CKPT_PLAIN, .reclaim_leaves = RECLAIM_LEAVES};
+
+		rc = engine_checkpoint(e, &step, err);
+	}
+	if (!rc && !e->space_bad && (!overlay_empty(e) || e->sb.ring_aus || e->bulk))
+		rc = engine_checkpoint(e, &req, err);
+	if (rc || !e->dirty_session)
+		return rc;
+	space_streams_release(e);
+	space_pool_release(e);
+	space_punch_touched(e);
+	if (node_size(e->file) > e->sb.file_bytes)
+		rc = node_resize(e->file, e->sb.file_bytes, err);
+	return rc;
+}
+
+int limg_close(struct node *n, struct img_error *err)
+{
+	struct limg_state *st = state_of(n);
+	struct engine *e = st->e;
+	int rc = 0;
+
+	if (!e)
+		return 0;
+	if (st->view.snap) {
+		pthread_mutex_lock(&e->cat_lock);
+		st->view.snap->nr_views--;
+		pthread_mutex_unlock(&e->cat_lock);
+	}
+	if (!st->owns)
+		return 0;
+	if (e->writable)
+		rc = close_writable(e, err);
+	if (st->locked_id)
+		snapshot_lock(e, st->locked_id, BYTE_UNLOCK, NULL);
+	engine_free(e);
+	st->e = NULL;
+	return rc;
+}
+
+/* ---- create ---- */
+
+int limg_create(struct node *file, const struct driver_create *args, struct img_error *err)
+{
+	struct ckpt_req req = {.action = CKPT_CLOSE};
+	struct limg_options o;
+	struct engine *e;
+	struct timespec now;
+	int rc = options_parse(args->options, args->size_bytes, &o, err);
+
+	if (rc)
+		return rc;
+	if (args->size_bytes % 512 || args->size_bytes > MAX_VOLUME_BYTES)
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "a limg disk is a multiple of 512 bytes, at most 32 TiB");
+	e = engine_new(NULL, file, 0, err);
+	if (!e)
+		return IMG_E_NOMEM;
+	clock_gettime(CLOCK_REALTIME, &now);
+	e->writable = e->bulk = true;
+	e->sb = (struct super){.block_shift = o.block_shift, .unit_shift = o.unit_shift, .codec = o.codec, .level = o.level,
+			       .epoch = 1, .next_id = 1,
+			       .created_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec};
+	e->sb.disk.size_bytes = args->size_bytes;
+	e->sb.disk.levels = volume_levels_for(args->size_bytes, o.block_shift);
+	if (args->backing) {
+		e->sb.has_backing = true;
+		e->sb.backing = *args->backing;
+	}
+	if (getrandom(e->sb.uuid, 16, 0) != 16)
+		rc = error_set(err, IMG_E_IO, 0, NO_OFFSET, LAYER, "no random numbers from the kernel");
+	e->sb.uuid[6] = (uint8_t)((e->sb.uuid[6] & 0x0f) | 0x40); /* RFC 4122, version 4 */
+	e->sb.uuid[8] = (uint8_t)((e->sb.uuid[8] & 0x3f) | 0x80);
+	engine_adopt(e);
+	if (!rc)
+		rc = space_init_new(e, err);
+	if (!rc)
+		rc = engine_checkpoint(e, &req, err);
+	if (!rc) {
+		space_streams_release(e);
+		space_pool_release(e);
+		rc = node_resize(file, e->sb.file_bytes, err);
+	}
+	engine_free(e);
+	return rc;
+}

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Views of snapshots, and machine state: volume 2 beside the disk. It has no backing, and becomes durable with the snapshot that
+ * takes it, not by flushes.
+ */
+#include <string.h>
+
+#include "checked.h"
+#include "engine.h"
+#include "limg.h"
+
+static struct limg_state *state_of(const struct node *n)
+{
+	return n->state;
+}
+
+int view_named(struct engine *e, const char *name, struct view *v, struct img_error *err)
+{
+	struct snap *s;
+
+	*v = (struct view){.e = e};
+	if (!name)
+		return 0;
+	pthread_mutex_lock(&e->cat_lock);
+	s = catalog_find(e, name);
+	if (s) {
+		s->nr_views++;
+		*v = (struct view){.e = e, .snap = s, .disk = s->disk, .vm = s->vm};
+	}
+	pthread_mutex_unlock(&e->cat_lock);
+	return s ? 0 : error_set(err, IMG_E_NOENT, 0, NO_OFFSET, LAYER, "no snapshot %.64s", name);
+}
+
+void view_release(struct view *v)
+{
+	if (!v->snap)
+		return;
+	pthread_mutex_lock(&v->e->cat_lock);
+	v->snap->nr_views--;
+	pthread_mutex_unlock(&v->e->cat_lock);
+}
+
+int limg_vmstate_write(struct node *n, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
+{
+	struct engine *e;
+	uint64_t end, have;
+	int rc = limg_head(n, &e, err);
+
+	if (rc)
+		return rc;
+	if (add_overflows(off, bytes, &end) || end > MAX_VOLUME_BYTES)
+		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "machine state is limited to 32 TiB");
+	rc = bytes ? head_write(e, VOL_VM, buf, bytes, off, 0, err) : 0;
+	have = atomic_load(&e->vm_bytes);
+	while (!rc && have < end && !atomic_compare_exchange_weak(&e->vm_bytes, &have, end))
+		;
+	return rc;
+}
+
+uint64_t vm_size(const struct view *v)
+{
+	if (v->snap)
+		return v->snap->has_vmstate ? v->vm.size_bytes : 0;
+	return atomic_load(&v->e->vm_bytes);
+}
+
+int limg_vmstate_read(struct node *n, const char *snap, void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
+{
+	struct view v;
+	int rc = view_named(state_of(n)->e, snap, &v, err);
+
+	if (rc)
+		return rc;
+	if (!range_inside(off, bytes, vm_size(&v)))
+		rc = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "the machine state ends at 0x%llx",
+			       (unsigned long long)vm_size(&v));
+	else if (bytes)
+		rc = view_read(&v, VOL_VM, buf, bytes, off, err);
+	view_release(&v);
+	return rc;
+}
+
+int limg_vmstate_resize(struct node *n, uint64_t bytes, struct img_error *err)
+{
+	struct ckpt_req req = {.action = CKPT_VM_RESIZE, .size_bytes = bytes};
+	struct engine *e;
+	int rc = limg_head(n, &e, err);
+
+	if (!rc && bytes > MAX_VOLUME_BYTES)
+		rc = error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "machine state is limited to 32 TiB");
+	return rc ? rc : engine_checkpoint(e, &req, err);
+}
+
+int limg_vmstate_size(struct node *n, const char *snap, uint64_t *bytes, struct img_error *err)
+{
+	struct view v;
+	int rc = view_named(state_of(n)->e, snap, &v, err);
+
+	if (rc)
+		return rc;
+	*bytes = vm_size(&v);
+	view_release(&v);
+	return 0;
+}
