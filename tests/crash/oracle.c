@@ -362,3 +362,16 @@ void world_set_head(struct world *w, const struct content *c)
 	w->latest = *c;
 	world_settle(w);
 }
+
+void worlds_of_observed(const struct observed *seen, struct worlds *ws)
+{
+	struct world *w = &ws->w[0];
+
+	memset(ws, 0, sizeof(*ws));
+	ws->nr = 1;
+	world_set_head(w, &seen->head);
+	w->nr_snaps = seen->nr_snaps;
+	memcpy(w->snap, seen->snap, sizeof(w->snap));
+	w->has_new = seen->has_new;
+	w->made = seen->made;
+}

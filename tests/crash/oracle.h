@@ -66,6 +66,9 @@ bool observed_equal(const struct observed *a, const struct observed *b);
 /* Does what was seen fit one of the worlds? why says how it differs from the last one. */
 bool worlds_allow(const struct worlds *ws, const struct observed *seen, char *why, size_t why_bytes);
 
+/* One world: exactly what was seen. */
+void worlds_of_observed(const struct observed *seen, struct worlds *ws);
+
 /* ---- what operations do to worlds ---- */
 
 struct world *worlds_latest(struct worlds *ws);

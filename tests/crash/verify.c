@@ -209,19 +209,6 @@ static int run_recovery(struct memhost *host, const struct setup *s, size_t *flu
 	return ret;
 }
 
-static void worlds_of(const struct observed *seen, struct worlds *ws)
-{
-	struct world *w = &ws->w[0];
-
-	memset(ws, 0, sizeof(*ws));
-	ws->nr = 1;
-	world_set_head(w, &seen->head);
-	w->nr_snaps = seen->nr_snaps;
-	memcpy(w->snap, seen->snap, sizeof(w->snap));
-	w->has_new = seen->has_new;
-	w->made = seen->made;
-}
-
 int verify_recovery(const struct memhost *disk, const struct setup *s, const struct observed *seen,
 		    struct verify_counts *counts, char *why)
 {
@@ -237,7 +224,7 @@ int verify_recovery(const struct memhost *disk, const struct setup *s, const str
 	host.log = crash_log_new();
 	if (ws == NULL || host.log == NULL)
 		abort();
-	worlds_of(seen, ws);
+	worlds_of_observed(seen, ws);
 	worlds_write(ws, 2, 2, FRESH_WRITE_ID);
 	ret = run_recovery(&host, s, &flushed, why);
 	walker_init(&w, disk, host.log, &host);

@@ -130,21 +130,57 @@ static void test_full_disk(void **state)
 	assert_int_equal(node_pwrite(node, block, 1, 12288, 0, NULL), 0);
 	assert_int_equal(node_resize(node, 12288, NULL), 0);
 	assert_int_equal(plan.free_bytes, 4096);
-	/* Reserved without data: given back on close. */
-	assert_int_equal(node_allocate(node, 4096, 65536, NULL), 0);
-	assert_int_equal(plan.free_bytes, 0);
 	node_close(node, NULL);
-	assert_int_equal(plan.free_bytes, 4096);
+	fault_plan_destroy(&plan);
+}
+
+static void test_reserved_space_stays(void **state)
+{
+	struct host_open args = { .writable = true };
+	struct mem_content *content = mem_content_new();
+	struct fault_plan plan;
+	struct node *child, *node;
+	char b = 1;
+
+	(void)state;
+	fault_plan_init(&plan);
+	plan.disk_full_mode = true;
+	plan.free_bytes = 4096;
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(mem_node_on(content, "m", &args, &child, NULL), 0);
+		assert_int_equal(fault_node_new(child, &plan, &node, NULL), 0);
+		/* The first time it is paid for; the second time it is there. */
+		assert_int_equal(node_allocate(node, 4096, 65536, NULL), 0);
+		assert_int_equal(plan.free_bytes, 0);
+		assert_int_equal(node_pwrite(node, &b, 1, 0, 0, NULL), IMG_E_NOSPC);
+		assert_int_equal(node_close(node, NULL), 0);
+	}
+	mem_content_unref(content);
+	fault_plan_destroy(&plan);
+}
+
+/* What was written and not flushed is flushed by closing, and that can fail. */
+static void test_close_flushes(void **state)
+{
+	struct fault_plan plan;
+	struct node *node;
+	char b = 1;
+
+	(void)state;
+	fault_plan_init(&plan);
+	node = faulty(&plan);
+	assert_int_equal(node_pwrite(node, &b, 1, 0, 0, NULL), 0);
+	fault_plan_arm(&plan, 1u << FAULT_FLUSH, 1, EIO, true);
+	assert_int_equal(node_close(node, NULL), IMG_E_IO);
 	fault_plan_destroy(&plan);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_nth_once_and_for_good),
-		cmocka_unit_test(test_every_kind_can_fail),
-		cmocka_unit_test(test_short_write),
-		cmocka_unit_test(test_full_disk),
+		cmocka_unit_test(test_nth_once_and_for_good), cmocka_unit_test(test_every_kind_can_fail),
+		cmocka_unit_test(test_short_write),	      cmocka_unit_test(test_full_disk),
+		cmocka_unit_test(test_reserved_space_stays),  cmocka_unit_test(test_close_flushes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

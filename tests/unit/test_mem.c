@@ -158,6 +158,10 @@ static void test_huge_and_sparse(void **state)
 	assert_int_equal(node_stat(node, &sb, NULL), 0);
 	assert_int_equal(sb.allocated_bytes, 0);
 	assert_int_equal(node_resize(node, MEM_MAX_BYTES + 1, NULL), IMG_E_LIMIT);
+	/* Reserved space counts like on a host, and reads as zeros. */
+	assert_int_equal(node_allocate(node, 8192, tib, NULL), 0);
+	assert_int_equal(node_stat(node, &sb, NULL), 0);
+	assert_int_equal(sb.allocated_bytes, 8192);
 	node_close(node, NULL);
 }
 

@@ -93,15 +93,9 @@ static int mem_resize(struct node *node, uint64_t size_bytes, struct img_error *
 	return mem_failed(node, mem_content_resize(content_of(node), size_bytes), NO_OFFSET, err);
 }
 
-/* Memory is not reserved, but the file grows as a host's would. */
 static int mem_allocate(struct node *node, uint64_t bytes, uint64_t off, struct img_error *err)
 {
-	struct mem_content *content = content_of(node);
-	uint64_t size = mem_content_size(content);
-
-	if (range_inside(off, bytes, size))
-		return 0;
-	return mem_failed(node, mem_content_zero(content, off + bytes - size, size), off, err);
+	return mem_failed(node, mem_content_allocate(content_of(node), bytes, off), off, err);
 }
 
 static uint64_t mem_size(const struct node *node)

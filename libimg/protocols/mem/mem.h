@@ -29,6 +29,8 @@ void mem_content_read(struct mem_content *content, void *buf, uint64_t bytes, ui
 /* These grow the content where needed. 0 or IMG_E_NOMEM, IMG_E_LIMIT. */
 int mem_content_write(struct mem_content *content, const void *buf, uint64_t bytes, uint64_t off);
 int mem_content_zero(struct mem_content *content, uint64_t bytes, uint64_t off);
+int mem_content_allocate(struct mem_content *content, uint64_t bytes,
+			 uint64_t off); /* pages for the range; content stays */
 int mem_content_resize(struct mem_content *content, uint64_t bytes);
 /* Equal for equal size and bytes; cheap when asked again after few changes. */
 void mem_content_hash(struct mem_content *content, uint64_t out[2]);

@@ -346,6 +346,24 @@ int mem_content_zero(struct mem_content *content, uint64_t bytes, uint64_t off)
 	return ret;
 }
 
+int mem_content_allocate(struct mem_content *content, uint64_t bytes, uint64_t off)
+{
+	int ret = 0;
+
+	if (!range_inside(off, bytes, MEM_MAX_BYTES))
+		return IMG_E_LIMIT;
+	pthread_rwlock_wrlock(&content->lock);
+	content->changes++;
+	for (uint64_t i = off / MEM_PAGE_BYTES; ret == 0 && i * MEM_PAGE_BYTES < off + bytes; i++) {
+		if (find_page(content, i) == NULL && own_page(content, i) == NULL)
+			ret = IMG_E_NOMEM;
+	}
+	if (ret == 0)
+		content->size = max_u64(content->size, off + bytes);
+	pthread_rwlock_unlock(&content->lock);
+	return ret;
+}
+
 int mem_content_resize(struct mem_content *content, uint64_t bytes)
 {
 	int ret = 0;

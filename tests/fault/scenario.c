@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: MIT */
+/* See scenario.h. */
+#include <string.h>
+
+#include "checked.h"
+#include "error.h"
+#include "scenario.h"
+
+static const struct scenario scenarios[] = {
+	{ "raw", 'r', false, "block,sub,flush,zero,grow,fua,shrink,look,reopen,block" },
+	{ "open", 's', false, "look,reopen,look,list" },
+	{ "write", 's', false, "block,sub,unit,leaf,inunit,zero,discard,flush" },
+	{ "journal", 'j', false, "block,flush,sub,unit,fua,inunit,flush,zero,checkpoint" },
+	{ "snapshots", 's', false, "block,createC,sub,createV,deleteA,leaf,deleteB,flush,deleteC" },
+	{ "revert", 'j', false, "block,revertA,sub,flush,deleteB,revertA" },
+	{ "resize", 'j', false, "grow,leaf,flush,shrink,checkpoint,grow" },
+	{ "machine-state", 's', false, "vmstate,createV,renameA,vmstate,checkpoint" },
+	{ "check", 's', false, "block,check,diff,list,flush,check" },
+	{ "convert", 's', false, "block,convert" },
+	{ "commit", 'o', false, "block,commit,look" },
+	{ "overlay", 'u', false, "sub,flush,createC,zero,reopen,look" },
+	{ "recovery", 'j', true, "look,block,flush,deleteA" },
+	{ "recovery-overlay", 'u', true, "look,check,block,flush" },
+	{ "create", 's', false, "make" },
+};
+
+const struct scenario *scenario_at(unsigned i)
+{
+	return i < ARRAY_LEN(scenarios) ? &scenarios[i] : NULL;
+}
+
+/* ---- steps that change nothing ----------------------------------------------------------------------------------- */
+
+static int step_look(struct machine *m, struct img_error *err)
+{
+	uint8_t buf[64 * SECTOR];
+	uint64_t size = img_size(m->img);
+	int ret = 0;
+
+	for (uint64_t off = 0; off < size && ret == 0; off += sizeof(buf))
+		ret = img_pread(m->img, buf, min_u64(sizeof(buf), size - off), off, 0, err);
+	return ret;
+}
+
+static int step_list(struct machine *m, struct img_error *err)
+{
+	struct img_snapshot list[MAX_SNAPS];
+	struct img_info info;
+	struct img *view;
+	size_t nr;
+	int ret = img_snapshot_list(m->img, list, MAX_SNAPS, &nr, err);
+
+	if (ret == 0)
+		ret = img_info(m->img, &info, err);
+	for (size_t i = 0; i < nr && ret == 0; i++) {
+		ret = img_snapshot_open(m->img, list[i].name, &view, err);
+		if (ret == 0)
+			ret = img_close(view, err);
+	}
+	return ret;
+}
+
+static int diff_nothing(void *ctx, uint64_t off, uint64_t bytes, enum img_diff_kind kind)
+{
+	(void)ctx;
+	(void)off;
+	(void)bytes;
+	(void)kind;
+	return 0;
+}
+
+static int step_diff(struct machine *m, struct img_error *err)
+{
+	int ret = img_snapshot_diff(m->img, "A", "B", diff_nothing, NULL, err);
+
+	return ret == 0 ? img_snapshot_diff(m->img, "B", NULL, diff_nothing, NULL, err) : ret;
+}
+
+static int step_check(struct machine *m, struct img_error *err)
+{
+	struct img_check_result result;
+
+	return img_check(m->img, 0, NULL, NULL, NULL, &result, err);
+}
+
+/* A second image beside the first; there whole or not at all. */
+static int step_make(struct machine *m, struct img_error *err)
+{
+	struct img_create_options o = {
+		.struct_size = sizeof(o),
+		.format = "limg",
+		.size_bytes = 1 << 20,
+		.backing = m->setup->file,
+		.backing_snapshot = "A",
+		.backing_format = "limg",
+		.refs = IMG_REFS_ANY,
+	};
+
+	return image_create_env("made.limg", &o, &m->host->env, err);
+}
+
+int scenario_step(struct machine *m, const char *name, struct img_error *err)
+{
+	static const struct {
+		const char *name;
+		int (*run)(struct machine *m, struct img_error *err);
+	} own[] = { { "look", step_look },
+		    { "list", step_list },
+		    { "diff", step_diff },
+		    { "check", step_check },
+		    { "make", step_make } };
+	const struct operation *op = operation_find(m->setup, name);
+
+	error_clear(err);
+	if (op != NULL)
+		return op->run(m, err);
+	m->in_flight = m->ws;
+	for (size_t i = 0; i < ARRAY_LEN(own); i++) {
+		if (strcmp(own[i].name, name) == 0)
+			return own[i].run(m, err) == 0 ? 0 : -1;
+	}
+	return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, "test", "no step %s", name);
+}
