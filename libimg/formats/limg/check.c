@@ -469,6 +469,8 @@ static int repair(struct check *k, uint64_t content_damage, struct img_error *er
 	struct img_finding f = {.kind = IMG_FINDING_NOTE, .file_off = NO_OFFSET, .guest_off = NO_OFFSET};
 	int rc = 0;
 
+	k->out->redundancy += e->mended;
+	e->mended = false;
 	if (!k->map_errors && !k->out->redundancy)
 		return 0;
 	if (k->map_errors && content_damage) {

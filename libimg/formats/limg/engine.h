@@ -302,8 +302,8 @@ struct engine {
 	struct img_error space_cause;
 	bool journal_damaged;	/* opened read-only because of LIMG-15 */
 	bool replayed;		/* read-only open holds replayed deltas */
+	bool mended;		/* open found a damaged superblock copy and wrote it anew */
 	bool dirty_session;	/* this session changed something since open */
-	bool data_session;	/* ... through the overlay */
 
 	/* background checkpoints */
 	pthread_t worker;
@@ -341,8 +341,8 @@ int super_write(struct node *file, const struct super *sb, struct img_error *err
 /* One of the two copies of the current generation: an interrupted write leaves an old one, which is no damage. */
 enum super_copy { SUPER_COPY_GOOD, SUPER_COPY_OLD, SUPER_COPY_DAMAGED };
 enum super_copy super_copy_state(struct node *file, unsigned place, const struct super *sb, struct img_error *err);
-/* Before a writer goes on: writes the copy that is not good, and syncs. */
-int super_mend(struct node *file, const struct super *sb, struct img_error *err);
+/* Before a writer goes on: writes the copy that is not good, and syncs. *damaged is set where one was worse than old. */
+int super_mend(struct node *file, const struct super *sb, bool *damaged, struct img_error *err);
 uint64_t super_slot_au(unsigned place, uint64_t generation);
 void ptr_store(struct disk_ptr *d, const struct ptr *p);
 int ptr_load(const struct disk_ptr *d, struct ptr *p, struct img_error *err);

@@ -139,7 +139,7 @@ static int open_writable(struct engine *e, struct img_error *err)
 		}
 		e->space_bad = true; /* reading and repair go on */
 	}
-	rc = super_mend(e->file, &e->sb, err);
+	rc = super_mend(e->file, &e->sb, &e->mended, err);
 	if (rc || !e->sb.ring_aus)
 		return rc;
 	rc = journal_recover(e, err);

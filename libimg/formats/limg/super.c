@@ -403,7 +403,7 @@ enum super_copy super_copy_state(struct node *file, unsigned place, const struct
 	return state;
 }
 
-int super_mend(struct node *file, const struct super *sb, struct img_error *err)
+int super_mend(struct node *file, const struct super *sb, bool *damaged, struct img_error *err)
 {
 	uint8_t *page = malloc(AU_BYTES);
 	bool wrote = false;
@@ -411,8 +411,11 @@ int super_mend(struct node *file, const struct super *sb, struct img_error *err)
 
 	/* Only a copy that is not good is written: the good one must not be at risk. */
 	for (unsigned place = 0; !rc && place < 2; place++) {
-		if (super_copy_state(file, place, sb, NULL) == SUPER_COPY_GOOD)
+		enum super_copy state = super_copy_state(file, place, sb, NULL);
+
+		if (state == SUPER_COPY_GOOD)
 			continue;
+		*damaged |= state == SUPER_COPY_DAMAGED;
 		super_encode(sb, page);
 		rc = node_pwrite(file, page, AU_BYTES, au_off(super_slot_au(place, sb->generation)), 0, err);
 		wrote = true;
