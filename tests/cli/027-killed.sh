@@ -1,7 +1,9 @@
 # commit, rebase, flatten and convert killed half way are run again and lose nothing.
-# Under a wrapper that makes everything slow a tenth of the data will do.
+# Under a wrapper that makes everything slow a tenth of the data will do, and fewer and later kills.
 tenths=${IMGTOOL_WRAPPER:+1}
 tenths=${tenths:-10}
+moments="5 12 20 35 60 90"
+[[ -z ${IMGTOOL_WRAPPER:-} ]] || moments="900 2000"
 truncate -s $((tenths * 9600))K base.raw
 random_bytes 40 $((tenths * 9000000)) | dd of=base.raw bs=64K conv=notrunc status=none
 imgtool convert base.raw golden.limg
@@ -19,7 +21,7 @@ kill_at()
 	shift
 	"$@" 2>/dev/null &
 	pid=$!
-	sleep "$(printf '0.%03d' "$ms")"
+	sleep "$((ms / 1000)).$(printf %03d $((ms % 1000)))"
 	kill -KILL "$pid" 2>/dev/null || true
 	wait "$pid" 2>/dev/null || status=$?
 	case $status in
@@ -29,7 +31,7 @@ kill_at()
 	esac
 }
 finished=0 killed=0
-for ms in 5 12 20 35 60 90; do
+for ms in $moments; do
 	for verb in commit rebase flatten; do
 		cp golden.limg base.limg
 		imgtool revert base.limg@v1
@@ -57,5 +59,5 @@ for ms in 5 12 20 35 60 90; do
 		rm copy.limg
 	fi
 done
-((killed >= 4)) || fail "killed $killed, finished $finished: nothing was tested"
+((killed >= 3)) || fail "killed $killed, finished $finished: nothing was tested"
 echo "some were killed"
