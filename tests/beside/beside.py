@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 """
-Reads a snapshot from other processes while a writer has the image open and changes everything else: the content is the same,
-bit for bit, each time. And what is being read cannot be deleted, by the writer or by another process.
+Reads a snapshot from other processes while a writer has the image open and changes everything else: the content is the
+same, bit for bit, each time. And what is being read cannot be deleted, by the writer or by another process.
 
     beside.py WRITER [--seconds N] [--seed N]    IMGTOOL names the tool
 """
@@ -62,7 +62,8 @@ def read_often(folder, name, truth, stop, counts, errors):
 
 def delete_while_read(path):
     """A slow reader holds the snapshot: its pipe is full."""
-    reader = subprocess.Popen([IMGTOOL, 'read', path + '@keep', '--offset', '0', '--length', str(DISK)], stdout=subprocess.PIPE)
+    reader = subprocess.Popen([IMGTOOL, 'read', path + '@keep', '--offset', '0', '--length', str(DISK)],
+                              stdout=subprocess.PIPE)
     first = reader.stdout.read(100000)
     run('snapshot', 'delete', path + '@keep', want=5)
     rest = reader.stdout.read()

@@ -3,10 +3,10 @@
 """
 The engine and the two Python programs that were written from the document judge each other.
 
-    judge.py engine MODEL [--ops N] [--seed N]    what random programs of tests/model leave behind is read by limg_reader.py:
-                                                  content of every state, every invariant
-    judge.py writer [--count N] [--seed N]        what limg_writer.py writes is read, checked and recovered by imgtool (IMGTOOL
-                                                  names it), and verified by limg_reader.py afterwards
+    judge.py engine MODEL [--ops N] [--seed N]    what random programs of tests/model leave behind is read by
+                                                  limg_reader.py: content of every state, every invariant
+    judge.py writer [--count N] [--seed N]        what limg_writer.py writes is read, checked and recovered by imgtool
+                                                  (IMGTOOL names it), and verified by limg_reader.py afterwards
 """
 import argparse
 import hashlib

@@ -3,15 +3,15 @@
 """
 limg_reader: an independent reader of the limg image format, written from format-spec/limg.md alone.
 
-It shares no code with the library and serves as a judge in its tests. It never writes to an image and takes no locks; an image
-that was not closed is replayed in memory. Section numbers in comments are those of the document.
+It shares no code with the library and serves as a judge in its tests. It never writes to an image and takes no
+locks; an image that was not closed is replayed in memory. Section numbers in comments are those of the document.
 
     limg_reader.py list FILE                    snapshots
     limg_reader.py extract FILE[@SNAP] OUT      content as a raw file, backing chain included
     limg_reader.py hash FILE[@SNAP]             sha256 of the content
     limg_reader.py verify FILE                  every checksum, every invariant, the free-space map
 
-Exit 0, or 4 with one line for each problem. With --vmstate, extract and hash take the machine state instead of the disk.
+Exit 0, or 4 with one line for each problem. With --vmstate, extract and hash take the machine state, not the disk.
 """
 import argparse
 import hashlib
@@ -132,8 +132,8 @@ def parse_backing(sb):
         return None
     snap_name, name = bytes(sb[608:608 + snap_len]), bytes(sb[864:864 + name_len])
     fmt = fmt.rstrip(b'\0')
-    if (flags > 7 or not 1 <= name_len <= 1023 or snap_len > 255 or pin > 2 or not fmt or b'\0' in name + snap_name + fmt
-            or any(sb[608 + snap_len:864]) or any(sb[864 + name_len:1888])):
+    if (flags > 7 or not 1 <= name_len <= 1023 or snap_len > 255 or pin > 2 or not fmt
+            or b'\0' in name + snap_name + fmt or any(sb[608 + snap_len:864]) or any(sb[864 + name_len:1888])):
         raise Damage('LIMG-14', 512, 'the backing record is not sound')
     if not flags & 2 and (any(snap_uuid) or snap_len):
         raise Damage('LIMG-14', 512, 'the backing record names a snapshot without saying so')
@@ -180,7 +180,8 @@ class Image:
         other = au ^ 192
         if copies.get(other) != sb:
             state = 'an older one' if generation.get(other, self.generation) < self.generation else 'not valid'
-            self.notes.append('LIMG-1 offset 0x%x: redundancy: the other copy of the superblock is %s' % (other * AU, state))
+            self.notes.append('LIMG-1 offset 0x%x: redundancy: the other copy of the superblock is %s'
+                              % (other * AU, state))
         version, header = struct.unpack_from('<II', sb, 8)
         if version != 1 or header != AU:
             raise Damage('LIMG-1', off + 8, 'version %d, header size %d' % (version, header))
@@ -195,10 +196,11 @@ class Image:
             raise Damage('LIMG-1', off + 66, 'unknown default codec %d' % codec)
         if any(sb[68:72]) or any(sb[384:512]) or any(sb[1888:4080]):
             raise Damage('LIMG-2', off, 'reserved bytes of the superblock are not zero')
-        (self.file_bytes, self.epoch, self.head_parent, self.next_id, self.slots, self.salt, self.ring_addr, self.ring_aus,
-         self.journal_off, self.journal_seq, self.journal_prev) = struct.unpack_from('<10Q16s', sb, 72)
+        (self.file_bytes, self.epoch, self.head_parent, self.next_id, self.slots, self.salt, self.ring_addr,
+         self.ring_aus, self.journal_off, self.journal_seq, self.journal_prev) = struct.unpack_from('<10Q16s', sb, 72)
         if self.file_size < self.file_bytes:
-            raise Damage('LIMG-3', None, 'the file has %d bytes and must have %d: it was cut' % (self.file_size, self.file_bytes))
+            raise Damage('LIMG-3', None, 'the file has %d bytes and must have %d: it was cut'
+                         % (self.file_size, self.file_bytes))
         if not 1 <= self.epoch < 1 << 22 or self.next_id < 1:
             raise Damage('LIMG-1', off + 80, 'epoch %d, next snapshot id %d' % (self.epoch, self.next_id))
         self.block, self.unit = 1 << self.block_shift, 1 << self.unit_shift
@@ -226,19 +228,21 @@ class Image:
             raise Damage('LIMG-3', off, 'node level %d index %d lies outside the file' % (level, index))
         page = self.view[off:off + AU]
         if xxh64(page, self.identity(kind, level, index)) != pointer.csum:
-            raise Damage('LIMG-4', off, 'checksum of node volume %d level %d index %d does not hold' % (kind, level, index))
+            raise Damage('LIMG-4', off, 'checksum of node volume %d level %d index %d does not hold'
+                         % (kind, level, index))
         if level:
             magic, its_level, its_kind, zero, its_index = struct.unpack_from('<IBBHQ', page)
             if (magic, its_level, its_kind, its_index) != (0x444e494c, level, kind, index):
-                raise Damage('LIMG-4', off, 'node names itself volume %d level %d index %d' % (its_kind, its_level, its_index))
+                raise Damage('LIMG-4', off, 'node names itself volume %d level %d index %d'
+                             % (its_kind, its_level, its_index))
             if zero or any(page[16:64]) or any(page[2624:]):
                 raise Damage('LIMG-2', off, 'reserved bytes of a node are not zero')
         return page
 
     def spans(self, volume, first=0, end=None):
         """
-        Covers blocks first to end, ascending: (block, count, what), what being None (unallocated), ZERO, or the 512 words
-        of a leaf, of which block is the first. The journal's entries are laid over.
+        Covers blocks first to end, ascending: (block, count, what), what being None (unallocated), ZERO, or the 512
+        words of a leaf, of which block is the first. The journal's entries are laid over.
         """
         end = volume.blocks if end is None else min(end, volume.blocks)
         touched = sorted(volume.overlay)
@@ -290,7 +294,8 @@ class Image:
             raise Damage('LIMG-3', off, 'a compressed unit lies outside the file')
         payload_bytes, zero, csum = struct.unpack_from('<IIQ', self.view, off)
         if zero or (16 + payload_bytes + AU - 1) // AU != aus or aus * AU >= self.unit:
-            raise Damage('LIMG-12', off, 'header of a compressed unit: payload of %d bytes in %d AUs' % (payload_bytes, aus))
+            raise Damage('LIMG-12', off, 'header of a compressed unit: payload of %d bytes in %d AUs'
+                         % (payload_bytes, aus))
         payload = self.view[off + 16:off + 16 + payload_bytes]
         if xxh64(payload) != csum:
             raise Damage('LIMG-12', off, 'checksum of a compressed unit does not hold')
@@ -309,7 +314,7 @@ class Image:
         return plain
 
     def entry_runs(self, volume, block, count, words):
-        """Splits a leaf into runs: (block, count, state, word of the first, csums). Checks what can be seen in the entries."""
+        """Splits a leaf into runs: (block, count, state, word of the first, csums). Checks what the entries show."""
         i = 0
         step = volume.block // AU
         while i < count:
@@ -330,17 +335,19 @@ class Image:
             if state > DEFLATE or state != RAW and state > ZERO and volume.kind == CATALOG:
                 raise Damage('LIMG-5', None, 'volume %d block %d has state %d' % (volume.kind, block + i, state))
             if state == NONE and (any(words[2 * i:2 * j])) or state == ZERO and (word & ADDR_MASK or any(csums)):
-                raise Damage('LIMG-5', None, 'volume %d block %d maps nothing but is not empty' % (volume.kind, block + i))
+                raise Damage('LIMG-5', None, 'volume %d block %d maps nothing but is not empty'
+                             % (volume.kind, block + i))
             yield block + i, j - i, state, word, csums
             i = j
 
     def run_data(self, volume, block, count, state, word, csums, report):
-        """Plaintext of a run of raw or compressed blocks; a block that does not hold is reported and None in its place."""
+        """Plaintext of a run of raw or compressed blocks; a block that does not hold is reported, None in its place."""
         addr, size = word & ADDR_MASK, volume.block
         if state == RAW:
             data = self.view[addr * AU:addr * AU + count * size]
             if len(data) != count * size:
-                report(Damage('LIMG-3', addr * AU, 'volume %d block %d is mapped outside the file' % (volume.kind, block)))
+                report(Damage('LIMG-3', addr * AU, 'volume %d block %d is mapped outside the file'
+                              % (volume.kind, block)))
                 yield block, count, None
                 return
             bits = 0
@@ -350,7 +357,8 @@ class Image:
                     raise Damage('LIMG-12', addr * AU, 'entries of one unit disagree about its length')
                 plain = self.unit_plain(state, addr, csums[0] & 255)
             except Damage as damage:
-                report(Damage(damage.rule, damage.off, '%s (volume %d block %d)' % (damage.args[0], volume.kind, block)))
+                report(Damage(damage.rule, damage.off, '%s (volume %d block %d)'
+                              % (damage.args[0], volume.kind, block)))
                 yield block, count, None
                 return
             inside = block * size % self.unit
@@ -362,7 +370,8 @@ class Image:
                 if i > good:
                     yield block + good, i - good, data[good * size:i * size]
                 place = addr * AU + (i * size if state == RAW else 0)
-                report(Damage('LIMG-11', place, 'checksum of volume %d block %d does not hold' % (volume.kind, block + i)))
+                report(Damage('LIMG-11', place, 'checksum of volume %d block %d does not hold'
+                              % (volume.kind, block + i)))
                 yield block + i, 1, None
                 good = i + 1
         if count > good:
@@ -381,8 +390,9 @@ class Image:
                 if run[2] != RAW:
                     continue
                 for at, nr, data in self.run_data(self.catalog, *run, self.fail):
+                    where = ((run[3] & ADDR_MASK) + at - run[0]) * AU
                     for i in range(nr * 8):
-                        self.load_record(at * 8 + i, data, i * 512, (run[3] & ADDR_MASK) * AU + (at - run[0]) * AU + i * 512)
+                        self.load_record(at * 8 + i, data, i * 512, where + i * 512)
 
     @staticmethod
     def fail(damage):
@@ -419,9 +429,9 @@ class Image:
         data = ring[pos:pos + length]
         if xxh128(data[:-16]) != data[-16:]:
             return None
-        return {'off': self.ring_addr * AU + pos, 'pos': pos, 'length': length, 'seq': seq, 'prev': prev, 'stable': stable,
-                'kind': kind, 'nr': nr, 'delta_bytes': delta_bytes, 'size': size, 'zero': zero or zero2, 'data': data,
-                'csum': bytes(data[-16:])}
+        return {'off': self.ring_addr * AU + pos, 'pos': pos, 'length': length, 'seq': seq, 'prev': prev,
+                'stable': stable, 'kind': kind, 'nr': nr, 'delta_bytes': delta_bytes, 'size': size, 'zero': zero or zero2,
+                'data': data, 'csum': bytes(data[-16:])}
 
     def replay(self):
         chain, pos, seq, prev = [], self.journal_off, self.journal_seq, self.journal_prev
@@ -473,7 +483,8 @@ class Image:
                 raise Damage('LIMG-5', off + at, 'delta for volume %d with state %d' % (kind, state))
             volume = self.disk
             if not blocks or block % LEAF + blocks > LEAF or block + blocks > volume.blocks:
-                raise Damage('LIMG-6', off + at, 'delta for blocks %d to %d of volume %d' % (block, block + blocks, kind))
+                raise Damage('LIMG-6', off + at, 'delta for blocks %d to %d of volume %d'
+                             % (block, block + blocks, kind))
             if word >> 38 & BIRTH_MASK > self.epoch or state == NONE and word or state == ZERO and word & ADDR_MASK:
                 raise Damage('LIMG-5', off + at, 'delta with the entry word 0x%x' % word)
             csums = (0,) * blocks
@@ -546,7 +557,9 @@ class RawLayer:
         self.path = path
         with open(path, 'rb') as file:
             self.size = os.fstat(file.fileno()).st_size
-            self.view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if self.size else memoryview(b'')
+            self.view = memoryview(b'')
+            if self.size:
+                self.view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def pieces(self, start, end, report):
         for off in range(start, min(end, self.size), 1 << 20):

@@ -2,9 +2,10 @@
 """
 limg_verify: the `verify` command of limg_reader.py.
 
-Walks the trees of the head, of every snapshot and of the catalog, verifies every node and every block of data once, keeps for
-each AU who uses it, and compares the sum with the free-space map. The owner of an AU is its place (volume, level, index) with
-the state in which it came to be: the topmost ancestor that shares it. Two owners of one AU break LIMG-9.
+Walks the trees of the head, of every snapshot and of the catalog, verifies every node and every block of data once,
+keeps for each AU who uses it, and compares the sum with the free-space map. The owner of an AU is its place (volume,
+level, index) with the state in which it came to be: the topmost ancestor that shares it. Two owners of one AU break
+LIMG-9.
 """
 import struct
 
@@ -111,8 +112,8 @@ class Verifier:
             while at.parent:
                 parent = self.by_id.get(at.parent)
                 if not parent or at.parent in seen:
-                    self.problem('LIMG-13', None, '%s: ancestry %s' % (state.name, 'in a circle' if parent else
-                                                                      'names the record %d, which does not exist' % at.parent))
+                    wrong = 'in a circle' if parent else 'names the record %d, which does not exist' % at.parent
+                    self.problem('LIMG-13', None, '%s: ancestry %s' % (state.name, wrong))
                     at.parent = 0
                     break
                 seen.add(at.parent)
@@ -152,7 +153,7 @@ class Verifier:
         return taken
 
     def claim(self, au, count, owner, what):
-        """Takes AUs for an owner; True where it is a new one, False where the same owner came again or it is an error."""
+        """Takes AUs for an owner; True where it is a new one, False where the same came again or it is an error."""
         if self.owner.get(au) == owner:
             return False
         off = au * AU
@@ -176,14 +177,16 @@ class Verifier:
             return
         end = self.check_pointer(state, volume, kind, volume.root, volume.levels, 0, state.epoch)
         if end > volume.blocks:
-            self.problem('LIMG-6', None, '%s: block %d of volume %d is mapped beyond the end' % (state.name, end - 1, kind))
+            self.problem('LIMG-6', None, '%s: block %d of volume %d is mapped beyond the end'
+                         % (state.name, end - 1, kind))
 
     def check_pointer(self, state, volume, kind, pointer, level, index, birth):
         """Verifies a subtree once; returns the block after the last that says something."""
         what = '%s: node volume %d level %d index %d' % (state.name, kind, level, index)
         span = LEAF * FAN ** level
         if pointer.state and pointer.birth > birth:
-            self.problem('LIMG-7', None, '%s is younger (%d) than what points at it (%d)' % (what, pointer.birth, birth))
+            self.problem('LIMG-7', None, '%s is younger (%d) than what points at it (%d)'
+                         % (what, pointer.birth, birth))
         if pointer.state != 2:
             return index * span + 1 if pointer.state == 1 else 0
         first, end = index * span, (index + 1) * span
@@ -223,7 +226,8 @@ class Verifier:
         last = 0
         for i, kid in enumerate(kids):
             if kid.state:
-                last = max(last, self.check_pointer(state, volume, kind, kid, level - 1, index * FAN + i, pointer.birth))
+                below = self.check_pointer(state, volume, kind, kid, level - 1, index * FAN + i, pointer.birth)
+                last = max(last, below)
         return last
 
     def check_leaf(self, state, volume, kind, pointer, index, page, what):
@@ -257,8 +261,9 @@ class Verifier:
         name = '%s: volume %d block %d' % (state.name, kind, block)
         if entry_state == RAW:
             step = size // AU
-            fresh = [i for i in range(count) if self.claim(addr + i * step, step, (kind, -1, block + i, csums[i], origin),
-                                                           '%s: volume %d block %d' % (state.name, kind, block + i))]
+            fresh = [i for i in range(count)
+                     if self.claim(addr + i * step, step, (kind, -1, block + i, csums[i], origin),
+                                   '%s: volume %d block %d' % (state.name, kind, block + i))]
             if len(fresh) != count:
                 for i in fresh:
                     self.verify_run(volume, block + i, 1, entry_state, word + i * step, csums[i:i + 1])
@@ -294,7 +299,7 @@ class Verifier:
         return pointer
 
     def check_shared(self, state, parent, kind):
-        """What is born at or before the parent's epoch stands at the same place of the parent, and nothing else does."""
+        """What is born at or before the parent's epoch stands at the same place of the parent; nothing else does."""
         volume = state.volumes[kind]
         if state.cursor[0] > kind or parent.cursor[0] > kind or self.incomplete:
             return
@@ -319,7 +324,7 @@ class Verifier:
             self.check_shared_leaf(state, parent, kind, index, LEAF_WORDS.unpack(page), off, what)
 
     def check_shared_leaf(self, state, parent, kind, index, mine, off, what):
-        start = max(parent.cursor[1] if parent.cursor[0] == kind else 0, state.cursor[1] if state.cursor[0] == kind else 0)
+        start = max([s.cursor[1] for s in (parent, state) if s.cursor[0] == kind], default=0)
         old = [i for i in range(max(0, start - index * LEAF), LEAF)
                if mine[2 * i] >> 60 >= RAW and (mine[2 * i] >> 38 & BIRTH_MASK) <= parent.epoch]
         if not old:
@@ -331,7 +336,8 @@ class Verifier:
         theirs = LEAF_WORDS.unpack(theirs)
         for i in old:
             if mine[2 * i:2 * i + 2] != theirs[2 * i:2 * i + 2]:
-                self.problem('LIMG-9', off, '%s entry %d is older than %s, which does not have it' % (what, i, parent.name))
+                self.problem('LIMG-9', off, '%s entry %d is older than %s, which does not have it'
+                             % (what, i, parent.name))
 
     # -- free-space map ---------------------------------------------------------------------------------------------
 
@@ -343,8 +349,8 @@ class Verifier:
         group = index * 256 ** level
         off = (group * GROUP + 2 + 2 * level + (version & 1)) * AU
         if version > 1 or flags != 1 or zero or level and free:
-            raise Damage('LIMG-2' if zero else 'LIMG-10', off, 'free-space table entry level %d index %d: version %d flags %d '
-                         'free %d' % (level, index, version, flags, free))
+            raise Damage('LIMG-2' if zero else 'LIMG-10', off, 'free-space table entry level %d index %d: version %d '
+                         'flags %d free %d' % (level, index, version, flags, free))
         page = self.image.view[off:off + AU]
         if len(page) != AU:
             raise Damage('LIMG-3', off, 'free-space page level %d index %d lies outside the file' % (level, index))
@@ -391,7 +397,8 @@ class Verifier:
         else:
             bits = b''.join(map(BITS.__getitem__, page))
             if free != GROUP - sum(bits):
-                self.problem('LIMG-10', None, 'group %d has %d free AUs, its table entry says %d' % (group, GROUP - sum(bits), free))
+                self.problem('LIMG-10', None, 'group %d has %d free AUs, its table entry says %d'
+                             % (group, GROUP - sum(bits), free))
         if not self.incomplete and bits != self.group(group):
             mine = self.group(group)
             lost = [i for i in range(GROUP) if bits[i] > mine[i]]

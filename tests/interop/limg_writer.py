@@ -204,7 +204,7 @@ class Writer:
         return kids, len(kids) + (self.head_parent == ident)
 
     def delete(self, name, cursor=None):
-        """Marks deleted; reclaims at once where it has at most one child, up to cursor = (volume, block) where given."""
+        """Marks deleted; reclaims at once where it has at most one child. cursor, (volume, block): only up to there."""
         snap = self.find(name)
         snap.deleted, snap.name = True, ''
         if cursor:
@@ -498,7 +498,8 @@ class Writer:
             data = b''.join(self.memory[addr + i] for i in range(count))
             if kind != RAW:
                 payload = data[16:16 + struct.unpack_from('<I', data)[0]]
-                plain = zstandard.ZstdDecompressor().decompress(payload) if kind == ZSTD else zlib.decompress(payload, -15)
+                plain = (zstandard.ZstdDecompressor().decompress(payload) if kind == ZSTD
+                         else zlib.decompress(payload, -15))
                 inside = block * self.block % self.unit
                 data = plain[inside:inside + self.block]
             out[start:end] = data[:end - start]

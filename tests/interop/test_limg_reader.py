@@ -76,8 +76,8 @@ class RandomImages(Case):
 
     def test_changed_bytes(self):
         """
-        A changed byte is reported, or nothing depends on it; content is never wrong. The last records of a journal are the
-        exception: one that was damaged cannot be told from one that was never written whole.
+        A changed byte is reported, or nothing depends on it; content is never wrong. The last records of a journal are
+        the exception: one that was damaged cannot be told from one that was never written whole.
         """
         for seed in (2, 3, 12, 21, 33):
             w = writer.random_image(seed)
@@ -348,7 +348,8 @@ class Chains(Case):
         w.save(self.path)
         gold = w.snaps[0]
         top = writer.Writer(500 << 10, rng=rng)
-        top.set_backing('a.limg', 'limg', 1, 400 << 10, w.uuid, gold.uuid, w.logical_root(gold.state.roots[1]), 0, 'gold')
+        top.set_backing('a.limg', 'limg', 1, 400 << 10, w.uuid, gold.uuid, w.logical_root(gold.state.roots[1]), 0,
+                        'gold')
         top.write(32768, b'y' * 4096)
         top.save(os.path.join(self.folder, 'top.limg'))
         problems = []

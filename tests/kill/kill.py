@@ -3,12 +3,12 @@
 """
 Kills imgtool with SIGKILL at random moments of every verb that writes, and looks at what is left.
 
-Each round copies a prepared image, starts one verb, kills it after a random part of the time that the verb takes, and then wants:
-`imgtool check` finds nothing, the content is one that the verb's contract allows, and running the verb again (commit,
-rebase, flatten, convert) ends well with the content that it should have. Every tenth image is also given to limg_reader.py.
+Each round copies a prepared image, starts one verb, kills it after a random part of the time that the verb takes, and
+then wants: `imgtool check` finds nothing, the content is one that the verb's contract allows, and running the verb again
+(commit, rebase, flatten, convert) ends well with the content that it should have. A third of the images is given to
+limg_reader.py.
 
-    kill.py [--count N] [--seed N] [--dir FOLDER]... [--writer PROGRAM]    rounds for each
-                                                                           folder; IMGTOOL names the tool
+    kill.py [--count N] [--seed N] [--dir FOLDER]... [--writer PROGRAM]    IMGTOOL names the tool
 
 The folders should be on different file systems: by default one beside the working directory and one in /dev/shm.
 """
@@ -83,7 +83,8 @@ class Round:
             took = time.monotonic() - started
             self.lab.duration[verb] = (took + span) / 2
         elif proc.returncode != -9:
-            raise Failed('imgtool %s ended with %d: %s' % (' '.join(args), proc.returncode, errors.decode(errors='replace')))
+            raise Failed('imgtool %s ended with %d: %s'
+                         % (' '.join(args), proc.returncode, errors.decode(errors='replace')))
         return proc.returncode == 0
 
     def content(self, name, snap=None):
@@ -99,7 +100,8 @@ class Round:
         for name in names:
             run('check', '-q', self.path(name))
             if reader:
-                done = subprocess.run(['/usr/bin/python3', READER, 'verify', self.path(name)], capture_output=True, check=False)
+                done = subprocess.run(['/usr/bin/python3', READER, 'verify', self.path(name)], capture_output=True,
+                                      check=False)
                 if done.returncode:
                     raise Failed('limg_reader.py verify %s: %s' % (name, done.stderr.decode(errors='replace').strip()))
 
@@ -327,8 +329,8 @@ def verb_resize(r):
     r.snapshots_whole()
 
 
-VERBS = [verb_writer, verb_write, verb_convert, verb_snapshot_create, verb_snapshot_delete, verb_rename, verb_revert, verb_commit, verb_rebase,
-         verb_flatten, verb_resize]
+VERBS = [verb_writer, verb_write, verb_convert, verb_snapshot_create, verb_snapshot_delete, verb_rename, verb_revert,
+         verb_commit, verb_rebase, verb_flatten, verb_resize]
 
 
 def main():
