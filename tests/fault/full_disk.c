@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A host disk that fills up: with every amount of free space up to some, in steps of 4 KiB, an image is written until
- * the disk is full. Writes then fail with IMG_E_NOSPC and change nothing else; what was flushed is there; a snapshot
- * can still be deleted, which makes room; after that, writing works again; the image closes, opens and checks clean.
+ * A host disk that fills up: with every amount of free space up to some, in steps of 8 KiB, blocks are written, a
+ * snapshot is taken, the same blocks are written again, until the disk is full. What fails then says IMG_E_NOSPC and
+ * changes nothing else. What was flushed is there; snapshots can still be deleted (where a flush failed: after the
+ * image was opened again), which makes room, after which writing works again where the snapshot held enough alone; the
+ * image closes, opens and checks clean.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,10 +16,11 @@
 #include "program.h"
 #include "verify.h"
 
-#define STEP	      4096u
-#define MOST	      (1u << 20)
-#define WRITES	      200u /* of 4 KiB each: more than the largest disk here holds */
+#define STEP	      8192u
+#define MOST	      (3u << 20)
+#define BLOCKS	      96u /* written, and written again */
 #define BLOCK_SECTORS 8u
+#define ENOUGH	      80u /* blocks of a snapshot's own, from which its deletion makes room for a write and what that needs */
 
 struct test {
 	const struct setup *setup;
@@ -26,7 +29,8 @@ struct test {
 	struct img *img;
 	struct worlds ws;
 	char why[WHY_BYTES];
-	uint64_t nr_written, nr_opened, nr_flushed_full;
+	unsigned nr_again; /* blocks written again over the snapshot */
+	uint64_t nr_written, nr_poisoned, nr_deleted, nr_wrote_again;
 };
 
 static int failed(struct test *t, const char *what, const struct img_error *err)
@@ -35,40 +39,57 @@ static int failed(struct test *t, const char *what, const struct img_error *err)
 	return -1;
 }
 
-/* Sectors of the write number i: scattered, so that new leaves and nodes are needed too. */
+/* Sectors of block number i: scattered, so that new leaves and nodes are needed too. */
 static uint32_t place(unsigned i)
 {
 	return (i * 37u % 250u) * BLOCK_SECTORS;
 }
 
-/* Writes until the disk is full, with a flush now and then. *full: it was. */
-static int fill(struct test *t, uint8_t id, bool *full)
+/* Writes the blocks, with a flush now and then. Returns what failed. */
+static int write_blocks(struct test *t, uint8_t id, unsigned *nr, struct img_error *err)
 {
 	uint8_t buf[BLOCK_SECTORS * SECTOR];
-	struct img_error err;
 	int ret = 0;
 
-	*full = false;
-	for (unsigned i = 0; i < WRITES; i++) {
-		pattern_fill(buf, sizeof(buf), place(i), id);
-		ret = img_pwrite(t->img, buf, sizeof(buf), (uint64_t)place(i) * SECTOR, 0, &err);
+	for (*nr = 0; *nr < BLOCKS && ret == 0; (*nr)++) {
+		uint32_t first = place(*nr);
+
 		/* After a failure the range may hold either. */
-		worlds_write(&t->ws, place(i), BLOCK_SECTORS, id);
-		if (ret == 0 && i % 16 == 15) {
-			ret = img_flush(t->img, 0, &err);
+		worlds_write(&t->ws, first, BLOCK_SECTORS, id);
+		pattern_fill(buf, sizeof(buf), first, id);
+		ret = img_pwrite(t->img, buf, sizeof(buf), (uint64_t)first * SECTOR, 0, err);
+		if (ret == 0 && *nr % 16 == 15) {
+			ret = img_flush(t->img, 0, err);
 			if (ret == 0)
 				worlds_settle(&t->ws);
-			else
-				t->nr_flushed_full++;
 		}
-		if (ret != 0)
-			break;
-		t->nr_written++;
+		t->nr_written += ret == 0;
+	}
+	return ret;
+}
+
+/* *full: the disk is. */
+static int fill(struct test *t, bool *full)
+{
+	struct img_error err;
+	int ret = write_blocks(t, 61, &t->nr_again, &err);
+	struct world after;
+
+	t->nr_again = 0;
+	if (ret == 0) {
+		after = *worlds_latest(&t->ws);
+		world_settle(&after);
+		after.snap[after.nr_snaps] = (struct snap_content){ .name = "C", .content = after.latest };
+		after.snap[after.nr_snaps++].content.vm_sectors = 0;
+		ret = img_snapshot_create(t->img, "C", 0, &err);
+		if (ret == 0)
+			t->ws.nr = 0;
+		worlds_append(&t->ws, &after);
 	}
 	if (ret == 0)
-		return 0;
-	*full = true;
-	return ret == IMG_E_NOSPC ? 0 : failed(t, "a write on a full disk does not say NOSPC", &err);
+		ret = write_blocks(t, 62, &t->nr_again, &err);
+	*full = ret != 0;
+	return ret == 0 || ret == IMG_E_NOSPC ? 0 : failed(t, "a full disk is not said to be full", &err);
 }
 
 static int look(struct test *t, struct observed *seen)
@@ -80,37 +101,104 @@ static int look(struct test *t, struct observed *seen)
 		       -1;
 }
 
-static int delete_and_go_on(struct test *t)
+/* A change that shows nowhere: this block is zeros all the time. */
+static bool is_poisoned(struct test *t)
+{
+	return img_zero(t->img, BLOCK_SECTORS * SECTOR, 251ull * BLOCK_SECTORS * SECTOR, 0, NULL) == IMG_E_POISONED;
+}
+
+/* A failed flush or commit forbids changes until the image is opened again: then that is done. */
+static int reopen_if_poisoned(struct test *t)
+{
+	struct img_error err;
+
+	if (!is_poisoned(t))
+		return 0;
+	t->nr_poisoned++;
+	img_close(t->img, NULL);
+	t->img = NULL;
+	return open_image(&t->host, t->setup, IMG_OPEN_WRITE, &t->img, &err) == 0 ?
+		       0 :
+		       failed(t, "does not open again", &err);
+}
+
+static int delete_all(struct test *t, struct observed *seen)
+{
+	static const char *const names[] = { "C", "A", "B" };
+	struct img_error err;
+
+	worlds_of_observed(seen, &t->ws);
+	for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
+		if (world_snap(&t->ws.w[0], names[i]) == NULL)
+			continue;
+		if (img_snapshot_delete(t->img, names[i], &err) != 0)
+			return failed(t, "a snapshot cannot be deleted on a full disk", &err);
+		world_drop_snap(&t->ws.w[0], names[i]);
+		t->nr_deleted++;
+	}
+	return 0;
+}
+
+static int write_again(struct test *t)
 {
 	uint8_t buf[BLOCK_SECTORS * SECTOR];
 	struct img_error err;
-	struct observed seen;
+	int ret;
 
-	/* Both, so that what they held alone is more than what the deletion itself needs. */
-	if (img_snapshot_delete(t->img, "A", &err) != 0 || img_snapshot_delete(t->img, "B", &err) != 0)
-		return failed(t, "a snapshot cannot be deleted on a full disk", &err);
-	world_drop_snap(&t->ws.w[0], "A");
-	world_drop_snap(&t->ws.w[0], "B");
-	if (look(t, &seen) != 0)
+	worlds_write(&t->ws, 0, BLOCK_SECTORS, 63);
+	pattern_fill(buf, sizeof(buf), 0, 63);
+	ret = img_pwrite(t->img, buf, sizeof(buf), 0, 0, &err);
+	if (ret == 0)
+		ret = img_flush(t->img, 0, &err);
+	if (ret == 0) {
+		worlds_settle(&t->ws);
+		t->nr_wrote_again++;
+		return 0;
+	}
+	return ret == IMG_E_NOSPC && t->nr_again < ENOUGH ? 0 :
+							    failed(t, "no write after snapshots were deleted", &err);
+}
+
+static int use(struct test *t)
+{
+	struct observed seen;
+	struct img_error err;
+	bool full = false;
+	int ret = fill(t, &full);
+
+	if (ret == 0)
+		ret = look(t, &seen);
+	if (ret == 0 && full) {
+		ret = reopen_if_poisoned(t);
+		if (ret == 0)
+			ret = look(t, &seen);
+		if (ret == 0)
+			ret = delete_all(t, &seen);
+		if (ret == 0)
+			ret = write_again(t);
+		if (ret == 0)
+			ret = look(t, &seen);
+	}
+	if (t->img == NULL)
 		return -1;
-	/* What the handle shows now is what it is to keep. */
-	worlds_of_observed(&seen, &t->ws);
-	pattern_fill(buf, sizeof(buf), 0, 62);
-	if (img_pwrite(t->img, buf, sizeof(buf), 0, 0, &err) != 0)
-		return failed(t, "no write after a snapshot was deleted", &err);
-	worlds_write(&t->ws, 0, BLOCK_SECTORS, 62);
-	if (img_flush(t->img, 0, &err) != 0)
-		return failed(t, "no flush after a snapshot was deleted", &err);
-	worlds_settle(&t->ws);
-	return 0;
+	/* The last write may have failed its flush. */
+	if (is_poisoned(t)) {
+		img_close(t->img, NULL);
+		return ret;
+	}
+	if (img_close(t->img, &err) != 0 && ret == 0)
+		ret = failed(t, "does not close", &err);
+	/* What the handle showed last, whatever failed before, is on the disk now. */
+	if (ret == 0)
+		worlds_of_observed(&seen, &t->ws);
+	return ret;
 }
 
 static int run(struct test *t, const struct memhost *start, const struct worlds *ws, uint64_t free_bytes)
 {
 	struct observed seen;
 	struct img_error err;
-	bool full = false;
-	int ret = 0, opened;
+	int ret;
 
 	fixed_host_reset(free_bytes);
 	memhost_clone(&t->host, start);
@@ -120,21 +208,10 @@ static int run(struct test *t, const struct memhost *start, const struct worlds 
 	t->host.plan = &t->plan;
 	t->ws = *ws;
 	t->img = NULL;
-	opened = open_image(&t->host, t->setup, IMG_OPEN_WRITE, &t->img, &err);
-	if (opened != 0 && opened != IMG_E_NOSPC)
-		ret = failed(t, "does not open, and does not say NOSPC", &err);
-	if (opened == 0) {
-		t->nr_opened++;
-		ret = fill(t, 61, &full);
-		if (ret == 0)
-			ret = look(t, &seen);
-		if (ret == 0 && full)
-			ret = delete_and_go_on(t);
-		if (img_close(t->img, &err) != 0 && ret == 0)
-			ret = failed(t, "does not close", &err);
-		if (ret == 0)
-			worlds_settle(&t->ws);
-	}
+	if (open_image(&t->host, t->setup, IMG_OPEN_WRITE, &t->img, &err) == 0)
+		ret = use(t);
+	else
+		ret = failed(t, "does not open", &err);
 	/* Judged on a host with room. */
 	t->host.plan = NULL;
 	if (ret == 0)
@@ -175,9 +252,10 @@ int main(void)
 		if (run(t, &start, ws, free_bytes) != 0 && bad++ < 8)
 			printf("FAILED with 0x%llx bytes free: %s\n", (unsigned long long)free_bytes, t->why);
 	}
-	printf("full disk: %u sizes, %llu opened, %llu blocks written, %llu flushes without room, %u failures\n", nr,
-	       (unsigned long long)t->nr_opened, (unsigned long long)t->nr_written,
-	       (unsigned long long)t->nr_flushed_full, bad);
+	printf("full disk: %u sizes, %llu blocks written, %llu times opened again after a failed flush, %llu snapshots deleted, %llu times "
+	       "written after that, %u failures\n",
+	       nr, (unsigned long long)t->nr_written, (unsigned long long)t->nr_poisoned,
+	       (unsigned long long)t->nr_deleted, (unsigned long long)t->nr_wrote_again, bad);
 	memhost_destroy(&start);
 	free(t);
 	free(ws);
