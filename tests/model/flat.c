@@ -117,6 +117,24 @@ void flat_read(const struct flat *f, void *buf, uint64_t bytes, uint64_t off)
 	}
 }
 
+uint64_t flat_compare(const struct flat *f, const void *buf, uint64_t bytes, uint64_t off)
+{
+	const uint8_t *got = buf;
+
+	for (uint64_t at = 0; at < bytes;) {
+		size_t n = piece(off + at, bytes - at), i = 0;
+		const uint8_t *want = page_at(f, off + at) + (off + at) % FLAT_PAGE;
+
+		if (memcmp(got + at, want, n) != 0) {
+			while (got[at + i] == want[i])
+				i++;
+			return at + i;
+		}
+		at += n;
+	}
+	return UINT64_MAX;
+}
+
 void flat_write(struct flat *f, const void *buf, uint64_t bytes, uint64_t off)
 {
 	const uint8_t *from = buf;

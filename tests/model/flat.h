@@ -24,6 +24,8 @@ void flat_copy(struct flat *to, const struct flat *from); /* to holds nothing */
 void flat_resize(struct flat *f, uint64_t size_bytes);	  /* new bytes are zeros */
 /* What lies beyond the end reads as zeros. */
 void flat_read(const struct flat *f, void *buf, uint64_t bytes, uint64_t off);
+/* Offset within buf of the first byte that is not the truth's, UINT64_MAX if none. */
+uint64_t flat_compare(const struct flat *f, const void *buf, uint64_t bytes, uint64_t off);
 void flat_write(struct flat *f, const void *buf, uint64_t bytes, uint64_t off);
 void flat_zero(struct flat *f, uint64_t bytes, uint64_t off);
 /* Offset of the first byte in which they differ, each being followed by zeros without end; UINT64_MAX: the same. */
