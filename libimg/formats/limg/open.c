@@ -13,7 +13,7 @@
 #include "limg.h"
 #include "options.h"
 
-#define CACHE_BYTES (UINT64_C(40) << 20) /* with the overlay's bound and the bitmaps: under 128 MiB for random writes */
+#define CACHE_BYTES (UINT64_C(32) << 20) /* with the overlay's bound and the bitmaps: under 128 MiB for random writes */
 #define OPEN_TRIES 8			 /* a reader beside a writer starts over when the catalog moved */
 #define CLOSE_ROUNDS 64u
 

@@ -2,8 +2,8 @@
 /* The thread that makes checkpoints in the background, started when the overlay or the journal first grows. */
 #include "checkpoint.h"
 
-#define SOFT_ENTRIES 98304u  /* overlay entries that wake the worker: about 15 MiB when scattered */
-#define HARD_ENTRIES 196608u /* ... that make writers wait */
+#define SOFT_ENTRIES 49152u /* overlay entries that wake the worker: about 6 MiB when scattered */
+#define HARD_ENTRIES 98304u /* ... that make writers wait */
 
 /* ---- the worker ---- */
 
