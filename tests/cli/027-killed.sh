@@ -1,7 +1,7 @@
 # commit, rebase, flatten and convert killed half way are run again and lose nothing.
-# Under a wrapper that makes everything slow a tenth of the data will do, and fewer and later kills.
+# Under a wrapper that makes everything slow less data will do, and fewer and later kills.
 tenths=${IMGTOOL_WRAPPER:+1}
-tenths=${tenths:-10}
+tenths=${tenths:-5}
 moments="5 12 20 35 60 90"
 [[ -z ${IMGTOOL_WRAPPER:-} ]] || moments="900 2000"
 truncate -s $((tenths * 9600))K base.raw
