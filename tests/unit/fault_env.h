@@ -47,6 +47,12 @@ static int fault_env_teardown(void **state)
 	return fixture_teardown(state);
 }
 
+/* Every one of the first calls, then fewer and fewer: what comes late is a long run of the same kind, and a short end. */
+static uint64_t next_call(uint64_t n)
+{
+	return n + 1 + n / 20;
+}
+
 static struct img *open_faulty(const char *name, const char *format, unsigned flags)
 {
 	struct img_open_options open = { .struct_size = sizeof(open), .format = format, .flags = flags };

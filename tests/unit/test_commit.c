@@ -4,7 +4,7 @@
 
 #ifdef HAVE_LIMG
 
-#define SIZE (6 * MIB)
+#define SIZE (3 * MIB)
 #define COMMIT_FLAGS (IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING | IMG_OPEN_UNSAFE_BACKING)
 
 static const char *const base_formats[] = { "raw", "limg" };
@@ -285,7 +285,7 @@ static void stopped_at_any_call(const char *base_format)
 	content = make_overlay(base_format, SIZE);
 	save_file("base", "base.saved");
 	save_file("over", "over.saved");
-	for (uint64_t n = 1;; n++) {
+	for (uint64_t n = 1;; n = next_call(n)) {
 		struct img *img;
 
 		save_file("base.saved", "base");

@@ -338,7 +338,7 @@ static void every_call_may_fail(void **state)
 	src = open_image("src", "limg", IMG_OPEN_WRITE);
 	live_through(src, &h, 20);
 	close_image(src);
-	for (uint64_t n = 1;; n += 1 + n / 16) {
+	for (uint64_t n = 1;; n = next_call(n)) {
 		int r;
 
 		src = open_faulty("src", "limg", 0);

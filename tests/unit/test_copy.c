@@ -310,7 +310,7 @@ static void every_call_may_fail(void **state)
 		unsigned failures = 0;
 
 		make_source("a", "raw");
-		for (uint64_t n = 1;; n++) {
+		for (uint64_t n = 1;; n = next_call(n)) {
 			struct img *src = open_faulty("a", "raw", 0);
 			int r;
 

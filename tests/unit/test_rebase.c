@@ -4,7 +4,7 @@
 
 #ifdef HAVE_LIMG
 
-#define SIZE (6 * MIB)
+#define SIZE (3 * MIB)
 
 static void make_full(const char *name, const char *format, uint64_t size_bytes, const char *backing, const char *backing_format)
 {
@@ -229,7 +229,7 @@ static void stopped_at_any_call(struct img_rebase_options opts)
 	make_full("over", "limg", SIZE, "base", "raw");
 	content = content_of("over");
 	save_file("over", "over.saved");
-	for (uint64_t n = 1;; n++) {
+	for (uint64_t n = 1;; n = next_call(n)) {
 		struct img *img;
 
 		save_file("over.saved", "over");
