@@ -56,17 +56,20 @@ int machine_open(struct machine *m, struct img_error *err)
 
 int machine_warm(struct machine *m, struct img_error *err)
 {
+	const struct setup *s = m->setup;
+	/* One round more of one block each would be the block that programs write; many go where they do not. */
+	uint32_t first = s->warm_blocks == 1 ? 5 * BLOCK : 200 * BLOCK, nr = s->warm_blocks * BLOCK;
 	int ret = 0;
 
 	/*
-	 * The first flush may have to make room for the journal; the others use it. One block again and again: the
-	 * space of the older versions, which records name, is free for what the program writes.
+	 * The first flush may have to make room for the journal; the others use it. The same blocks again and again:
+	 * the space of the older versions, which records still name, is free for what the program writes.
 	 */
-	for (uint8_t i = 0; i < 4 && m->setup->warm && ret == 0; i++) {
-		uint8_t id = (uint8_t)(50 + i);
+	for (unsigned i = 0; i < s->warm_rounds && ret == 0; i++) {
+		uint8_t id = (uint8_t)(50 + i % 8);
 
-		worlds_write(&m->ws, 5 * BLOCK, BLOCK, id);
-		ret = write_sectors(m->img, 5 * BLOCK, BLOCK, id, 0, err);
+		worlds_write(&m->ws, first, nr, id);
+		ret = write_sectors(m->img, first, nr, id, 0, err);
 		if (ret == 0)
 			ret = img_flush(m->img, 0, err);
 		worlds_settle(&m->ws);
@@ -367,18 +370,18 @@ static int run_commit(struct machine *m, struct img_error *err)
 }
 
 static const struct operation operations[] = {
-	{ "block", "sjour", run_block },    { "sub", "sjour", run_sub },
-	{ "unit", "sjou", run_unit },	    { "inunit", "sj", run_in_unit },
-	{ "leaf", "sj", run_leaf },	    { "fua", "sjr", run_fua },
-	{ "zero", "sjour", run_zero },	    { "discard", "sjou", run_discard },
-	{ "flush", "sjour", run_flush },    { "checkpoint", "sjou", run_checkpoint },
-	{ "reopen", "sjour", run_reopen },  { "createC", "sjou", run_create_c },
-	{ "createV", "sj", run_create_vm }, { "deleteA", "sj", run_delete_a },
-	{ "deleteB", "sj", run_delete_b },  { "deleteC", "sjou", run_delete_c },
-	{ "renameA", "sj", run_rename },    { "revertA", "sj", run_revert_a },
-	{ "revertB", "sj", run_revert_b },  { "revertC", "ou", run_revert_c },
-	{ "grow", "sjour", run_grow },	    { "shrink", "sjour", run_shrink },
-	{ "vmstate", "sj", run_vm },	    { "convert", "sjou", run_convert },
+	{ "block", "sjwour", run_block },    { "sub", "sjwour", run_sub },
+	{ "unit", "sjwou", run_unit },	     { "inunit", "sjw", run_in_unit },
+	{ "leaf", "sjw", run_leaf },	     { "fua", "sjwr", run_fua },
+	{ "zero", "sjwour", run_zero },	     { "discard", "sjwou", run_discard },
+	{ "flush", "sjwour", run_flush },    { "checkpoint", "sjwou", run_checkpoint },
+	{ "reopen", "sjwour", run_reopen },  { "createC", "sjwou", run_create_c },
+	{ "createV", "sjw", run_create_vm }, { "deleteA", "sjw", run_delete_a },
+	{ "deleteB", "sjw", run_delete_b },  { "deleteC", "sjwou", run_delete_c },
+	{ "renameA", "sjw", run_rename },    { "revertA", "sjw", run_revert_a },
+	{ "revertB", "sjw", run_revert_b },  { "revertC", "ou", run_revert_c },
+	{ "grow", "sjwour", run_grow },	     { "shrink", "sjwour", run_shrink },
+	{ "vmstate", "sjw", run_vm },	     { "convert", "sjwou", run_convert },
 	{ "commit", "ou", run_commit },
 };
 
@@ -496,12 +499,14 @@ static int make_raw(struct memhost *host, struct worlds *ws, struct img_error *e
 }
 
 static const struct setup setups[] = {
-	{ 'r', "raw", "top.raw", "a raw file", false, false, false, make_raw },
-	{ 's', "limg", "top.limg", "two snapshots, machine state, a compressed unit", true, true, false,
+	{ 'r', "raw", "top.raw", "a raw file", false, false, 0, 0, make_raw },
+	{ 's', "limg", "top.limg", "two snapshots, machine state, a compressed unit", true, true, 0, 0,
 	  make_snapshots },
-	{ 'j', "limg", "top.limg", "the same, journal in use", true, true, true, make_snapshots },
-	{ 'o', "limg", "top.limg", "an overlay", true, true, false, make_overlay },
-	{ 'u', "limg", "top.limg", "an overlay, journal in use", true, true, true, make_overlay },
+	{ 'j', "limg", "top.limg", "the same, journal in use", true, true, 4, 1, make_snapshots },
+	{ 'w', "limg", "top.limg", "the same, space reused while the journal names it", true, true, 40, 16,
+	  make_snapshots },
+	{ 'o', "limg", "top.limg", "an overlay", true, true, 0, 0, make_overlay },
+	{ 'u', "limg", "top.limg", "an overlay, journal in use", true, true, 4, 1, make_overlay },
 };
 
 const struct setup *setup_at(unsigned i)

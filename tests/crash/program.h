@@ -17,7 +17,8 @@ struct setup {
 	const char *what;
 	bool garbage;	    /* unsynced writes may leave rubbish: not for formats that overwrite in place */
 	bool machine_state; /* has snapshots and vm state */
-	bool warm;	    /* a program starts after writes and flushes, when the journal is in use */
+	/* A program starts after this many rounds of writing this many blocks and a flush: with the journal in use. */
+	unsigned warm_rounds, warm_blocks;
 	int (*make)(struct memhost *host, struct worlds *ws, struct img_error *err);
 };
 
