@@ -19,6 +19,7 @@
 
 #include "checked.h"
 #include "error.h"
+#include "is_zero.h"
 #include "node_int.h"
 
 #define LAYER	     "node"
@@ -279,19 +280,6 @@ int node_pread(struct node *node, void *buf, uint64_t bytes, uint64_t off, unsig
 	if (is_aligned(align, buf, bytes, off) || align <= 1)
 		return node_judge(node, node->drv->pread(node, buf, bytes, off, flags, err), "read", err);
 	return read_bounced(node, buf, bytes, off, align, err);
-}
-
-static bool is_zero(const uint8_t *p, uint64_t bytes)
-{
-	while (bytes > 0) {
-		size_t n = (size_t)min_u64(bytes, sizeof(zeros));
-
-		if (memcmp(p, zeros, n) != 0)
-			return false;
-		p += n;
-		bytes -= n;
-	}
-	return true;
 }
 
 static int zero_any(struct node *node, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err);

@@ -10,9 +10,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#define DISK_INT(end, bits)                                                                                            \
-	struct end##bits {                                                                                             \
-		uint8_t b[(bits) / 8];                                                                                 \
+#define DISK_INT(end, bits)            \
+	struct end##bits {             \
+		uint8_t b[(bits) / 8]; \
 	}
 
 DISK_INT(le, 16);
@@ -22,32 +22,32 @@ DISK_INT(be, 16);
 DISK_INT(be, 32);
 DISK_INT(be, 64);
 
-#define DISK_INT_OPS(bits)                                                                                             \
-	static inline uint##bits##_t le##bits##_get(struct le##bits d)                                                 \
-	{                                                                                                              \
-		uint##bits##_t v;                                                                                      \
-		memcpy(&v, d.b, sizeof v);                                                                             \
-		return le##bits##toh(v);                                                                               \
-	}                                                                                                              \
-	static inline struct le##bits le##bits##_of(uint##bits##_t v)                                                  \
-	{                                                                                                              \
-		struct le##bits d;                                                                                     \
-		v = htole##bits(v);                                                                                    \
-		memcpy(d.b, &v, sizeof v);                                                                             \
-		return d;                                                                                              \
-	}                                                                                                              \
-	static inline uint##bits##_t be##bits##_get(struct be##bits d)                                                 \
-	{                                                                                                              \
-		uint##bits##_t v;                                                                                      \
-		memcpy(&v, d.b, sizeof v);                                                                             \
-		return be##bits##toh(v);                                                                               \
-	}                                                                                                              \
-	static inline struct be##bits be##bits##_of(uint##bits##_t v)                                                  \
-	{                                                                                                              \
-		struct be##bits d;                                                                                     \
-		v = htobe##bits(v);                                                                                    \
-		memcpy(d.b, &v, sizeof v);                                                                             \
-		return d;                                                                                              \
+#define DISK_INT_OPS(bits)                                             \
+	static inline uint##bits##_t le##bits##_get(struct le##bits d) \
+	{                                                              \
+		uint##bits##_t v;                                      \
+		memcpy(&v, d.b, sizeof v);                             \
+		return le##bits##toh(v);                               \
+	}                                                              \
+	static inline struct le##bits le##bits##_of(uint##bits##_t v)  \
+	{                                                              \
+		struct le##bits d;                                     \
+		v = htole##bits(v);                                    \
+		memcpy(d.b, &v, sizeof v);                             \
+		return d;                                              \
+	}                                                              \
+	static inline uint##bits##_t be##bits##_get(struct be##bits d) \
+	{                                                              \
+		uint##bits##_t v;                                      \
+		memcpy(&v, d.b, sizeof v);                             \
+		return be##bits##toh(v);                               \
+	}                                                              \
+	static inline struct be##bits be##bits##_of(uint##bits##_t v)  \
+	{                                                              \
+		struct be##bits d;                                     \
+		v = htobe##bits(v);                                    \
+		memcpy(d.b, &v, sizeof v);                             \
+		return d;                                              \
 	}
 
 DISK_INT_OPS(16)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a checkpoint does besides merging: snapshots, revert, resize, ranges, the backing record, the ring. Each is checked before
- * the freeze, when nothing has changed yet, and then only edits c->next, the catalog and the trees being built.
+ * What a checkpoint does besides merging: snapshots, revert, resize, ranges, the backing record, the ring. Each is
+ * checked before the freeze, when nothing has changed yet, and then only edits c->next, the catalog and the trees being
+ * built.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -20,15 +21,18 @@ int action_prepare(struct engine *e, const struct ckpt_req *req, struct img_erro
 	switch (req->action) {
 	case CKPT_SNAP_CREATE:
 		if (s)
-			return error_set(err, IMG_E_EXISTS, 0, NO_OFFSET, LAYER, "there is a snapshot of this name already");
+			return error_set(err, IMG_E_EXISTS, 0, NO_OFFSET, LAYER,
+					 "there is a snapshot of this name already");
 		if (e->sb.epoch >= MAX_EPOCH - 1)
-			return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "the image has used up its %u epochs: convert it to a new one", MAX_EPOCH);
+			return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER,
+					 "the image has used up its %u epochs: convert it to a new one", MAX_EPOCH);
 		return 0;
 	case CKPT_SNAP_RENAME:
 		if (s && !strcmp(req->name, req->new_name))
 			return 0;
 		if (s && catalog_find(e, req->new_name))
-			return error_set(err, IMG_E_EXISTS, 0, NO_OFFSET, LAYER, "there is a snapshot of the new name already");
+			return error_set(err, IMG_E_EXISTS, 0, NO_OFFSET, LAYER,
+					 "there is a snapshot of the new name already");
 		break;
 	case CKPT_SNAP_DELETE:
 		if (s && s->nr_views)
@@ -36,17 +40,18 @@ int action_prepare(struct engine *e, const struct ckpt_req *req, struct img_erro
 		break;
 	case CKPT_SNAP_REVERT:
 		if (e->sb.epoch >= MAX_EPOCH - 1)
-			return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "the image has used up its %u epochs: convert it to a new one", MAX_EPOCH);
+			return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER,
+					 "the image has used up its %u epochs: convert it to a new one", MAX_EPOCH);
 		break;
-	default:
-		return 0;
+	default: return 0;
 	}
 	return s ? 0 : error_set(err, IMG_E_NOENT, 0, NO_OFFSET, LAYER, "no snapshot of this name");
 }
 
 bool action_new_epoch(const struct ckpt_req *req)
 {
-	return req->action == CKPT_SNAP_CREATE || req->action == CKPT_SNAP_REVERT || (req->action == CKPT_BACKING && req->empty);
+	return req->action == CKPT_SNAP_CREATE || req->action == CKPT_SNAP_REVERT ||
+	       (req->action == CKPT_BACKING && req->empty);
 }
 
 /* ---- actions ---- */
@@ -129,20 +134,20 @@ static int act_revert(struct ckpt *c, const struct ckpt_req *req, struct img_err
 }
 
 /*
- * After a change of size from old to now: what lies beyond now in the leaf of the new end goes, and where `fill` is set, blocks
- * between old and now in the leaf of the old end become zeros.
+ * After a change of size from old to now: what lies beyond now in the leaf of the new end goes, and where `fill` is
+ * set, blocks between old and now in the leaf of the old end become zeros.
  */
 static int edge_leaf(struct ckpt *c, unsigned vol, struct volume *v, uint64_t first_block, uint64_t end_block,
 		     enum entry_state st, struct img_error *err)
 {
 	struct dentry en[LEAF_ENTRIES];
-	struct dleaf d = {.index = first_block >> LEAF_SHIFT, .vol = (uint8_t)vol, .e = en};
-	struct merge_leaf m = {vol, d.index, &d};
+	struct dleaf d = { .index = first_block >> LEAF_SHIFT, .vol = (uint8_t)vol, .e = en };
+	struct merge_leaf m = { vol, d.index, &d };
 
 	end_block = min_u64(end_block, (d.index + 1) << LEAF_SHIFT);
 	for (uint64_t b = first_block; b < end_block; b++)
-		en[d.nr++] = (struct dentry){st == ST_ZERO ? word_make(0, c->next.epoch, ST_ZERO) : 0, 0,
-					     (uint8_t)(b & (LEAF_ENTRIES - 1)), true};
+		en[d.nr++] = (struct dentry){ st == ST_ZERO ? word_make(0, c->next.epoch, ST_ZERO) : 0, 0,
+					      (uint8_t)(b & (LEAF_ENTRIES - 1)), true };
 	return d.nr ? merge_leaves(c, vol, v, &m, 1, err) : 0;
 }
 
@@ -151,11 +156,11 @@ static int cut_block(struct ckpt *c, unsigned vol, struct volume *v, uint64_t ke
 {
 	struct engine *e = c->e;
 	uint64_t block = kept >> e->block_shift, in = kept & (e->block_bytes - 1), addr, got;
-	struct snap here = {.disk = *v, .vm = *v};
-	struct view view = {.e = e, .snap = &here, .disk = *v, .vm = *v};
-	struct dentry en = {.slot = (uint8_t)(block & (LEAF_ENTRIES - 1))};
-	struct dleaf d = {.index = block >> LEAF_SHIFT, .vol = (uint8_t)vol, .nr = 1, .e = &en};
-	struct merge_leaf m = {vol, d.index, &d};
+	struct snap here = { .disk = *v, .vm = *v };
+	struct view view = { .e = e, .snap = &here, .disk = *v, .vm = *v };
+	struct dentry en = { .slot = (uint8_t)(block & (LEAF_ENTRIES - 1)) };
+	struct dleaf d = { .index = block >> LEAF_SHIFT, .vol = (uint8_t)vol, .nr = 1, .e = &en };
+	struct merge_leaf m = { vol, d.index, &d };
 	struct status_extent x;
 	uint8_t *buf;
 	size_t nr;
@@ -185,7 +190,8 @@ static int cut_block(struct ckpt *c, unsigned vol, struct volume *v, uint64_t ke
 	return rc;
 }
 
-static int volume_resize(struct ckpt *c, unsigned vol, struct volume *v, uint64_t now, bool zero_new, struct img_error *err)
+static int volume_resize(struct ckpt *c, unsigned vol, struct volume *v, uint64_t now, bool zero_new,
+			 struct img_error *err)
 {
 	unsigned shift = c->e->block_shift;
 	uint64_t old = v->size_bytes, mask = c->e->block_bytes - 1;
@@ -195,7 +201,8 @@ static int volume_resize(struct ckpt *c, unsigned vol, struct volume *v, uint64_
 	if (now < old) {
 		rc = cut_block(c, vol, v, now, false, err);
 		if (!rc)
-			rc = merge_range(c, vol, v, (now_blocks + LEAF_ENTRIES - 1) >> LEAF_SHIFT, level_leaves(MAX_LEVELS), ST_NONE, err);
+			rc = merge_range(c, vol, v, (now_blocks + LEAF_ENTRIES - 1) >> LEAF_SHIFT,
+					 level_leaves(MAX_LEVELS), ST_NONE, err);
 		if (!rc && now_blocks % LEAF_ENTRIES)
 			rc = edge_leaf(c, vol, v, now_blocks, old_blocks, ST_NONE, err);
 		v->size_bytes = now;
@@ -274,18 +281,14 @@ int action_run(struct ckpt *c, const struct ckpt_req *req, struct img_error *err
 		if (req->want_ring && !c->next.ring_aus)
 			rc = ring_make(c, err);
 		break;
-	case CKPT_SNAP_CREATE:
-		rc = act_create(c, req, err);
-		break;
+	case CKPT_SNAP_CREATE: rc = act_create(c, req, err); break;
 	case CKPT_SNAP_DELETE:
 		s = catalog_find(e, req->name);
 		s->state = SNAP_DELETED;
 		memset(s->name, 0, sizeof s->name);
 		catalog_touch(e, s);
 		break;
-	case CKPT_SNAP_REVERT:
-		rc = act_revert(c, req, err);
-		break;
+	case CKPT_SNAP_REVERT: rc = act_revert(c, req, err); break;
 	case CKPT_SNAP_RENAME:
 		s = catalog_find(e, req->name);
 		memset(s->name, 0, sizeof s->name);
@@ -293,21 +296,16 @@ int action_run(struct ckpt *c, const struct ckpt_req *req, struct img_error *err
 		catalog_touch(e, s);
 		break;
 	case CKPT_RANGE:
-		rc = merge_range(c, req->vol, req->vol == VOL_DISK ? &c->next.disk : &c->next.vm, req->first, req->nr, req->state, err);
+		rc = merge_range(c, req->vol, req->vol == VOL_DISK ? &c->next.disk : &c->next.vm, req->first, req->nr,
+				 req->state, err);
 		break;
 	case CKPT_RESIZE:
 		rc = volume_resize(c, VOL_DISK, &c->next.disk, req->size_bytes, c->next.has_backing, err);
 		break;
-	case CKPT_VM_RESIZE:
-		rc = volume_resize(c, VOL_VM, &c->next.vm, req->size_bytes, false, err);
-		break;
-	case CKPT_BACKING:
-		rc = act_backing(c, req, err);
-		break;
+	case CKPT_VM_RESIZE: rc = volume_resize(c, VOL_VM, &c->next.vm, req->size_bytes, false, err); break;
+	case CKPT_BACKING: rc = act_backing(c, req, err); break;
 	case CKPT_CLOSE:
-	case CKPT_RECOVER:
-		rc = ring_drop(c, err);
-		break;
+	case CKPT_RECOVER: rc = ring_drop(c, err); break;
 	}
 	return rc;
 }

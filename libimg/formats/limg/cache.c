@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The node cache. Keys are (address, checksum): a page that was freed and rewritten at the same address has another checksum in its
- * parent, so a stale page is never found and nothing needs invalidation. Sharded; each shard evicts by the clock algorithm
- * and never evicts a page that somebody holds (the page then merely leaves the cache and is freed by its last holder).
+ * The node cache. Keys are (address, checksum): a page that was freed and rewritten at the same address has another
+ * checksum in its parent, so a stale page is never found and nothing needs invalidation. Sharded; each shard evicts by
+ * the clock algorithm and never evicts a page that somebody holds (the page then merely leaves the cache and is freed
+ * by its last holder).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -93,7 +94,8 @@ static void unhash(struct cache_shard *s, struct page *victim)
 	*at = victim->next;
 }
 
-/* A place in the ring for one more page: a new one, or that of the first page that was not used since the hand last passed. */
+/* A place in the ring for one more page: a new one, or that of the first page that was not used since the hand last
+ * passed. */
 static size_t place(struct cache_shard *s)
 {
 	if (s->nr < s->cap)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The catalog: snapshot records in volume 0, held in memory by slot. It changes only inside a checkpoint, which writes the pages
- * that changed. format-spec/limg.md section 7.
+ * The catalog: snapshot records in volume 0, held in memory by slot. It changes only inside a checkpoint, which writes
+ * the pages that changed. format-spec/limg.md section 7.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +16,8 @@ int snapshot_name_check(const char *name, struct img_error *err)
 	size_t n = name ? strlen(name) : 0;
 
 	if (n == 0 || n > IMG_SNAPSHOT_NAME_MAX)
-		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "a snapshot name has 1 to %d bytes", IMG_SNAPSHOT_NAME_MAX);
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "a snapshot name has 1 to %d bytes",
+				 IMG_SNAPSHOT_NAME_MAX);
 	for (size_t i = 0; i < n; i++)
 		if ((unsigned char)name[i] < 0x20 || name[i] == 0x7f || name[i] == '@' || name[i] == '/')
 			return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
@@ -37,7 +38,8 @@ struct snap *catalog_find(struct engine *e, const char *name)
 struct snap *catalog_by_uuid(struct engine *e, const uint8_t *uuid)
 {
 	for (size_t i = 0; i < e->nr_slots; i++)
-		if (e->snap[i] && e->snap[i]->state == SNAP_LIVE && !memcmp(e->snap[i]->uuid, uuid, sizeof(e->snap[i]->uuid)))
+		if (e->snap[i] && e->snap[i]->state == SNAP_LIVE &&
+		    !memcmp(e->snap[i]->uuid, uuid, sizeof(e->snap[i]->uuid)))
 			return e->snap[i];
 	return NULL;
 }
@@ -68,7 +70,8 @@ static int slots_room(struct engine *e, size_t nr, struct img_error *err)
 	uint8_t *d;
 
 	if (nr > MAX_SNAPSHOTS + 1)
-		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "an image holds at most %u snapshots", MAX_SNAPSHOTS);
+		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "an image holds at most %u snapshots",
+				 MAX_SNAPSHOTS);
 	if (nr <= e->cap_slots)
 		return 0;
 	while (cap < nr)
@@ -175,7 +178,7 @@ static int page_store(struct ckpt *c, size_t page_index, struct dentry *en, stru
 	}
 	en->slot = (uint8_t)(page_index % LEAF_ENTRIES);
 	en->word = en->csum = 0;
-	if (mem_is_zero(page, AU_BYTES))
+	if (is_zero(page, AU_BYTES))
 		return 0;
 	rc = ckpt_alloc_page(c, &addr, err);
 	if (rc)
@@ -200,8 +203,8 @@ int catalog_store(struct ckpt *c, struct img_error *err)
 	rc = merge_grow(c, VOL_CATALOG, &c->next.catalog, volume_levels_for(c->next.catalog.size_bytes, AU_SHIFT), err);
 	for (size_t first = 0; !rc && first < pages; first += LEAF_ENTRIES) {
 		struct dentry en[LEAF_ENTRIES];
-		struct dleaf leaf = {.index = first / LEAF_ENTRIES, .vol = VOL_CATALOG, .e = en};
-		struct merge_leaf m = {VOL_CATALOG, leaf.index, &leaf};
+		struct dleaf leaf = { .index = first / LEAF_ENTRIES, .vol = VOL_CATALOG, .e = en };
+		struct merge_leaf m = { VOL_CATALOG, leaf.index, &leaf };
 
 		for (size_t p = first; !rc && p < pages && p < first + LEAF_ENTRIES; p++) {
 			if (!e->page_dirty[p])
@@ -222,7 +225,8 @@ static bool name_load(const struct disk_snapshot *d, struct snap *s)
 {
 	uint32_t n = le32_get(d->name_bytes);
 
-	if (n > IMG_SNAPSHOT_NAME_MAX || (s->state == SNAP_LIVE) != (n != 0) || !mem_is_zero(d->name + n, sizeof d->name - n))
+	if (n > IMG_SNAPSHOT_NAME_MAX || (s->state == SNAP_LIVE) != (n != 0) ||
+	    !is_zero(d->name + n, sizeof d->name - n))
 		return false;
 	memcpy(s->name, d->name, n);
 	s->name[n] = 0;
@@ -237,9 +241,10 @@ static int record_load(struct engine *e, const struct disk_snapshot *d, struct s
 
 	*out = NULL;
 	if (le64_get(d->id) == 0) {
-		if (mem_is_zero(d, sizeof *d))
+		if (is_zero(d, sizeof *d))
 			return 0;
-		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "a free catalog record is not empty (LIMG-2)");
+		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+				 "a free catalog record is not empty (LIMG-2)");
 	}
 	s = calloc(1, sizeof *s);
 	if (!s)
@@ -258,13 +263,13 @@ static int record_load(struct engine *e, const struct disk_snapshot *d, struct s
 		rc = volume_load(&d->vm, &s->vm, e->block_shift, err);
 	if (!rc && ((s->state != SNAP_LIVE && s->state != SNAP_DELETED) || !name_load(d, s) || s->id >= e->sb.next_id ||
 		    s->parent >= s->id || s->epoch == 0 || s->epoch >= e->sb.epoch || s->cursor_vol > VOL_VM ||
-		    le32_get(d->flags) & ~SNAP_HAS_VMSTATE || !mem_is_zero(d->zero2, sizeof d->zero2) ||
+		    le32_get(d->flags) & ~SNAP_HAS_VMSTATE || !is_zero(d->zero2, sizeof d->zero2) ||
 		    (s->state == SNAP_LIVE && (s->cursor || s->cursor_vol))))
-		rc = error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "the record of snapshot %llu is not sound (LIMG-13)",
-			       (unsigned long long)s->id);
+		rc = error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+			       "the record of snapshot %llu is not sound (LIMG-13)", (unsigned long long)s->id);
 	if (!rc && (word_birth(s->disk.root.word) > s->epoch || word_birth(s->vm.root.word) > s->epoch))
-		rc = error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "the tree of snapshot %llu is younger than it (LIMG-7)",
-			       (unsigned long long)s->id);
+		rc = error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+			       "the tree of snapshot %llu is younger than it (LIMG-7)", (unsigned long long)s->id);
 	if (rc) {
 		free(s);
 		return rc;
@@ -307,7 +312,7 @@ static int forest_check(struct engine *e, struct img_error *err)
 	if (n)
 		qsort(sorted, n, sizeof(*sorted), by_id);
 	for (size_t i = 0; i < n; i++) {
-		struct snap key = {.id = sorted[i]->parent}, *k = &key, **parent;
+		struct snap key = { .id = sorted[i]->parent }, *k = &key, **parent;
 
 		if (i && sorted[i]->id == sorted[i - 1]->id)
 			what = "two snapshots have one id";
@@ -318,14 +323,15 @@ static int forest_check(struct engine *e, struct img_error *err)
 			what = "a snapshot's parent is missing or younger";
 	}
 	if (e->sb.head_parent) {
-		struct snap key = {.id = e->sb.head_parent}, *k = &key;
+		struct snap key = { .id = e->sb.head_parent }, *k = &key;
 
 		if (!n || !bsearch(&k, sorted, n, sizeof(*sorted), by_id))
 			what = "the snapshot that the head was made on is missing";
 	}
 	free(sorted);
 	if (what)
-		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "the catalog is not sound: %s (LIMG-13)", what);
+		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "the catalog is not sound: %s (LIMG-13)",
+				 what);
 	return 0;
 }
 
@@ -337,12 +343,14 @@ static int page_load(struct engine *e, const struct entry *en, size_t first_slot
 	int rc;
 
 	if (at + AU_BYTES > node_size(e->file))
-		return error_set(err, IMG_E_CORRUPT, 0, at, LAYER, "a catalog page lies beyond the end of the file (LIMG-3)");
+		return error_set(err, IMG_E_CORRUPT, 0, at, LAYER,
+				 "a catalog page lies beyond the end of the file (LIMG-3)");
 	rc = node_pread(e->file, page, AU_BYTES, at, 0, err);
 	if (rc)
 		return rc;
 	if (block_csum(page, AU_BYTES) != en->csum)
-		return error_set(err, IMG_E_CORRUPT, 0, at, LAYER, "the checksum of a catalog page does not hold (LIMG-11)");
+		return error_set(err, IMG_E_CORRUPT, 0, at, LAYER,
+				 "the checksum of a catalog page does not hold (LIMG-11)");
 	for (unsigned i = 0; !rc && i < SNAPS_PER_PAGE && first_slot + i < e->nr_slots; i++)
 		rc = record_load(e, &d[i], &e->snap[first_slot + i], err);
 	return rc;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Check: walks every tree of the file past the caches, verifies each structure and each block once, notes who uses which AU, and
- * compares that with the free-space map. Repair rebuilds the map and the superblock copies; it never touches content, and rebuilds
- * nothing while a tree is damaged (what hangs below a lost node would be taken for free).
+ * Check: walks every tree of the file past the caches, verifies each structure and each block once, notes who uses
+ * which AU, and compares that with the free-space map. Repair rebuilds the map and the superblock copies; it never
+ * touches content, and rebuilds nothing while a tree is damaged (what hangs below a lost node would be taken for free).
  */
 #include <stdlib.h>
 #include <stdarg.h>
@@ -23,10 +23,10 @@ struct check {
 	const struct img_progress *progress;
 	struct img_check_result *out;
 	uint64_t nr_aus;
-	uint8_t *used;	  /* bit for each AU of nr_groups groups */
-	uint32_t *owner;  /* fingerprint of what uses an AU; 0: none */
+	uint8_t *used;	   /* bit for each AU of nr_groups groups */
+	uint32_t *owner;   /* fingerprint of what uses an AU; 0: none */
 	const char *where; /* snapshot being walked, "" for the head */
-	uint64_t cursor;  /* of a deleted record, in blocks of cursor_vol */
+	uint64_t cursor;   /* of a deleted record, in blocks of cursor_vol */
 	unsigned cursor_vol;
 	uint8_t *buf;
 	uint64_t next_report;
@@ -34,13 +34,13 @@ struct check {
 	uint64_t map_errors;
 };
 
-static void finding(struct check *k, enum img_finding_kind kind, const char *rule, uint64_t file_off, uint64_t guest_off,
-		    const char *fmt, ...) __attribute__((format(printf, 6, 7)));
+static void finding(struct check *k, enum img_finding_kind kind, const char *rule, uint64_t file_off,
+		    uint64_t guest_off, const char *fmt, ...) __attribute__((format(printf, 6, 7)));
 
-static void finding(struct check *k, enum img_finding_kind kind, const char *rule, uint64_t file_off, uint64_t guest_off,
-		    const char *fmt, ...)
+static void finding(struct check *k, enum img_finding_kind kind, const char *rule, uint64_t file_off,
+		    uint64_t guest_off, const char *fmt, ...)
 {
-	struct img_finding f = {.kind = kind, .file_off = file_off, .guest_off = guest_off};
+	struct img_finding f = { .kind = kind, .file_off = file_off, .guest_off = guest_off };
 	va_list ap;
 
 	va_start(ap, fmt);
@@ -61,14 +61,15 @@ static void finding(struct check *k, enum img_finding_kind kind, const char *rul
 /* A failed load becomes a finding; only what has nothing to do with the image ends the check. */
 static int note_error(struct check *k, int rc, const struct img_error *e, uint64_t guest_off)
 {
-	const char *rule = strstr(e->msg, "(LIMG-");
+	const char *rule = strstr(e->msg, " (LIMG-");
+	int len = rule ? (int)(rule - e->msg) : (int)strlen(e->msg);
 	char name[16] = "";
 
 	if (rc != IMG_E_CORRUPT && rc != IMG_E_IO)
 		return rc;
 	if (rule)
-		snprintf(name, sizeof name, "%.*s", (int)strcspn(rule + 1, ")"), rule + 1);
-	finding(k, IMG_FINDING_DAMAGE, name, e->offset, guest_off, "%s", e->msg);
+		snprintf(name, sizeof name, "%.*s", (int)strcspn(rule + 2, ")"), rule + 2);
+	finding(k, IMG_FINDING_DAMAGE, name, e->offset, guest_off, "%.*s", len, e->msg);
 	return 0;
 }
 
@@ -94,14 +95,16 @@ enum claim { CLAIM_NEW, CLAIM_SHARED, CLAIM_BAD };
 static enum claim claim(struct check *k, uint64_t addr, uint64_t aus, uint32_t print, uint64_t guest_off)
 {
 	if (!range_inside(addr, aus, k->nr_aus)) {
-		finding(k, IMG_FINDING_DAMAGE, "LIMG-3", au_off(addr), guest_off, "an address lies beyond the end of the file");
+		finding(k, IMG_FINDING_DAMAGE, "LIMG-3", au_off(addr), guest_off,
+			"an address lies beyond the end of the file");
 		return CLAIM_BAD;
 	}
 	if (k->owner[addr] == print)
 		return CLAIM_SHARED;
 	for (uint64_t a = addr; a < addr + aus; a++) {
 		if (space_fixed(a)) {
-			finding(k, IMG_FINDING_DAMAGE, "LIMG-16", au_off(a), guest_off, "space of the format's own structures is mapped");
+			finding(k, IMG_FINDING_DAMAGE, "LIMG-16", au_off(a), guest_off,
+				"space of the format's own structures is mapped");
 			return CLAIM_BAD;
 		}
 		if (k->owner[a]) {
@@ -134,7 +137,7 @@ static int raw_verify(struct check *k, unsigned vol, uint64_t block, const struc
 {
 	struct engine *e = k->e;
 	unsigned shift = vol_shift(e, vol);
-	struct img_error err = {0};
+	struct img_error err = { 0 };
 	uint64_t at = au_off(word_addr(en->word));
 	int rc;
 
@@ -148,7 +151,9 @@ static int raw_verify(struct check *k, unsigned vol, uint64_t block, const struc
 		if (block_csum(k->buf + ((size_t)i << shift), (size_t)1 << shift) != en[i].csum)
 			finding(k, IMG_FINDING_DAMAGE, "LIMG-11", at + ((uint64_t)i << shift), (block + i) << shift,
 				"the checksum of a %s does not hold: restore it from a backup",
-				vol == VOL_DISK ? "data block" : vol == VOL_VM ? "block of machine state" : "catalog page");
+				vol == VOL_DISK ? "data block" :
+				vol == VOL_VM	? "block of machine state" :
+						  "catalog page");
 	return progress(k);
 }
 
@@ -156,7 +161,7 @@ static int raw_verify(struct check *k, unsigned vol, uint64_t block, const struc
 static int unit_verify(struct check *k, uint64_t block, const struct entry *en, unsigned nr)
 {
 	struct engine *e = k->e;
-	struct img_error err = {0};
+	struct img_error err = { 0 };
 	int rc;
 
 	k->out->data_bytes += (uint64_t)nr << e->block_shift;
@@ -169,7 +174,8 @@ static int unit_verify(struct check *k, uint64_t block, const struct entry *en, 
 		const uint8_t *plain = k->buf + (size_t)((block + i) % e->unit_blocks) * e->block_bytes;
 
 		if (!csum_matches(&en[i], block_csum(plain, e->block_bytes)))
-			finding(k, IMG_FINDING_DAMAGE, "LIMG-11", au_off(word_addr(en->word)), (block + i) << e->block_shift,
+			finding(k, IMG_FINDING_DAMAGE, "LIMG-11", au_off(word_addr(en->word)),
+				(block + i) << e->block_shift,
 				"the checksum of a compressed block does not hold: restore it from a backup");
 	}
 	return progress(k);
@@ -187,16 +193,19 @@ static int leaf_data(struct check *k, unsigned vol, uint64_t index, const struct
 		uint64_t unit = (first + i) / e->unit_blocks;
 
 		if (st != ST_NONE && first + i >= nr_blocks)
-			finding(k, IMG_FINDING_DAMAGE, "LIMG-6", NO_OFFSET, (first + i) << shift, "a block beyond the end of the volume is mapped");
+			finding(k, IMG_FINDING_DAMAGE, "LIMG-6", NO_OFFSET, (first + i) << shift,
+				"a block beyond the end of the volume is mapped");
 		if (st < ST_RAW) {
 			i++;
 			continue;
 		}
 		if (st == ST_RAW) {
-			enum claim c = claim(k, word_addr(en[i].word), step, fingerprint(vol, 7, first + i, &en[i]), (first + i) << shift);
+			enum claim c = claim(k, word_addr(en[i].word), step, fingerprint(vol, 7, first + i, &en[i]),
+					     (first + i) << shift);
 
 			while (c == CLAIM_NEW && i + n < LEAF_ENTRIES && n < READ_BLOCKS * AU_BYTES >> shift &&
-			       word_state(en[i + n].word) == ST_RAW && word_addr(en[i + n].word) == word_addr(en[i].word) + (uint64_t)n * step &&
+			       word_state(en[i + n].word) == ST_RAW &&
+			       word_addr(en[i + n].word) == word_addr(en[i].word) + (uint64_t)n * step &&
 			       !k->owner[min_u64(word_addr(en[i + n].word), k->nr_aus - 1)] &&
 			       claim(k, word_addr(en[i + n].word), step, fingerprint(vol, 7, first + i + n, &en[i + n]),
 				     (first + i + n) << shift) == CLAIM_NEW)
@@ -204,7 +213,8 @@ static int leaf_data(struct check *k, unsigned vol, uint64_t index, const struct
 			if (c == CLAIM_NEW)
 				rc = raw_verify(k, vol, first + i, &en[i], n);
 		} else {
-			while (i + n < LEAF_ENTRIES && (first + i + n) / e->unit_blocks == unit && en[i + n].word == en[i].word)
+			while (i + n < LEAF_ENTRIES && (first + i + n) / e->unit_blocks == unit &&
+			       en[i + n].word == en[i].word)
 				n++;
 			/* A unit cut in two by newer blocks is met again: each part has blocks of its own to verify. */
 			if (claim(k, word_addr(en[i].word), entry_unit_aus(&en[i]), fingerprint(vol, 6, unit, &en[i]),
@@ -223,10 +233,11 @@ static bool already_reclaimed(const struct check *k, unsigned vol, uint64_t end)
 	return k->cursor_vol && (vol < k->cursor_vol || (vol == k->cursor_vol && end <= k->cursor));
 }
 
-static int tree_check(struct check *k, unsigned vol, unsigned level, uint64_t index, const struct ptr *p, uint64_t nr_blocks);
+static int tree_check(struct check *k, unsigned vol, unsigned level, uint64_t index, const struct ptr *p,
+		      uint64_t nr_blocks);
 
-static int content_check(struct check *k, unsigned vol, unsigned level, uint64_t index, const struct ptr *p, const uint8_t *data,
-			 uint64_t nr_blocks)
+static int content_check(struct check *k, unsigned vol, unsigned level, uint64_t index, const struct ptr *p,
+			 const uint8_t *data, uint64_t nr_blocks)
 {
 	uint64_t at = au_off(word_addr(p->word)), count;
 	uint8_t logical[16];
@@ -237,7 +248,7 @@ static int content_check(struct check *k, unsigned vol, unsigned level, uint64_t
 		struct entry en[LEAF_ENTRIES];
 
 		for (unsigned i = 0; i < LEAF_ENTRIES; i++)
-			en[i] = (struct entry){le64_get(l->e[i].word), le64_get(l->e[i].csum)};
+			en[i] = (struct entry){ le64_get(l->e[i].word), le64_get(l->e[i].csum) };
 		leaf_logical(en, logical, &count);
 		rc = leaf_data(k, vol, index, en, nr_blocks);
 	} else {
@@ -251,22 +262,26 @@ static int content_check(struct check *k, unsigned vol, unsigned level, uint64_t
 			rc = tree_check(k, vol, level - 1, (index << FANOUT_SHIFT) + i, &child[i], nr_blocks);
 	}
 	if (!rc && (count != p->count || memcmp(logical, p->logical, 16)))
-		finding(k, IMG_FINDING_DAMAGE, "LIMG-8", at, NO_OFFSET, "a node's count or logical hash is not what its pointer says");
+		finding(k, IMG_FINDING_DAMAGE, "LIMG-8", at, NO_OFFSET,
+			"a node's count or logical hash is not what its pointer says");
 	return rc;
 }
 
-static int tree_check(struct check *k, unsigned vol, unsigned level, uint64_t index, const struct ptr *p, uint64_t nr_blocks)
+static int tree_check(struct check *k, unsigned vol, unsigned level, uint64_t index, const struct ptr *p,
+		      uint64_t nr_blocks)
 {
-	uint64_t start = index << (LEAF_SHIFT + FANOUT_SHIFT * level), end = (index + 1) << (LEAF_SHIFT + FANOUT_SHIFT * level);
+	uint64_t start = index << (LEAF_SHIFT + FANOUT_SHIFT * level), end = (index + 1)
+									     << (LEAF_SHIFT + FANOUT_SHIFT * level);
 	unsigned shift = vol_shift(k->e, vol);
-	struct entry self = {p->word, p->csum};
-	struct img_error err = {0};
+	struct entry self = { p->word, p->csum };
+	struct img_error err = { 0 };
 	uint8_t *data;
 	enum claim c;
 	int rc;
 
 	if (word_state(p->word) == ST_ZERO && start >= nr_blocks)
-		finding(k, IMG_FINDING_DAMAGE, "LIMG-6", NO_OFFSET, start << shift, "blocks beyond the end of the volume are mapped");
+		finding(k, IMG_FINDING_DAMAGE, "LIMG-6", NO_OFFSET, start << shift,
+			"blocks beyond the end of the volume are mapped");
 	if (word_state(p->word) != ST_NODE || already_reclaimed(k, vol, end))
 		return 0;
 	c = claim(k, word_addr(p->word), 1, fingerprint(vol, level, index, &self), start << shift);
@@ -322,10 +337,10 @@ static int pending_check(struct check *k)
 
 		for (size_t b = 0; b < m->nr_buckets; b++)
 			for (struct dleaf *d = m->bucket[b]; d; d = d->next) {
-				struct entry en[LEAF_ENTRIES] = {{0, 0}};
+				struct entry en[LEAF_ENTRIES] = { { 0, 0 } };
 
 				for (unsigned n = 0; n < d->nr; n++)
-					en[d->e[n].slot] = (struct entry){d->e[n].word, d->e[n].csum};
+					en[d->e[n].slot] = (struct entry){ d->e[n].word, d->e[n].csum };
 				if (!rc)
 					rc = leaf_data(k, d->vol, d->index, en, UINT64_MAX);
 			}
@@ -345,17 +360,19 @@ static void supers_check(struct check *k)
 
 		if (state == SUPER_COPY_DAMAGED)
 			finding(k, IMG_FINDING_REDUNDANCY, "LIMG-1", at, NO_OFFSET,
-				"copy %u of the superblock is damaged; the other one holds: run imgtool check --repair", p + 1);
+				"copy %u of the superblock is damaged; the other one holds: run imgtool check --repair",
+				p + 1);
 		else if (state == SUPER_COPY_OLD)
 			finding(k, IMG_FINDING_NOTE, "LIMG-1", at, NO_OFFSET,
-				"copy %u of the superblock is that of an earlier checkpoint: the last writer was interrupted", p + 1);
+				"copy %u of the superblock is that of an earlier checkpoint: the last writer was interrupted",
+				p + 1);
 	}
 }
 
 static void ring_check(struct check *k)
 {
 	struct engine *e = k->e;
-	struct entry ring = {word_make(e->sb.ring_addr, 0, ST_RAW), 0};
+	struct entry ring = { word_make(e->sb.ring_addr, 0, ST_RAW), 0 };
 
 	if (!e->sb.ring_aus)
 		return;
@@ -390,9 +407,10 @@ static void group_compare(struct check *k, uint64_t group, const uint8_t *page)
 		k->map_errors++;
 		if (map)
 			k->out->leaked_bytes += au_off(n);
-		finding(k, map ? IMG_FINDING_LEAK : IMG_FINDING_DAMAGE, "LIMG-10", au_off(group * GROUP_AUS + i), NO_OFFSET,
-			map ? "%llu bytes are marked as used, but nothing uses them: run imgtool check --repair"
-			    : "%llu bytes are in use, but marked as free: run imgtool check --repair",
+		finding(k, map ? IMG_FINDING_LEAK : IMG_FINDING_DAMAGE, "LIMG-10", au_off(group * GROUP_AUS + i),
+			NO_OFFSET,
+			map ? "%llu bytes are marked as used, but nothing uses them: run imgtool check --repair" :
+			      "%llu bytes are in use, but marked as free: run imgtool check --repair",
 			(unsigned long long)au_off(n));
 		i += n;
 	}
@@ -408,7 +426,9 @@ static void pending_unmark(struct check *k)
 			for (struct dleaf *d = e->shard[i].active.bucket[b]; d; d = d->next)
 				for (unsigned n = 0; n < d->nr; n++) {
 					unsigned st = word_state(d->e[n].word);
-					uint64_t aus = st == ST_RAW ? e->block_aus : state_compressed(st) ? d->e[n].csum & 0xff : 0;
+					uint64_t aus = st == ST_RAW	    ? e->block_aus :
+						       state_compressed(st) ? d->e[n].csum & 0xff :
+									      0;
 
 					for (uint64_t a = word_addr(d->e[n].word); aus-- && a < k->nr_aus; a++)
 						k->used[a >> 3] &= (uint8_t) ~(1u << (a & 7));
@@ -418,7 +438,7 @@ static void pending_unmark(struct check *k)
 static int map_check(struct check *k)
 {
 	struct engine *e = k->e;
-	struct img_error err = {0};
+	struct img_error err = { 0 };
 	uint8_t *page = malloc(AU_BYTES);
 	int rc = page ? 0 : IMG_E_NOMEM;
 
@@ -465,8 +485,8 @@ static void repaired_again(void *ctx, const struct img_finding *f)
 static int repair(struct check *k, uint64_t content_damage, struct img_error *err)
 {
 	struct engine *e = k->e;
-	struct ckpt_req req = {.action = CKPT_PLAIN};
-	struct img_finding f = {.kind = IMG_FINDING_NOTE, .file_off = NO_OFFSET, .guest_off = NO_OFFSET};
+	struct ckpt_req req = { .action = CKPT_PLAIN };
+	struct img_finding f = { .kind = IMG_FINDING_NOTE, .file_off = NO_OFFSET, .guest_off = NO_OFFSET };
 	int rc = 0;
 
 	k->out->redundancy += e->mended;
@@ -474,7 +494,8 @@ static int repair(struct check *k, uint64_t content_damage, struct img_error *er
 	if (!k->map_errors && !k->out->redundancy)
 		return 0;
 	if (k->map_errors && content_damage) {
-		finding(k, IMG_FINDING_NOTE, "", NO_OFFSET, NO_OFFSET, "not repaired: trees are damaged, so the free-space map cannot be rebuilt from them");
+		finding(k, IMG_FINDING_NOTE, "", NO_OFFSET, NO_OFFSET,
+			"not repaired: trees are damaged, so the free-space map cannot be rebuilt from them");
 		return 0;
 	}
 	if (k->map_errors) {
@@ -490,7 +511,8 @@ static int repair(struct check *k, uint64_t content_damage, struct img_error *er
 	if (rc)
 		return rc;
 	k->out->repaired = k->map_errors + k->out->redundancy;
-	snprintf(f.msg, sizeof f.msg, "%s written anew", k->map_errors ? "free-space map and superblocks" : "superblocks");
+	snprintf(f.msg, sizeof f.msg, "%s written anew",
+		 k->map_errors ? "free-space map and superblocks" : "superblocks");
 	repaired_again(k, &f);
 	return 0;
 }
@@ -523,14 +545,17 @@ int limg_check(struct node *n, unsigned flags, img_finding_fn fn, void *ctx, con
 	       struct img_check_result *out, struct img_error *err)
 {
 	struct engine *e = ((struct limg_state *)n->state)->e;
-	struct check k = {.e = e, .flags = flags, .fn = fn, .ctx = ctx, .progress = progress_cb, .out = out, .where = ""};
-	struct ckpt_req req = {.action = CKPT_PLAIN};
+	struct check k = {
+		.e = e, .flags = flags, .fn = fn, .ctx = ctx, .progress = progress_cb, .out = out, .where = ""
+	};
+	struct ckpt_req req = { .action = CKPT_PLAIN };
 	uint64_t content_damage = 0;
 	int rc = 0;
 
 	memset(out, 0, sizeof *out);
 	if (flags & IMG_CHECK_REPAIR && !e->writable)
-		return error_set(err, IMG_E_READONLY, 0, NO_OFFSET, LAYER, "repair needs an image that is open for writing");
+		return error_set(err, IMG_E_READONLY, 0, NO_OFFSET, LAYER,
+				 "repair needs an image that is open for writing");
 	if (e->writable && !e->space_bad && !overlay_empty(e))
 		rc = engine_checkpoint(e, &req, err);
 	if (rc)

@@ -3,11 +3,13 @@
  * The checkpoint; with flush.c the only code that syncs.
  *
  *   flush:      [journal] collect what no record names -> append one record -> sync once -> release what it superseded
- *   checkpoint: [ckpt] freeze (under [journal]) -> merge -> act -> free-space map -> sync -> superblock -> sync -> publish
+ *   checkpoint: [ckpt] freeze (under [journal]) -> merge -> act -> free-space map -> sync -> superblock -> sync ->
+ * publish
  *
- * Both roles are held by flag over their I/O; callers that arrive meanwhile wait on one condition, and a flush that began after they
- * asked serves them too. After the freeze, flushes and writes go on; what they change stays in the active maps and in records
- * after the new tail. A failure once the freeze began poisons the handle: what the last superblock and the journal say is whole.
+ * Both roles are held by flag over their I/O; callers that arrive meanwhile wait on one condition, and a flush that
+ * began after they asked serves them too. After the freeze, flushes and writes go on; what they change stays in the
+ * active maps and in records after the new tail. A failure once the freeze began poisons the handle: what the last
+ * superblock and the journal say is whole.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +17,7 @@
 #include "checked.h"
 #include "checkpoint.h"
 
-#define PUNCH_AUS 16u	     /* runs returned to the host at once; shorter ones at close */
+#define PUNCH_AUS 16u /* runs returned to the host at once; shorter ones at close */
 
 /* ---- freeze ---- */
 
@@ -44,7 +46,8 @@ static int freeze(struct ckpt *c, const struct ckpt_req *req, uint64_t *count, s
 		pthread_mutex_unlock(&s->lock);
 	}
 	pthread_mutex_lock(&e->lock);
-	e->flush_waits = !j->aus || e->journal_gap || r.failed || (r.nr_deltas && !journal_has_room(j, record_bytes(&r)));
+	e->flush_waits = !j->aus || e->journal_gap || r.failed ||
+			 (r.nr_deltas && !journal_has_room(j, record_bytes(&r)));
 	e->journal_gap = false;
 	pthread_mutex_unlock(&e->lock);
 	if (j->aus && r.nr_deltas && !e->flush_waits) {
@@ -92,7 +95,7 @@ static int merge_frozen(struct ckpt *c, struct img_error *err)
 
 		for (size_t b = 0; b < m->nr_buckets; b++)
 			for (struct dleaf *d = m->bucket[b]; d; d = d->next)
-				list[nr++] = (struct merge_leaf){d->vol, d->index, d};
+				list[nr++] = (struct merge_leaf){ d->vol, d->index, d };
 	}
 	if (nr)
 		qsort(list, nr, sizeof(*list), by_place);
@@ -245,7 +248,7 @@ void checkpoint_end(struct engine *e)
 
 int engine_checkpoint(struct engine *e, struct ckpt_req *req, struct img_error *err)
 {
-	struct img_error mine = {0};
+	struct img_error mine = { 0 };
 	struct ckpt *c;
 	int rc = engine_writable(e, err);
 

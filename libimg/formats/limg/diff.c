@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What differs between two states. Two pointers with the same word are the same node, two with the same logical hash the same
- * content: both end the descent, so the cost follows the difference.
+ * What differs between two states. Two pointers with the same word are the same node, two with the same logical hash
+ * the same content: both end the descent, so the cost follows the difference.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +17,7 @@ struct side {
 
 struct diff {
 	struct engine *e;
-	uint64_t size; /* of b */
+	uint64_t size;	   /* of b */
 	bool hole_is_zero; /* no backing: unallocated reads as zeros */
 	img_diff_fn fn;
 	void *ctx;
@@ -77,7 +77,8 @@ static enum img_diff_kind kind_of(const struct diff *d, unsigned st)
 	return st >= ST_RAW ? IMG_DIFF_DATA : st == ST_ZERO ? IMG_DIFF_ZERO : IMG_DIFF_UNMAPPED;
 }
 
-static int side_page(struct diff *d, unsigned level, uint64_t index, const struct side *s, struct page **pg, struct img_error *err)
+static int side_page(struct diff *d, unsigned level, uint64_t index, const struct side *s, struct page **pg,
+		     struct img_error *err)
 {
 	*pg = NULL;
 	if (s->level != level || word_state(s->p.word) != ST_NODE)
@@ -90,12 +91,14 @@ static void side_entry(const struct side *s, const struct page *pg, unsigned i, 
 	if (pg)
 		leaf_entry(pg, i, en);
 	else
-		*en = (struct entry){word_state(s->p.word) == ST_ZERO ? word_make(0, word_birth(s->p.word), ST_ZERO) : 0, 0};
+		*en = (struct entry){ word_state(s->p.word) == ST_ZERO ? word_make(0, word_birth(s->p.word), ST_ZERO) :
+									 0,
+				      0 };
 }
 
 static struct side side_child(const struct side *s, unsigned level, const struct page *pg, unsigned i)
 {
-	struct side c = {.level = level - 1};
+	struct side c = { .level = level - 1 };
 
 	if (s->level < level) { /* a lower tree: all of it is the first child */
 		if (i == 0)
@@ -128,7 +131,8 @@ static bool side_equal(const struct diff *d, unsigned level, const struct side *
 	return a->p.word == b->p.word || !memcmp(a->p.logical, b->p.logical, 16);
 }
 
-static int walk(struct diff *d, unsigned level, uint64_t index, const struct side *a, const struct side *b, struct img_error *err)
+static int walk(struct diff *d, unsigned level, uint64_t index, const struct side *a, const struct side *b,
+		struct img_error *err)
 {
 	struct page *pa, *pb = NULL;
 	uint64_t start = index << (FANOUT_SHIFT * level + LEAF_SHIFT);
@@ -136,7 +140,8 @@ static int walk(struct diff *d, unsigned level, uint64_t index, const struct sid
 
 	if (side_equal(d, level, a, b) || start << d->e->block_shift >= d->size)
 		return 0;
-	if (word_state(b->p.word) != ST_NODE && word_state(a->p.word) != ST_NODE && !is_low(a, level) && !is_low(b, level))
+	if (word_state(b->p.word) != ST_NODE && word_state(a->p.word) != ST_NODE && !is_low(a, level) &&
+	    !is_low(b, level))
 		return add(d, start, level_leaves(level) << LEAF_SHIFT, kind_of(d, word_state(b->p.word)), err);
 	rc = side_page(d, level, index, a, &pa, err);
 	if (!rc)
@@ -177,14 +182,15 @@ static int side_open(struct engine *e, const char *name, struct volume *v, struc
 	}
 	/* The head's tree only says everything when nothing is pending. */
 	if (e->writable) {
-		struct ckpt_req req = {.action = CKPT_PLAIN};
+		struct ckpt_req req = { .action = CKPT_PLAIN };
 		int rc = overlay_empty(e) ? 0 : engine_checkpoint(e, &req, err);
 
 		if (rc)
 			return rc;
 	} else if (!overlay_empty(e)) {
-		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
-				 "the image was not closed cleanly: open it once for writing (imgtool check --repair), then compare");
+		return error_set(
+			err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
+			"the image was not closed cleanly: open it once for writing (imgtool check --repair), then compare");
 	}
 	pthread_mutex_lock(&e->shard[0].lock);
 	v->root = e->shard[0].root[VOL_DISK];
@@ -206,15 +212,15 @@ static void side_close(struct engine *e, struct snap *pinned)
 int limg_snap_diff(struct node *n, const char *a, const char *b, img_diff_fn fn, void *ctx, struct img_error *err)
 {
 	struct engine *e = ((struct limg_state *)n->state)->e;
-	struct volume va = {0}, vb = {0};
+	struct volume va = { 0 }, vb = { 0 };
 	struct snap *pa = NULL, *pb = NULL;
-	struct diff d = {.e = e, .fn = fn, .ctx = ctx};
+	struct diff d = { .e = e, .fn = fn, .ctx = ctx };
 	int rc = a ? side_open(e, a, &va, &pa, err) : 0;
 
 	if (!rc)
 		rc = side_open(e, b, &vb, &pb, err);
 	if (!rc) {
-		struct side sa = {va.root, va.levels}, sb = {vb.root, vb.levels};
+		struct side sa = { va.root, va.levels }, sb = { vb.root, vb.levels };
 
 		d.size = vb.size_bytes;
 		d.hole_is_zero = !atomic_load(&e->has_backing);

@@ -2,16 +2,17 @@
 /*
  * The limg engine: one per opened file, shared by the head and by views of snapshots.
  *
- *   write ---> data to free AUs ---> overlay (sharded, in memory) --flush--> journal record --checkpoint--> trees, superblock
- *   read  ---> overlay, else tree (node cache), else backing; every block's checksum is verified
+ *   write ---> data to free AUs ---> overlay (sharded, in memory) --flush--> journal record --checkpoint--> trees,
+ * superblock read  ---> overlay, else tree (node cache), else backing; every block's checksum is verified
  *
- * Rooms: super.c (superblock), cache.c and tree.c (trees), overlay.c (pending changes), space.c (which AUs are free), journal.c
- * (records and recovery), checkpoint.c (flush and checkpoint: the only code that syncs), catalog.c (snapshot records), reclaim.c
- * (freeing deleted snapshots), unit.c (compressed units), io.c (the data path), snapshot.c, diff.c, check.c, limg.c (the driver).
+ * Rooms: super.c (superblock), cache.c and tree.c (trees), overlay.c (pending changes), space.c (which AUs are free),
+ * journal.c (records and recovery), checkpoint.c (flush and checkpoint: the only code that syncs), catalog.c (snapshot
+ * records), reclaim.c (freeing deleted snapshots), unit.c (compressed units), io.c (the data path), snapshot.c, diff.c,
+ * check.c, limg.c (the driver).
  *
- * Locks, in the order in which they are taken: engine.ckpt (state, held by flag) > engine.journal (state, by flag) > shard.lock >
- * stream.lock > space.lock; cache and codec pool locks are leaves. No I/O to the journal and no sync under a lock; a bitmap page may
- * be read under space.lock.
+ * Locks, in the order in which they are taken: engine.ckpt (state, held by flag) > engine.journal (state, by flag) >
+ * shard.lock > stream.lock > space.lock; cache and codec pool locks are leaves. No I/O to the journal and no sync under
+ * a lock; a bitmap page may be read under space.lock.
  */
 #ifndef LIMG_ENGINE_H
 #define LIMG_ENGINE_H
@@ -21,6 +22,7 @@
 
 #include "codec.h"
 #include "error.h"
+#include "is_zero.h"
 #include "limg_disk.h"
 #include "node.h"
 
@@ -151,13 +153,13 @@ struct dmap {
 };
 struct shard {
 	pthread_mutex_t lock;
-	struct dmap active, frozen;	  /* lock */
-	struct dleaf *dirty;		  /* lock: of active */
-	struct runs deferred;		  /* lock: superseded after being journaled; free once the next record is durable */
-	struct ptr root[3];		  /* lock: current roots by vol_id (disk, vm) */
-	unsigned levels[3];		  /* lock */
-	uint64_t root_gen;		  /* lock: changes with the roots */
-	uint64_t epoch;			  /* lock: birth for new entries */
+	struct dmap active, frozen; /* lock */
+	struct dleaf *dirty;	    /* lock: of active */
+	struct runs deferred;	    /* lock: superseded after being journaled; free once the next record is durable */
+	struct ptr root[3];	    /* lock: current roots by vol_id (disk, vm) */
+	unsigned levels[3];	    /* lock */
+	uint64_t root_gen;	    /* lock: changes with the roots */
+	uint64_t epoch;		    /* lock: birth for new entries */
 } __attribute__((aligned(64)));
 #define NR_SHARDS 64u
 
@@ -171,7 +173,7 @@ struct mapping {
 /* ---- space ---- */
 
 struct group {
-	uint64_t csum;	/* of the persistent page */
+	uint64_t csum; /* of the persistent page */
 	uint32_t persist_free, alloc_free;
 	uint8_t version;
 	bool present, dirty, loaded;
@@ -185,26 +187,26 @@ struct space_table {
 };
 struct stream {
 	pthread_mutex_t lock;
-	uint64_t cur, end;	 /* lock: addresses */
-	uint64_t recycle[256];	 /* lock: single blocks freed before they were journaled */
+	uint64_t cur, end;     /* lock: addresses */
+	uint64_t recycle[256]; /* lock: single blocks freed before they were journaled */
 	unsigned nr_recycle;
 } __attribute__((aligned(64)));
 #define NR_STREAMS 8u
 
 struct space {
 	pthread_mutex_t lock;
-	struct group *group;		/* lock */
-	uint64_t nr_groups, cap_groups; /* lock */
+	struct group *group;			 /* lock */
+	uint64_t nr_groups, cap_groups;		 /* lock */
 	struct space_table *table[SPACE_LEVELS]; /* [1..2]: arrays; level 3 is one */
 	uint64_t nr_table[SPACE_LEVELS], cap_table[SPACE_LEVELS];
-	uint64_t tail;		/* lock: AUs at or above were never allocated in this session's view */
-	uint64_t file_aus;	/* lock: length given to the host file */
-	uint64_t free_below;	/* lock: free AUs below tail (in alloc) */
-	uint64_t cursor;	/* lock: where the next search starts */
-	uint64_t used;		/* persistent bits set */
+	uint64_t tail;	     /* lock: AUs at or above were never allocated in this session's view */
+	uint64_t file_aus;   /* lock: length given to the host file */
+	uint64_t free_below; /* lock: free AUs below tail (in alloc) */
+	uint64_t cursor;     /* lock: where the next search starts */
+	uint64_t used;	     /* persistent bits set */
 	struct stream stream[NR_STREAMS];
-	struct runs pool;	/* reserve for nodes; lock */
-	uint64_t pool_aus;	/* lock */
+	struct runs pool;	   /* reserve for nodes; lock */
+	uint64_t pool_aus;	   /* lock */
 	_Atomic uint64_t reserved; /* node AUs promised to the overlay */
 };
 
@@ -249,7 +251,7 @@ struct unit_cache {
 /* ---- journal ---- */
 
 struct journal {
-	uint64_t addr, aus;  /* ring; aus 0: none */
+	uint64_t addr, aus; /* ring; aus 0: none */
 	uint64_t salt;
 	uint64_t tail, head; /* byte offsets in the ring; tail: first record that may be replayed */
 	uint64_t used;	     /* bytes between them, wrap included */
@@ -270,7 +272,8 @@ struct engine {
 	struct img_error poison; /* first cause; written once before poisoned is set */
 	_Atomic unsigned refs;
 
-	struct super sb; /* as last made durable; changed by the checkpoint's owner under lock: others read it under lock */
+	struct super
+		sb; /* as last made durable; changed by the checkpoint's owner under lock: others read it under lock */
 	uint8_t uuid[16];
 	enum codec_id codec; /* for new data */
 	int level;
@@ -279,7 +282,7 @@ struct engine {
 	_Atomic uint64_t disk_bytes, vm_bytes;
 
 	struct shard shard[NR_SHARDS];
-	_Atomic uint64_t nr_pending;   /* overlay entries, active and frozen */
+	_Atomic uint64_t nr_pending; /* overlay entries, active and frozen */
 	_Atomic uint64_t nr_dirty_leaves;
 	struct space space;
 	struct cache cache;
@@ -300,10 +303,10 @@ struct engine {
 	bool journal_gap;	      /* deltas were collected that no record names; lock */
 	_Atomic bool space_bad;	      /* the free-space map did not load: only repair may write */
 	struct img_error space_cause;
-	bool journal_damaged;	/* opened read-only because of LIMG-15 */
-	bool replayed;		/* read-only open holds replayed deltas */
-	bool mended;		/* open found a damaged superblock copy and wrote it anew */
-	bool dirty_session;	/* this session changed something since open */
+	bool journal_damaged; /* opened read-only because of LIMG-15 */
+	bool replayed;	      /* read-only open holds replayed deltas */
+	bool mended;	      /* open found a damaged superblock copy and wrote it anew */
+	bool dirty_session;   /* this session changed something since open */
 
 	/* background checkpoints */
 	pthread_t worker;
@@ -319,7 +322,7 @@ struct engine {
 /* A consistent set of roots to read: the head (overlay included) or a snapshot. */
 struct view {
 	struct engine *e;
-	struct snap *snap; /* NULL: head */
+	struct snap *snap;	/* NULL: head */
 	struct volume disk, vm; /* of the snapshot */
 };
 
@@ -327,7 +330,7 @@ struct view {
 struct limg_state {
 	struct engine *e;
 	struct view view;
-	bool owns; /* the node that opened the engine, not a view of it */
+	bool owns;	    /* the node that opened the engine, not a view of it */
 	uint64_t locked_id; /* snapshot whose byte is locked, 0 if none */
 };
 
@@ -377,10 +380,10 @@ static inline void leaf_entry(const struct page *pg, unsigned i, struct entry *o
 }
 /* One leaf of a tree, or the constant state of the hole that it lies in. */
 struct leaf_ref {
-	struct page *page;	/* NULL: hole */
-	enum entry_state hole;	/* ST_NONE or ST_ZERO */
-	uint64_t hole_leaves;	/* leaves from index on that are in the same hole */
-	struct ptr ptr;		/* of the leaf */
+	struct page *page;     /* NULL: hole */
+	enum entry_state hole; /* ST_NONE or ST_ZERO */
+	uint64_t hole_leaves;  /* leaves from index on that are in the same hole */
+	struct ptr ptr;	       /* of the leaf */
 };
 int tree_leaf(struct engine *e, unsigned vol, const struct ptr *root, unsigned levels, uint64_t index,
 	      struct leaf_ref *out, struct img_error *err);
@@ -410,13 +413,13 @@ void node_logical(const struct ptr *child, uint8_t logical[16], uint64_t *count)
 #define BATCH_PAGES 64u
 struct ckpt {
 	struct engine *e;
-	struct super next;	/* the superblock to be written */
-	struct runs freed;	/* leave the persistent map in this checkpoint; usable after its superblock is durable */
-	uint8_t *batch;		/* nodes waiting to be written in one go */
+	struct super next; /* the superblock to be written */
+	struct runs freed; /* leave the persistent map in this checkpoint; usable after its superblock is durable */
+	uint8_t *batch;	   /* nodes waiting to be written in one go */
 	uint64_t batch_addr;
 	unsigned batch_nr;
 	/* what is private to the head (traps 3 and 4) */
-	uint64_t boundary;	/* births above it are the head's own ... */
+	uint64_t boundary;	  /* births above it are the head's own ... */
 	uint64_t boundary_before; /* ... and above this one before the cursor */
 	unsigned cursor_vol;
 	uint64_t cursor;
@@ -444,15 +447,15 @@ int overlay_init(struct engine *e);
 void overlay_destroy(struct engine *e);
 struct shard *overlay_shard(struct engine *e, unsigned vol, uint64_t leaf);
 /*
- * Fills en[0..nr) for blocks of one leaf, from slot on; have[i] tells which came from the overlay. Returns the shard's root
- * generation; copies the root for what is missing.
+ * Fills en[0..nr) for blocks of one leaf, from slot on; have[i] tells which came from the overlay. Returns the shard's
+ * root generation; copies the root for what is missing.
  */
-uint64_t overlay_get(struct engine *e, unsigned vol, uint64_t leaf, unsigned slot, unsigned nr, struct entry *en, bool *have,
-		     struct ptr *root, unsigned *levels);
+uint64_t overlay_get(struct engine *e, unsigned vol, uint64_t leaf, unsigned slot, unsigned nr, struct entry *en,
+		     bool *have, struct ptr *root, unsigned *levels);
 /*
- * Records new mappings for nr blocks of one leaf; births are set here. word and csum as in a delta (see limg_disk.h): raw
- * words advance by block_aus, others repeat. expect: NULL, or (nr == 1) the mapping that must still hold; *stale is set where it
- * does not, and nothing is recorded.
+ * Records new mappings for nr blocks of one leaf; births are set here. word and csum as in a delta (see limg_disk.h):
+ * raw words advance by block_aus, others repeat. expect: NULL, or (nr == 1) the mapping that must still hold; *stale is
+ * set where it does not, and nothing is recorded.
  */
 int overlay_put(struct engine *e, unsigned vol, uint64_t block, unsigned nr, uint64_t word, const uint64_t *csum,
 		const struct mapping *expect, bool *stale, struct img_error *err);
@@ -562,9 +565,9 @@ void engine_stop_worker(struct engine *e);
 /* ---- catalog.c ---- */
 int catalog_load(struct engine *e, struct img_error *err);
 void catalog_destroy(struct engine *e);
-struct snap *catalog_find(struct engine *e, const char *name);	/* live ones; cat_lock held */
-struct snap *catalog_by_uuid(struct engine *e, const uint8_t *uuid); /* live ones; cat_lock held */
-struct snap *catalog_by_id(struct engine *e, uint64_t id);	/* any state; cat_lock held */
+struct snap *catalog_find(struct engine *e, const char *name);			/* live ones; cat_lock held */
+struct snap *catalog_by_uuid(struct engine *e, const uint8_t *uuid);		/* live ones; cat_lock held */
+struct snap *catalog_by_id(struct engine *e, uint64_t id);			/* any state; cat_lock held */
 unsigned catalog_children(struct engine *e, uint64_t id, uint64_t head_parent); /* records and head; cat_lock held */
 int catalog_add(struct engine *e, const struct snap *s, struct snap **out, struct img_error *err);
 void catalog_touch(struct engine *e, const struct snap *s);
@@ -578,10 +581,11 @@ int reclaim_step(struct ckpt *c, uint64_t leaves, bool small, bool *more, struct
 bool reclaim_possible(struct engine *e, uint64_t head_parent);
 
 /* ---- unit.c ---- */
-int unit_store(struct engine *e, unsigned vol, uint64_t first_block, const uint8_t *plain, struct entry *en, bool *stored,
-	       struct img_error *err);
+int unit_store(struct engine *e, unsigned vol, uint64_t first_block, const uint8_t *plain, struct entry *en,
+	       bool *stored, struct img_error *err);
 /* Copies the plaintext of blocks [skip, skip + nr) of the unit to buf, verified against en[0..nr). */
-int unit_read(struct engine *e, const struct entry *en, unsigned skip, unsigned nr, uint8_t *buf, struct img_error *err);
+int unit_read(struct engine *e, const struct entry *en, unsigned skip, unsigned nr, uint8_t *buf,
+	      struct img_error *err);
 int units_init(struct unit_cache *u);
 void units_destroy(struct unit_cache *u);
 struct codec_ctx *units_ctx_get(struct engine *e);
@@ -607,7 +611,6 @@ static inline bool csum_matches(const struct entry *e, uint64_t found)
 		return e->csum == found;
 	return (e->csum ^ found) >> 8 == 0;
 }
-bool mem_is_zero(const void *p, size_t n);
 
 /* ---- snapshot.c ---- */
 int snapshot_lock(struct engine *e, uint64_t id, enum byte_lock mode, struct img_error *err);

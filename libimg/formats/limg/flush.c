@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The flush: what no record names yet goes into one record, then one sync serves everybody who asked meanwhile. Also who may change
- * the image at all (poison). The picture of flush and checkpoint together is in checkpoint.c.
+ * The flush: what no record names yet goes into one record, then one sync serves everybody who asked meanwhile. Also
+ * who may change the image at all (poison). The picture of flush and checkpoint together is in checkpoint.c.
  */
 #include <string.h>
 
@@ -28,10 +28,12 @@ int engine_writable(struct engine *e, struct img_error *err)
 		return error_set(err, IMG_E_READONLY, 0, NO_OFFSET, LAYER, "the image is open read-only");
 	if (e->space_bad)
 		return error_set(err, IMG_E_CORRUPT, 0, e->space_cause.offset, LAYER,
-				 "the free-space map is damaged: run imgtool check --repair (%.100s)", e->space_cause.msg);
+				 "the free-space map is damaged: run imgtool check --repair (%.100s)",
+				 e->space_cause.msg);
 	if (atomic_load(&e->poisoned))
 		return error_set(err, IMG_E_POISONED, 0, NO_OFFSET, LAYER,
-				 "an earlier failure forbids changes until the image is opened again: %.120s", e->poison.msg);
+				 "an earlier failure forbids changes until the image is opened again: %.120s",
+				 e->poison.msg);
 	return 0;
 }
 
@@ -106,7 +108,7 @@ static int flush_lead(struct engine *e, bool *gap, struct img_error *err)
 {
 	struct journal *j = &e->journal;
 	uint64_t count = atomic_load(&e->write_count);
-	struct runs superseded = {0};
+	struct runs superseded = { 0 };
 	struct record_buf r;
 	int rc = 0;
 
@@ -141,7 +143,8 @@ static int flush_lead(struct engine *e, bool *gap, struct img_error *err)
 			space_free_runs(e, &superseded);
 		}
 	}
-	/* After a failure the superseded space stays unavailable: this handle is done for. With a gap the checkpoint has it. */
+	/* After a failure the superseded space stays unavailable: this handle is done for. With a gap the checkpoint
+	 * has it. */
 	if (*gap)
 		runs_move(&e->await.runs, &superseded);
 	runs_free(&superseded);
@@ -153,14 +156,14 @@ static int flush_lead(struct engine *e, bool *gap, struct img_error *err)
 
 static int flush_by_checkpoint(struct engine *e, struct img_error *err)
 {
-	struct ckpt_req req = {.action = CKPT_PLAIN, .want_ring = true};
+	struct ckpt_req req = { .action = CKPT_PLAIN, .want_ring = true };
 
 	return engine_checkpoint(e, &req, err);
 }
 
 int engine_flush(struct engine *e, struct img_error *err)
 {
-	struct img_error mine = {0};
+	struct img_error mine = { 0 };
 	uint64_t ticket, covers;
 	bool gap;
 	int rc;

@@ -51,7 +51,8 @@ struct counting {
 static int count_data(void *arg, uint64_t off, uint64_t bytes)
 {
 	struct counting *c = arg;
-	uint64_t first = max_u64(off >> c->shift, c->next_block), end = (off + bytes + (UINT64_C(1) << c->shift) - 1) >> c->shift;
+	uint64_t first = max_u64(off >> c->shift, c->next_block),
+		 end = (off + bytes + (UINT64_C(1) << c->shift) - 1) >> c->shift;
 	uint64_t leaf, leaf_end;
 
 	if (first >= end)
@@ -77,13 +78,14 @@ static uint64_t file_bytes_for(const struct counting *c, uint64_t leaves_in_volu
 		aus += nodes;
 	}
 	/* Map pages of further groups; rests of the runs that writers and nodes took. */
-	return au_off(aus + aus / GROUP_AUS * 2 + min_u64(MEASURE_SLACK_AUS, 16 + (c->blocks << (c->shift - AU_SHIFT)) / 2));
+	return au_off(aus + aus / GROUP_AUS * 2 +
+		      min_u64(MEASURE_SLACK_AUS, 16 + (c->blocks << (c->shift - AU_SHIFT)) / 2));
 }
 
 int limg_measure(const struct img_measure_args *args, struct img_measure *out, struct img_error *err)
 {
 	struct limg_options o;
-	struct counting c = {0}, full = {0};
+	struct counting c = { 0 }, full = { 0 };
 	uint64_t leaves;
 	int rc = options_parse(args->options, args->size_bytes, &o, err);
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The data path. Reading: map a piece (blocks of one leaf) from overlay and tree, read its data, verify every block. Nobody
- * waits for readers before space is reused: a reader whose data fails verification maps the piece again, and only a mapping that has
- * not changed meanwhile makes it damage. Writing: data goes to free space, then the overlay takes the mapping. A partial block is
- * read, changed, and recorded only if the mapping that was read still holds; else it starts over.
+ * The data path. Reading: map a piece (blocks of one leaf) from overlay and tree, read its data, verify every block.
+ * Nobody waits for readers before space is reused: a reader whose data fails verification maps the piece again, and
+ * only a mapping that has not changed meanwhile makes it damage. Writing: data goes to free space, then the overlay
+ * takes the mapping. A partial block is read, changed, and recorded only if the mapping that was read still holds; else
+ * it starts over.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -11,8 +12,8 @@
 #include "checked.h"
 #include "engine.h"
 
-#define RANGE_LEAVES 64u     /* zero and discard: from here on a tree operation, below it overlay entries */
-#define RANGE_STEP 16384u    /* leaves in one step of it */
+#define RANGE_LEAVES 64u    /* zero and discard: from here on a tree operation, below it overlay entries */
+#define RANGE_STEP   16384u /* leaves in one step of it */
 
 static uint64_t vol_bytes(const struct view *v, unsigned vol)
 {
@@ -21,32 +22,10 @@ static uint64_t vol_bytes(const struct view *v, unsigned vol)
 	return vol == VOL_DISK ? atomic_load(&v->e->disk_bytes) : atomic_load(&v->e->vm_bytes);
 }
 
-bool mem_is_zero(const void *p, size_t n)
-{
-	const uint8_t *b = p;
-
-	while (n && ((uintptr_t)b & 7)) {
-		if (*b++)
-			return false;
-		n--;
-	}
-	for (; n >= 64; n -= 64, b += 64) {
-		uint64_t w[8];
-
-		memcpy(w, b, 64);
-		if (w[0] | w[1] | w[2] | w[3] | w[4] | w[5] | w[6] | w[7])
-			return false;
-	}
-	while (n--)
-		if (*b++)
-			return false;
-	return true;
-}
-
 /* ---- mapping ---- */
 
-static int map_tree(struct engine *e, unsigned vol, const struct ptr *root, unsigned levels, uint64_t block, unsigned nr,
-		    struct entry *en, const bool *have, struct img_error *err)
+static int map_tree(struct engine *e, unsigned vol, const struct ptr *root, unsigned levels, uint64_t block,
+		    unsigned nr, struct entry *en, const bool *have, struct img_error *err)
 {
 	unsigned slot = (unsigned)(block & (LEAF_ENTRIES - 1));
 	struct leaf_ref ref;
@@ -60,15 +39,17 @@ static int map_tree(struct engine *e, unsigned vol, const struct ptr *root, unsi
 		if (ref.page)
 			leaf_entry(ref.page, slot + i, &en[i]);
 		else
-			en[i] = (struct entry){ref.hole == ST_ZERO ? word_make(0, word_birth(ref.ptr.word), ST_ZERO) : 0, 0};
+			en[i] = (struct entry){ ref.hole == ST_ZERO ? word_make(0, word_birth(ref.ptr.word), ST_ZERO) :
+								      0,
+						0 };
 	}
 	leaf_put(&ref);
 	return 0;
 }
 
 /* nr blocks of one leaf. have (may be NULL) and *gen as overlay_get() gives them. */
-static int map_blocks(struct view *v, unsigned vol, uint64_t block, unsigned nr, struct entry *en, bool *have, uint64_t *gen,
-		      struct img_error *err)
+static int map_blocks(struct view *v, unsigned vol, uint64_t block, unsigned nr, struct entry *en, bool *have,
+		      uint64_t *gen, struct img_error *err)
 {
 	struct engine *e = v->e;
 	struct img_error first;
@@ -85,8 +66,8 @@ static int map_blocks(struct view *v, unsigned vol, uint64_t block, unsigned nr,
 	for (;;) {
 		struct ptr root;
 		unsigned levels, missing = 0;
-		uint64_t g = overlay_get(e, vol, block >> LEAF_SHIFT, (unsigned)(block & (LEAF_ENTRIES - 1)), nr, en, have, &root,
-					 &levels);
+		uint64_t g = overlay_get(e, vol, block >> LEAF_SHIFT, (unsigned)(block & (LEAF_ENTRIES - 1)), nr, en,
+					 have, &root, &levels);
 		int rc;
 
 		*gen = g;
@@ -98,7 +79,8 @@ static int map_blocks(struct view *v, unsigned vol, uint64_t block, unsigned nr,
 		rc = map_tree(e, vol, &root, levels, block, nr, en, have, &first);
 		if (!rc)
 			return 0;
-		/* A node of the tree we started from may have been freed and reused since: ask again, unless nothing moved. */
+		/* A node of the tree we started from may have been freed and reused since: ask again, unless nothing
+		 * moved. */
 		if (g == failed_gen) {
 			if (err)
 				*err = first;
@@ -120,13 +102,15 @@ static int raw_read(struct engine *e, const struct entry *en, unsigned nr, uint8
 	rc = node_pread(e->file, dst, (uint64_t)nr * e->block_bytes, at, 0, err);
 	for (unsigned i = 0; !rc && i < nr; i++)
 		if (block_csum(dst + (size_t)i * e->block_bytes, e->block_bytes) != en[i].csum)
-			rc = error_set(err, IMG_E_CORRUPT, 0, at + (uint64_t)i * e->block_bytes, LAYER,
-				       "the checksum of a data block does not hold: restore it from a backup (LIMG-11)");
+			rc = error_set(
+				err, IMG_E_CORRUPT, 0, at + (uint64_t)i * e->block_bytes, LAYER,
+				"the checksum of a data block does not hold: restore it from a backup (LIMG-11)");
 	return rc;
 }
 
 /* Whole blocks of one kind: nr raw blocks in a row, or nr blocks of one compressed unit. */
-static int data_read(struct engine *e, uint64_t block, const struct entry *en, unsigned nr, uint8_t *dst, struct img_error *err)
+static int data_read(struct engine *e, uint64_t block, const struct entry *en, unsigned nr, uint8_t *dst,
+		     struct img_error *err)
 {
 	if (word_state(en->word) == ST_RAW)
 		return raw_read(e, en, nr, dst, err);
@@ -149,8 +133,8 @@ static unsigned run_length(const struct engine *e, uint64_t block, const struct 
 }
 
 /* [from, to) in bytes, inside the run of n blocks that starts at `block`. */
-static int run_read(struct view *v, uint64_t block, const struct entry *en, unsigned n, uint8_t *dst, uint64_t from, uint64_t to,
-		    struct img_error *err)
+static int run_read(struct view *v, uint64_t block, const struct entry *en, unsigned n, uint8_t *dst, uint64_t from,
+		    uint64_t to, struct img_error *err)
 {
 	struct engine *e = v->e;
 	uint64_t start = block << e->block_shift;
@@ -264,7 +248,8 @@ int view_read(struct view *v, unsigned vol, void *buf, uint64_t bytes, uint64_t 
 
 /* ---- writing ---- */
 
-static int zero_put(struct engine *e, unsigned vol, uint64_t block, unsigned nr, enum entry_state st, struct img_error *err)
+static int zero_put(struct engine *e, unsigned vol, uint64_t block, unsigned nr, enum entry_state st,
+		    struct img_error *err)
 {
 	bool stale = false;
 
@@ -272,7 +257,8 @@ static int zero_put(struct engine *e, unsigned vol, uint64_t block, unsigned nr,
 }
 
 /* nr whole blocks inside one leaf, as raw data. */
-static int raw_write(struct engine *e, unsigned vol, const uint8_t *src, uint64_t block, unsigned nr, struct img_error *err)
+static int raw_write(struct engine *e, unsigned vol, const uint8_t *src, uint64_t block, unsigned nr,
+		     struct img_error *err)
 {
 	uint64_t csum[LEAF_ENTRIES];
 
@@ -302,19 +288,20 @@ static int raw_write(struct engine *e, unsigned vol, const uint8_t *src, uint64_
 }
 
 /* As raw_write, with blocks of zeros stored as such. */
-static int detect_write(struct engine *e, unsigned vol, const uint8_t *src, uint64_t block, unsigned nr, struct img_error *err)
+static int detect_write(struct engine *e, unsigned vol, const uint8_t *src, uint64_t block, unsigned nr,
+			struct img_error *err)
 {
 	unsigned i = 0;
 
 	while (i < nr) {
-		bool zero = mem_is_zero(src + ((size_t)i << e->block_shift), e->block_bytes);
+		bool zero = is_zero(src + ((size_t)i << e->block_shift), e->block_bytes);
 		unsigned n = 1;
 		int rc;
 
-		while (i + n < nr && mem_is_zero(src + ((size_t)(i + n) << e->block_shift), e->block_bytes) == zero)
+		while (i + n < nr && is_zero(src + ((size_t)(i + n) << e->block_shift), e->block_bytes) == zero)
 			n++;
-		rc = zero ? zero_put(e, vol, block + i, n, ST_ZERO, err)
-			  : raw_write(e, vol, src + ((size_t)i << e->block_shift), block + i, n, err);
+		rc = zero ? zero_put(e, vol, block + i, n, ST_ZERO, err) :
+			    raw_write(e, vol, src + ((size_t)i << e->block_shift), block + i, n, err);
 		if (rc)
 			return rc;
 		i += n;
@@ -331,14 +318,14 @@ static int unit_write(struct engine *e, unsigned vol, const uint8_t *plain, uint
 	bool stored, stale = false;
 	int rc;
 
-	if (flags & IMG_IO_DETECT_ZEROES && mem_is_zero(plain, e->unit_bytes))
+	if (flags & IMG_IO_DETECT_ZEROES && is_zero(plain, e->unit_bytes))
 		return zero_put(e, vol, block, nr, ST_ZERO, err);
 	rc = unit_store(e, vol, block, plain, en, &stored, err);
 	if (rc)
 		return rc;
 	if (!stored)
-		return flags & IMG_IO_DETECT_ZEROES ? detect_write(e, vol, plain, block, nr, err)
-						    : raw_write(e, vol, plain, block, nr, err);
+		return flags & IMG_IO_DETECT_ZEROES ? detect_write(e, vol, plain, block, nr, err) :
+						      raw_write(e, vol, plain, block, nr, err);
 	for (unsigned i = 0; i < nr; i++)
 		csum[i] = en[i].csum;
 	rc = overlay_put(e, vol, block, nr, en[0].word, csum, NULL, &stale, err);
@@ -348,9 +335,10 @@ static int unit_write(struct engine *e, unsigned vol, const uint8_t *plain, uint
 }
 
 /* Less than a block. src NULL: zeros. */
-static int partial_write(struct engine *e, unsigned vol, const uint8_t *src, uint64_t bytes, uint64_t off, struct img_error *err)
+static int partial_write(struct engine *e, unsigned vol, const uint8_t *src, uint64_t bytes, uint64_t off,
+			 struct img_error *err)
 {
-	struct view head = {.e = e};
+	struct view head = { .e = e };
 	uint64_t block = off >> e->block_shift, in = off & (e->block_bytes - 1), size = vol_bytes(&head, vol);
 	uint64_t start = block << e->block_shift, addr, got;
 	/* The disk's last block may reach beyond its end, where a backing has other content; machine state has none. */
@@ -360,8 +348,8 @@ static int partial_write(struct engine *e, unsigned vol, const uint8_t *src, uin
 	int rc = buf ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 
 	while (!rc && stale) {
-		struct mapping m = {0};
-		struct img_error first = {0};
+		struct mapping m = { 0 };
+		struct img_error first = { 0 };
 		uint64_t csum;
 		bool have;
 
@@ -388,13 +376,13 @@ static int partial_write(struct engine *e, unsigned vol, const uint8_t *src, uin
 				*err = first;
 			break;
 		}
-		if (!src && word_state(m.e.word) != ST_NONE && mem_is_zero(buf + in, (size_t)bytes))
+		if (!src && word_state(m.e.word) != ST_NONE && is_zero(buf + in, (size_t)bytes))
 			break; /* nothing to change; what is unallocated must become zeros of its own */
 		if (src)
 			memcpy(buf + in, src, (size_t)bytes);
 		else
 			memset(buf + in, 0, (size_t)bytes);
-		if (!src && mem_is_zero(buf, e->block_bytes)) {
+		if (!src && is_zero(buf, e->block_bytes)) {
 			rc = overlay_put(e, vol, block, 1, word_make(0, 0, ST_ZERO), NULL, &m, &stale, err);
 			continue;
 		}
@@ -428,8 +416,8 @@ static int blocks_write(struct engine *e, unsigned vol, const uint8_t *src, uint
 		} else {
 			if (compress)
 				n = (unsigned)min_u64(nr, e->unit_blocks - block % e->unit_blocks);
-			rc = flags & IMG_IO_DETECT_ZEROES ? detect_write(e, vol, src, block, n, err)
-							  : raw_write(e, vol, src, block, n, err);
+			rc = flags & IMG_IO_DETECT_ZEROES ? detect_write(e, vol, src, block, n, err) :
+							    raw_write(e, vol, src, block, n, err);
 		}
 		if (rc)
 			return rc;
@@ -450,8 +438,8 @@ static int tail_write(struct engine *e, unsigned vol, const uint8_t *src, uint64
 	if (!plain)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 	memcpy(plain, src, (size_t)bytes);
-	rc = unit_write(e, vol, plain, off >> e->block_shift, (unsigned)((bytes + e->block_bytes - 1) >> e->block_shift), flags,
-			err);
+	rc = unit_write(e, vol, plain, off >> e->block_shift,
+			(unsigned)((bytes + e->block_bytes - 1) >> e->block_shift), flags, err);
 	free(plain);
 	return rc;
 }
@@ -470,7 +458,8 @@ int head_write(struct engine *e, unsigned vol, const void *buf, uint64_t bytes, 
 		rc = space_reserve(e, 1, err);
 		if (rc)
 			break;
-		if (compress && off % e->unit_bytes == 0 && bytes < e->unit_bytes && off + bytes == atomic_load(&e->disk_bytes)) {
+		if (compress && off % e->unit_bytes == 0 && bytes < e->unit_bytes &&
+		    off + bytes == atomic_load(&e->disk_bytes)) {
 			rc = tail_write(e, vol, src, bytes, off, flags, err);
 			n = bytes;
 		} else if (in || n < e->block_bytes) {
@@ -482,7 +471,8 @@ int head_write(struct engine *e, unsigned vol, const void *buf, uint64_t bytes, 
 			if (compress && off + n > round_down(off + bytes, e->unit_bytes) && n > e->unit_bytes &&
 			    off + bytes == atomic_load(&e->disk_bytes) && (off + bytes) % e->unit_bytes)
 				n = round_down(off + bytes, e->unit_bytes) - off;
-			rc = blocks_write(e, vol, src, off >> e->block_shift, (unsigned)(n >> e->block_shift), flags, err);
+			rc = blocks_write(e, vol, src, off >> e->block_shift, (unsigned)(n >> e->block_shift), flags,
+					  err);
 		}
 		src += n;
 		off += n;
@@ -496,9 +486,10 @@ int head_write(struct engine *e, unsigned vol, const void *buf, uint64_t bytes, 
 /* ---- zero and discard ---- */
 
 /* Whole blocks inside one leaf. */
-static int leaf_zero(struct engine *e, unsigned vol, uint64_t block, unsigned nr, enum entry_state st, struct img_error *err)
+static int leaf_zero(struct engine *e, unsigned vol, uint64_t block, unsigned nr, enum entry_state st,
+		     struct img_error *err)
 {
-	struct view head = {.e = e};
+	struct view head = { .e = e };
 	struct entry en[LEAF_ENTRIES];
 	uint64_t gen;
 	bool change = false;
@@ -515,13 +506,14 @@ static int leaf_zero(struct engine *e, unsigned vol, uint64_t block, unsigned nr
 }
 
 /* Whole leaves, by the tree. Skips holes that already read as they should. */
-static int leaves_zero(struct engine *e, unsigned vol, uint64_t first, uint64_t nr, enum entry_state st, struct img_error *err)
+static int leaves_zero(struct engine *e, unsigned vol, uint64_t first, uint64_t nr, enum entry_state st,
+		       struct img_error *err)
 {
-	struct ckpt_req req = {.action = CKPT_RANGE, .vol = vol, .state = st};
+	struct ckpt_req req = { .action = CKPT_RANGE, .vol = vol, .state = st };
 	int rc = 0;
 
 	while (!rc && nr) {
-		struct leaf_ref ref = {0};
+		struct leaf_ref ref = { 0 };
 		struct ptr root;
 		unsigned levels;
 		bool have;
@@ -555,8 +547,8 @@ static int leaves_zero(struct engine *e, unsigned vol, uint64_t first, uint64_t 
 
 int head_zero(struct engine *e, unsigned vol, uint64_t bytes, uint64_t off, bool discard, struct img_error *err)
 {
-	uint64_t span = (uint64_t)LEAF_ENTRIES << e->block_shift, size = vol == VOL_DISK ? atomic_load(&e->disk_bytes)
-											  : atomic_load(&e->vm_bytes);
+	uint64_t span = (uint64_t)LEAF_ENTRIES << e->block_shift,
+		 size = vol == VOL_DISK ? atomic_load(&e->disk_bytes) : atomic_load(&e->vm_bytes);
 	enum entry_state st = discard && (vol != VOL_DISK || !atomic_load(&e->has_backing)) ? ST_NONE : ST_ZERO;
 	int rc = engine_writable(e, err);
 
@@ -576,7 +568,8 @@ int head_zero(struct engine *e, unsigned vol, uint64_t bytes, uint64_t off, bool
 			n = min_u64(bytes, span - (off & (span - 1)));
 			if (!(to_end && n == bytes))
 				n = round_down(n, e->block_bytes);
-			rc = leaf_zero(e, vol, off >> e->block_shift, (unsigned)((n + e->block_bytes - 1) >> e->block_shift), st, err);
+			rc = leaf_zero(e, vol, off >> e->block_shift,
+				       (unsigned)((n + e->block_bytes - 1) >> e->block_shift), st, err);
 		}
 		off += n;
 		bytes -= n;
@@ -589,14 +582,10 @@ int head_zero(struct engine *e, unsigned vol, uint64_t bytes, uint64_t off, bool
 static enum status_kind kind_of(const struct entry *en)
 {
 	switch (word_state(en->word)) {
-	case ST_NONE:
-		return STATUS_UNALLOCATED;
-	case ST_ZERO:
-		return STATUS_ZERO;
-	case ST_RAW:
-		return STATUS_DATA;
-	default:
-		return STATUS_COMPRESSED;
+	case ST_NONE: return STATUS_UNALLOCATED;
+	case ST_ZERO: return STATUS_ZERO;
+	case ST_RAW: return STATUS_DATA;
+	default: return STATUS_COMPRESSED;
 	}
 }
 
@@ -605,8 +594,7 @@ static bool status_add(struct status_extent *out, size_t cap, size_t *nr, const 
 {
 	struct status_extent *last = *nr ? &out[*nr - 1] : NULL;
 
-	if (last && last->kind == x->kind &&
-	    (x->kind != STATUS_DATA || last->host_off + last->bytes == x->host_off)) {
+	if (last && last->kind == x->kind && (x->kind != STATUS_DATA || last->host_off + last->bytes == x->host_off)) {
 		last->bytes += x->bytes;
 		return true;
 	}
@@ -662,7 +650,8 @@ int view_status(struct view *v, uint64_t bytes, uint64_t off, struct status_exte
 		if (rc)
 			return rc;
 		if (leaves) {
-			struct status_extent x = {off, n, st == ST_ZERO ? STATUS_ZERO : STATUS_UNALLOCATED, STATUS_NO_HOST};
+			struct status_extent x = { off, n, st == ST_ZERO ? STATUS_ZERO : STATUS_UNALLOCATED,
+						   STATUS_NO_HOST };
 
 			if (leaves > (end - off) / span + 1)
 				x.bytes = end - off;
@@ -678,7 +667,7 @@ int view_status(struct view *v, uint64_t bytes, uint64_t off, struct status_exte
 			return rc;
 		for (unsigned i = 0; i < blocks; i++) {
 			uint64_t to = min_u64(end, (block + i + 1) << e->block_shift);
-			struct status_extent x = {off, to - off, kind_of(&en[i]), STATUS_NO_HOST};
+			struct status_extent x = { off, to - off, kind_of(&en[i]), STATUS_NO_HOST };
 
 			if (x.kind == STATUS_DATA)
 				x.host_off = au_off(word_addr(en[i].word)) + (off & (e->block_bytes - 1));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The journal: a ring of records that name mappings newer than the trees. One record, one sync, for a guest's flush. Recovery follows
- * the chain of checksums, then asks of every record found how far durability had been confirmed (`stable`): a break before that is
- * damage, after it a torn tail. format-spec/limg.md sections 9 and 10.
+ * The journal: a ring of records that name mappings newer than the trees. One record, one sync, for a guest's flush.
+ * Recovery follows the chain of checksums, then asks of every record found how far durability had been confirmed
+ * (`stable`): a break before that is damage, after it a torn tail. format-spec/limg.md sections 9 and 10.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -49,7 +49,7 @@ static uint8_t *record_more(struct record_buf *r, size_t more)
 
 void record_delta(struct record_buf *r, unsigned vol, uint64_t block, uint64_t word, unsigned nr, const uint64_t *csum)
 {
-	struct disk_delta d = {.block = le64_of(block), .word = le64_of(word), .nr = le32_of(nr), .vol = (uint8_t)vol};
+	struct disk_delta d = { .block = le64_of(block), .word = le64_of(word), .nr = le32_of(nr), .vol = (uint8_t)vol };
 	size_t csums = word_state(word) >= ST_RAW ? nr * sizeof(struct le64) : 0;
 	uint8_t *at = record_more(r, sizeof d + csums);
 
@@ -169,8 +169,9 @@ static int scan_read(struct scan *s, uint64_t at, struct img_error *err)
 		return rc;
 	d = (const struct disk_record *)s->buf;
 	s->bytes = le32_get(d->bytes);
-	if (le32_get(d->magic) != RECORD_MAGIC || memcmp(d->uuid, s->e->uuid, 16) || le64_get(d->salt) != s->e->sb.salt ||
-	    s->bytes < AU_BYTES || s->bytes % AU_BYTES || s->bytes > s->ring_bytes - at)
+	if (le32_get(d->magic) != RECORD_MAGIC || memcmp(d->uuid, s->e->uuid, 16) ||
+	    le64_get(d->salt) != s->e->sb.salt || s->bytes < AU_BYTES || s->bytes % AU_BYTES ||
+	    s->bytes > s->ring_bytes - at)
 		return 0;
 	if (s->bytes > s->cap) {
 		uint8_t *bigger = realloc(s->buf, (size_t)s->bytes);
@@ -181,7 +182,8 @@ static int scan_read(struct scan *s, uint64_t at, struct img_error *err)
 		s->cap = (size_t)s->bytes;
 	}
 	if (s->bytes > AU_BYTES) {
-		rc = node_pread(s->e->file, s->buf + AU_BYTES, s->bytes - AU_BYTES, s->ring_off + at + AU_BYTES, 0, err);
+		rc = node_pread(s->e->file, s->buf + AU_BYTES, s->bytes - AU_BYTES, s->ring_off + at + AU_BYTES, 0,
+				err);
 		if (rc)
 			return rc;
 	}
@@ -233,13 +235,13 @@ static bool delta_load(struct engine *e, const uint8_t *p, size_t left, struct d
 	    left < *taken)
 		return false;
 	for (unsigned i = 0; i < out->nr; i++) {
-		struct le64 c = {{0}};
+		struct le64 c = { { 0 } };
 		uint64_t aus = e->block_aus;
 
 		if (st >= ST_RAW)
 			memcpy(&c, p + sizeof d + i * sizeof c, sizeof c);
 		out->csum[i] = le64_get(c);
-		en = (struct entry){out->word, out->csum[i]};
+		en = (struct entry){ out->word, out->csum[i] };
 		if (st == ST_RAW)
 			en.word += (uint64_t)i * e->block_aus;
 		if (state_compressed(st))
@@ -259,7 +261,7 @@ static int delta_verify(struct engine *e, const struct delta *d, uint8_t *buf, b
 
 	*holds = true;
 	for (unsigned i = 0; st >= ST_RAW && *holds && i < d->nr; i++) {
-		struct entry en = {d->word, d->csum[i]};
+		struct entry en = { d->word, d->csum[i] };
 		int rc;
 
 		if (st == ST_RAW) {
@@ -272,7 +274,8 @@ static int delta_verify(struct engine *e, const struct delta *d, uint8_t *buf, b
 		}
 		rc = unit_read(e, &en, (unsigned)((d->block + i) % e->unit_blocks), 1, buf, NULL);
 		if (rc && rc != IMG_E_CORRUPT)
-			return error_set(err, rc, 0, au_off(word_addr(en.word)), LAYER, "cannot read a compressed unit");
+			return error_set(err, rc, 0, au_off(word_addr(en.word)), LAYER,
+					 "cannot read a compressed unit");
 		*holds = rc == 0;
 	}
 	return 0;
@@ -296,11 +299,13 @@ static int record_deltas(struct scan *s, bool apply, bool *holds, struct img_err
 		size_t taken;
 
 		if (!delta_load(e, p, left, d, &taken)) {
-			rc = error_set(err, IMG_E_CORRUPT, 0, s->ring_off, LAYER, "delta %u of journal record %llu is not sound (LIMG-15)", i,
+			rc = error_set(err, IMG_E_CORRUPT, 0, s->ring_off, LAYER,
+				       "delta %u of journal record %llu is not sound (LIMG-15)", i,
 				       (unsigned long long)le64_get(r->seq));
 			break;
 		}
-		rc = apply ? overlay_replay(e, d->vol, d->block, d->nr, d->word, d->csum, err) : delta_verify(e, d, buf, holds, err);
+		rc = apply ? overlay_replay(e, d->vol, d->block, d->nr, d->word, d->csum, err) :
+			     delta_verify(e, d, buf, holds, err);
 		p += taken;
 		left -= taken;
 	}
@@ -342,8 +347,8 @@ static int scan_chain(struct scan *s, uint64_t stable, uint64_t *seq, bool *torn
 			if (rc < 0)
 				return rc;
 		} else if (le32_get(d->kind) != RECORD_WRAP) {
-			return error_set(err, IMG_E_CORRUPT, 0, s->ring_off + at, LAYER, "journal record of unknown kind %u (LIMG-15)",
-					 le32_get(d->kind));
+			return error_set(err, IMG_E_CORRUPT, 0, s->ring_off + at, LAYER,
+					 "journal record of unknown kind %u (LIMG-15)", le32_get(d->kind));
 		}
 		memcpy(prev, s->buf + s->bytes - 16, 16);
 		total += s->bytes;
@@ -357,7 +362,9 @@ static int scan_chain(struct scan *s, uint64_t stable, uint64_t *seq, bool *torn
 
 int journal_recover(struct engine *e, struct img_error *err)
 {
-	struct scan s = {.e = e, .ring_off = au_off(e->sb.ring_addr), .ring_bytes = au_off(e->sb.ring_aus), .cap = 65536};
+	struct scan s = {
+		.e = e, .ring_off = au_off(e->sb.ring_addr), .ring_bytes = au_off(e->sb.ring_aus), .cap = 65536
+	};
 	uint64_t stable, seq;
 	bool torn;
 	int rc;

@@ -15,7 +15,7 @@ static struct limg_state *state_of(const struct node *n)
 
 static int limg_probe(const struct probe_data *d)
 {
-	static const uint8_t magic[8] = {'L', 'I', 'M', 'G', 0x0d, 0x0a, 0x1a, 0x00};
+	static const uint8_t magic[8] = { 'L', 'I', 'M', 'G', 0x0d, 0x0a, 0x1a, 0x00 };
 
 	/* The first two copies; with both gone the magic of the second place does not reach the probe's head. */
 	if (d->head_bytes >= 8 && !memcmp(d->head, magic, 8))
@@ -34,8 +34,11 @@ static void limg_limits(const struct node *n, struct driver_limits *out)
 {
 	const struct engine *e = state_of(n)->e;
 
-	*out = (struct driver_limits){.request_align = 1, .block_bytes = e->block_bytes, .optimal_bytes = 1u << 20,
-				      .unit_bytes = e->unit_bytes, .max_size_bytes = MAX_VOLUME_BYTES};
+	*out = (struct driver_limits){ .request_align = 1,
+				       .block_bytes = e->block_bytes,
+				       .optimal_bytes = 1u << 20,
+				       .unit_bytes = e->unit_bytes,
+				       .max_size_bytes = MAX_VOLUME_BYTES };
 }
 
 int limg_head(struct node *n, struct engine **e, struct img_error *err)
@@ -54,7 +57,8 @@ static int limg_pread(struct node *n, void *buf, uint64_t bytes, uint64_t off, u
 	return view_read(&state_of(n)->view, VOL_DISK, buf, bytes, off, err);
 }
 
-static int limg_pwrite(struct node *n, const void *buf, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err)
+static int limg_pwrite(struct node *n, const void *buf, uint64_t bytes, uint64_t off, unsigned flags,
+		       struct img_error *err)
 {
 	struct engine *e;
 	int rc = limg_head(n, &e, err);
@@ -83,7 +87,7 @@ static int limg_discard(struct node *n, uint64_t bytes, uint64_t off, unsigned f
 static int limg_flush(struct node *n, unsigned flags, struct img_error *err)
 {
 	struct engine *e = state_of(n)->e;
-	struct ckpt_req req = {.action = CKPT_PLAIN};
+	struct ckpt_req req = { .action = CKPT_PLAIN };
 
 	if (state_of(n)->view.snap || !e->writable)
 		return 0;
@@ -100,12 +104,13 @@ static int limg_status(struct node *n, uint64_t bytes, uint64_t off, struct stat
 
 static int limg_resize(struct node *n, uint64_t size_bytes, struct img_error *err)
 {
-	struct ckpt_req req = {.action = CKPT_RESIZE, .size_bytes = size_bytes};
+	struct ckpt_req req = { .action = CKPT_RESIZE, .size_bytes = size_bytes };
 	struct engine *e;
 	int rc = limg_head(n, &e, err);
 
 	if (!rc && (size_bytes % 512 || size_bytes > MAX_VOLUME_BYTES))
-		rc = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "a limg disk is a multiple of 512 bytes, at most 32 TiB");
+		rc = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
+			       "a limg disk is a multiple of 512 bytes, at most 32 TiB");
 	return rc ? rc : engine_checkpoint(e, &req, err);
 }
 
@@ -122,10 +127,12 @@ static bool limg_get_backing(struct node *n, struct backing_ref *out)
 	return has;
 }
 
-static int limg_set_backing(struct node *n, const struct backing_ref *ref, enum backing_change how, struct img_error *err)
+static int limg_set_backing(struct node *n, const struct backing_ref *ref, enum backing_change how,
+			    struct img_error *err)
 {
-	struct ckpt_req req = {.action = CKPT_BACKING, .ref = ref, .empty = how == BACKING_SET_EMPTY,
-			       .reclaim_leaves = RECLAIM_LEAVES};
+	struct ckpt_req req = {
+		.action = CKPT_BACKING, .ref = ref, .empty = how == BACKING_SET_EMPTY, .reclaim_leaves = RECLAIM_LEAVES
+	};
 	struct engine *e;
 	int rc = limg_head(n, &e, err);
 
@@ -147,12 +154,13 @@ static int limg_pin(struct node *n, struct pin *out, struct img_error *err)
 		return 0;
 	}
 	if (!overlay_empty(e)) {
-		struct ckpt_req req = {.action = CKPT_PLAIN};
+		struct ckpt_req req = { .action = CKPT_PLAIN };
 		int rc;
 
 		if (!e->writable)
-			return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
-					 "it was not closed cleanly, so its content has no identity yet: run imgtool check --repair on it");
+			return error_set(
+				err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
+				"it was not closed cleanly, so its content has no identity yet: run imgtool check --repair on it");
 		rc = engine_checkpoint(e, &req, err);
 		if (rc)
 			return rc;
@@ -180,8 +188,8 @@ const struct img_driver limg_driver = {
 	.name = "limg",
 	.kind = DRIVER_FORMAT,
 	.state_bytes = sizeof(struct limg_state),
-	.caps = IMG_CAP_WRITE | IMG_CAP_SNAPSHOTS | IMG_CAP_BACKING | IMG_CAP_RESIZE | IMG_CAP_DISCARD | IMG_CAP_COMPRESS |
-		IMG_CAP_CHECK | IMG_CAP_VMSTATE | IMG_CAP_CHECKSUMS,
+	.caps = IMG_CAP_WRITE | IMG_CAP_SNAPSHOTS | IMG_CAP_BACKING | IMG_CAP_RESIZE | IMG_CAP_DISCARD |
+		IMG_CAP_COMPRESS | IMG_CAP_CHECK | IMG_CAP_VMSTATE | IMG_CAP_CHECKSUMS,
 	.snapshots_beside_writer = true,
 	.create_help = LIMG_OPTIONS_HELP,
 	.probe = limg_probe,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * limg on disk: format-spec/limg.md as packed structs. Only the load and store functions of super.c, tree.c, space.c, journal.c,
- * catalog.c and unit.c touch them; everything else sees the host-order structs of engine.h.
+ * limg on disk: format-spec/limg.md as packed structs. Only the load and store functions of super.c, tree.c, space.c,
+ * journal.c, catalog.c and unit.c touch them; everything else sees the host-order structs of engine.h.
  */
 #ifndef LIMG_DISK_H
 #define LIMG_DISK_H
@@ -15,30 +15,30 @@
 #define AU_BYTES 4096u /* allocation unit, tree node, free-space page, superblock */
 
 /* Section 2: fixed places */
-#define GROUP_AUS 32768u /* one bitmap page of bits */
-#define SUPER_PLACE_A 0u
-#define SUPER_PLACE_B 192u /* 768 KiB: far from the first, inside the smallest image */
-#define SPACE_FIXED_AU 2u  /* level l: versions at 2 + 2 l and 3 + 2 l of the first group that it covers */
-#define SPACE_LEVELS 4u	   /* bitmap and three levels of tables: 2 PiB */
-#define SPACE_FANOUT 256u
-#define MIN_FILE_AUS 194u
+#define GROUP_AUS      32768u /* one bitmap page of bits */
+#define SUPER_PLACE_A  0u
+#define SUPER_PLACE_B  192u /* 768 KiB: far from the first, inside the smallest image */
+#define SPACE_FIXED_AU 2u   /* level l: versions at 2 + 2 l and 3 + 2 l of the first group that it covers */
+#define SPACE_LEVELS   4u   /* bitmap and three levels of tables: 2 PiB */
+#define SPACE_FANOUT   256u
+#define MIN_FILE_AUS   194u
 
 /* Section 5: trees */
-#define LEAF_SHIFT 8
+#define LEAF_SHIFT   8
 #define LEAF_ENTRIES 256u
 #define FANOUT_SHIFT 6
-#define FANOUT 64u
-#define MAX_LEVELS 5u /* 256 * 64^5 blocks: more than any size allowed */
-#define NODE_MAGIC 0x444e494cu
+#define FANOUT	     64u
+#define MAX_LEVELS   5u /* 256 * 64^5 blocks: more than any size allowed */
+#define NODE_MAGIC   0x444e494cu
 
-#define ADDR_BITS 38
+#define ADDR_BITS  38
 #define BIRTH_BITS 22
-#define MAX_EPOCH ((1u << BIRTH_BITS) - 1)
+#define MAX_EPOCH  ((1u << BIRTH_BITS) - 1)
 
 /* Sizes: 16 TiB is the promise; twice that still fits the tree with 4 KiB blocks and keeps arithmetic far from 2^63. */
 #define MAX_VOLUME_BYTES (UINT64_C(1) << 45)
-#define MAX_SNAPSHOTS 65536u
-#define MAX_RING_AUS 16384u /* 64 MiB */
+#define MAX_SNAPSHOTS	 65536u
+#define MAX_RING_AUS	 16384u /* 64 MiB */
 
 struct disk_entry {
 	struct le64 word, csum;
@@ -93,8 +93,8 @@ struct disk_backing {
 	char name[1024];
 };
 static_assert(sizeof(struct disk_backing) == 1376, "backing");
-#define BACKING_PRESENT 1u
-#define BACKING_SNAPSHOT 2u
+#define BACKING_PRESENT	   1u
+#define BACKING_SNAPSHOT   2u
 #define BACKING_COMMITTING 4u
 
 struct disk_super {
@@ -134,7 +134,7 @@ struct disk_snapshot {
 };
 static_assert(sizeof(struct disk_snapshot) == 512, "snapshot record");
 static_assert(offsetof(struct disk_snapshot, disk) == 72, "snapshot record");
-#define SNAPS_PER_PAGE 8u
+#define SNAPS_PER_PAGE	 8u
 #define SNAP_HAS_VMSTATE 1u
 
 struct disk_record {
@@ -147,9 +147,9 @@ struct disk_record {
 	struct le64 disk_size, zero2;
 };
 static_assert(sizeof(struct disk_record) == 96, "journal record");
-#define RECORD_MAGIC 0x4e524a4cu
+#define RECORD_MAGIC  0x4e524a4cu
 #define RECORD_DELTAS 1u
-#define RECORD_WRAP 2u
+#define RECORD_WRAP   2u
 
 struct disk_delta {
 	struct le64 block, word;

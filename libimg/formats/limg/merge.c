@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Building the next trees: copy on write from the leaves up, each touched node once for a checkpoint. What is replaced and was
- * the head's own leaves the persistent map; what a snapshot shares stays. Runs only inside a checkpoint, by one thread; recursion is
- * as deep as a tree (6).
+ * Building the next trees: copy on write from the leaves up, each touched node once for a checkpoint. What is replaced
+ * and was the head's own leaves the persistent map; what a snapshot shares stays. Runs only inside a checkpoint, by one
+ * thread; recursion is as deep as a tree (6).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -25,7 +25,8 @@ int ckpt_alloc_page(struct ckpt *c, uint64_t *addr, struct img_error *err)
 {
 	*addr = space_pool_take(c->e);
 	if (!*addr)
-		return error_set(err, IMG_E_NOSPC, ENOSPC, NO_OFFSET, LAYER, "no space for metadata: make room on the host and open the image again");
+		return error_set(err, IMG_E_NOSPC, ENOSPC, NO_OFFSET, LAYER,
+				 "no space for metadata: make room on the host and open the image again");
 	return space_persist_use(c->e, *addr, 1, err);
 }
 
@@ -132,7 +133,8 @@ static int page_out(struct ckpt *c, unsigned vol, unsigned level, uint64_t index
 	return batch_add(c, addr, page, err);
 }
 
-static int node_free(struct ckpt *c, unsigned vol, unsigned level, uint64_t index, const struct ptr *p, struct img_error *err)
+static int node_free(struct ckpt *c, unsigned vol, unsigned level, uint64_t index, const struct ptr *p,
+		     struct img_error *err)
 {
 	if (word_state(p->word) != ST_NODE || !is_private(c, vol, word_birth(p->word), span_end(level, index)))
 		return 0;
@@ -146,8 +148,8 @@ struct leaf_work {
 	uint8_t page[AU_BYTES];
 };
 
-static int leaf_read(struct ckpt *c, unsigned vol, uint64_t index, const struct ptr *p, uint64_t nr_blocks, struct entry *en,
-		     struct img_error *err)
+static int leaf_read(struct ckpt *c, unsigned vol, uint64_t index, const struct ptr *p, uint64_t nr_blocks,
+		     struct entry *en, struct img_error *err)
 {
 	struct page *pg;
 	int rc;
@@ -241,11 +243,12 @@ static int leaf_claim_new(struct ckpt *c, unsigned vol, struct leaf_work *w, str
 }
 
 /* Writes the leaf, or the hole that it amounts to. */
-static int leaf_finish(struct ckpt *c, unsigned vol, uint64_t index, uint64_t nr_blocks, struct leaf_work *w, struct ptr *p,
-		       struct img_error *err)
+static int leaf_finish(struct ckpt *c, unsigned vol, uint64_t index, uint64_t nr_blocks, struct leaf_work *w,
+		       struct ptr *p, struct img_error *err)
 {
 	struct disk_leaf *d = (struct disk_leaf *)w->page;
-	uint64_t data = 0, zero = 0, inside = min_u64(LEAF_ENTRIES, nr_blocks - min_u64(nr_blocks, index << LEAF_SHIFT));
+	uint64_t data = 0, zero = 0,
+		 inside = min_u64(LEAF_ENTRIES, nr_blocks - min_u64(nr_blocks, index << LEAF_SHIFT));
 
 	for (unsigned i = 0; i < LEAF_ENTRIES; i++) {
 		unsigned st = word_state(w->now[i].word);
@@ -283,7 +286,7 @@ static int leaf_merge(struct ckpt *c, unsigned vol, uint64_t index, struct ptr *
 					runs_add(&c->freed, word_addr(d->word), vol_aus(c->e, vol));
 				continue;
 			}
-			w->now[d->slot] = (struct entry){d->word, d->csum};
+			w->now[d->slot] = (struct entry){ d->word, d->csum };
 		}
 		rc = leaf_release_old(c, vol, index, w, err);
 	}
@@ -304,8 +307,8 @@ struct node_work {
 	uint8_t page[AU_BYTES];
 };
 
-static int node_read(struct ckpt *c, unsigned vol, unsigned level, uint64_t index, const struct ptr *p, uint64_t nr_blocks,
-		     struct ptr *child, struct img_error *err)
+static int node_read(struct ckpt *c, unsigned vol, unsigned level, uint64_t index, const struct ptr *p,
+		     uint64_t nr_blocks, struct ptr *child, struct img_error *err)
 {
 	struct page *pg;
 	int rc;
@@ -321,13 +324,14 @@ static int node_read(struct ckpt *c, unsigned vol, unsigned level, uint64_t inde
 	}
 	memset(child, 0, FANOUT * sizeof(*child));
 	if (word_state(p->word) == ST_ZERO)
-		for (unsigned i = 0; i < FANOUT && span_end(level - 1, (index << FANOUT_SHIFT) + i - 1) < nr_blocks; i++)
+		for (unsigned i = 0; i < FANOUT && span_end(level - 1, (index << FANOUT_SHIFT) + i - 1) < nr_blocks;
+		     i++)
 			ptr_hole(&child[i], ST_ZERO, word_birth(p->word));
 	return 0;
 }
 
-static int node_finish(struct ckpt *c, unsigned vol, unsigned level, uint64_t index, uint64_t nr_blocks, struct node_work *w,
-		       struct ptr *p, struct img_error *err)
+static int node_finish(struct ckpt *c, unsigned vol, unsigned level, uint64_t index, uint64_t nr_blocks,
+		       struct node_work *w, struct ptr *p, struct img_error *err)
 {
 	struct disk_node *d = (struct disk_node *)w->page;
 	unsigned nodes = 0, zero = 0, inside = 0;
@@ -471,7 +475,8 @@ static int range_set(struct ckpt *c, unsigned vol, unsigned level, uint64_t inde
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 	rc = node_read(c, vol, level, index, p, nr_blocks, w->child, err);
 	for (unsigned i = 0; !rc && i < FANOUT; i++)
-		rc = range_set(c, vol, level - 1, (index << FANOUT_SHIFT) + i, &w->child[i], first, end, st, nr_blocks, err);
+		rc = range_set(c, vol, level - 1, (index << FANOUT_SHIFT) + i, &w->child[i], first, end, st, nr_blocks,
+			       err);
 	if (!rc)
 		rc = node_free(c, vol, level, index, p, err);
 	if (!rc)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Opening, recovering, creating and closing. States of a handle: read-only (replays in memory, writes nothing), writable (recovered
- * and checkpointed before it is handed out), poisoned (reads only), closed.
+ * Opening, recovering, creating and closing. States of a handle: read-only (replays in memory, writes nothing),
+ * writable (recovered and checkpointed before it is handed out), poisoned (reads only), closed.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -13,8 +13,8 @@
 #include "limg.h"
 #include "options.h"
 
-#define CACHE_BYTES (UINT64_C(32) << 20) /* with the overlay's bound and the bitmaps: under 128 MiB for random writes */
-#define OPEN_TRIES 8			 /* a reader beside a writer starts over when the catalog moved */
+#define CACHE_BYTES  (UINT64_C(32) << 20) /* with the overlay's bound and the bitmaps: under 128 MiB for random writes */
+#define OPEN_TRIES   8			  /* a reader beside a writer starts over when the catalog moved */
 #define CLOSE_ROUNDS 64u
 
 static struct limg_state *state_of(const struct node *n)
@@ -125,11 +125,12 @@ static int claim_replayed(struct engine *e, struct img_error *err)
 
 static int open_writable(struct engine *e, struct img_error *err)
 {
-	struct ckpt_req req = {.action = CKPT_RECOVER};
+	struct ckpt_req req = { .action = CKPT_RECOVER };
 	int rc;
 
 	if (e->sb.rocompat)
-		return error_set(err, IMG_E_UNSUPPORTED, 0, 24, LAYER, "features 0x%llx are not known to this build: open it read-only",
+		return error_set(err, IMG_E_UNSUPPORTED, 0, 24, LAYER,
+				 "features 0x%llx are not known to this build: open it read-only",
 				 (unsigned long long)e->sb.rocompat);
 	if (space_load(e, &e->space_cause)) {
 		if (e->space_cause.code != IMG_E_CORRUPT) {
@@ -146,8 +147,9 @@ static int open_writable(struct engine *e, struct img_error *err)
 	if (rc)
 		return rc;
 	if (e->journal_damaged)
-		return error_set(err, IMG_E_CORRUPT, 0, au_off(e->sb.ring_addr), LAYER,
-				 "the journal lost records that were durable: read what is there, do not write (LIMG-15)");
+		return error_set(
+			err, IMG_E_CORRUPT, 0, au_off(e->sb.ring_addr), LAYER,
+			"the journal lost records that were durable: read what is there, do not write (LIMG-15)");
 	if (e->space_bad)
 		return 0;
 	rc = claim_replayed(e, err);
@@ -194,7 +196,7 @@ static int load(struct engine *e, const struct driver_open *args, struct limg_st
 			return IMG_E_CORRUPT; /* load it all again, under the lock */
 	}
 	s->nr_views++;
-	st->view = (struct view){.e = e, .snap = s, .disk = s->disk, .vm = s->vm};
+	st->view = (struct view){ .e = e, .snap = s, .disk = s->disk, .vm = s->vm };
 	return 0;
 }
 
@@ -222,7 +224,8 @@ static int load_retrying(struct node *n, const struct driver_open *args, struct 
 		}
 		generation = e->sb.generation;
 		/* Without a writer the same superblock means the same damage. */
-		if (rc == IMG_E_CORRUPT && (super_read(n->file, &e->sb, &damaged, NULL) || e->sb.generation == generation) &&
+		if (rc == IMG_E_CORRUPT &&
+		    (super_read(n->file, &e->sb, &damaged, NULL) || e->sb.generation == generation) &&
 		    (!st->locked_id || i > 1))
 			i = OPEN_TRIES;
 		if (st->locked_id && rc != IMG_E_CORRUPT) {
@@ -252,7 +255,7 @@ int limg_open(struct node *n, const struct driver_open *args, struct img_error *
 		return rc;
 	}
 	if (!args->snapshot)
-		st->view = (struct view){.e = e};
+		st->view = (struct view){ .e = e };
 	st->e = e;
 	st->owns = true;
 	return 0;
@@ -262,15 +265,16 @@ int limg_open(struct node *n, const struct driver_open *args, struct img_error *
 
 static int close_writable(struct engine *e, struct img_error *err)
 {
-	struct ckpt_req req = {.action = CKPT_CLOSE};
+	struct ckpt_req req = { .action = CKPT_CLOSE };
 	int rc = 0;
 
 	engine_stop_worker(e);
 	if (atomic_load(&e->poisoned))
 		return engine_writable(e, err);
 	for (unsigned i = 0; !rc && i < CLOSE_ROUNDS && atomic_load(&e->write_count) && !e->bulk &&
-			     reclaim_possible(e, e->sb.head_parent); i++) {
-		struct ckpt_req step = {.action = CKPT_PLAIN, .reclaim_leaves = RECLAIM_LEAVES};
+			     reclaim_possible(e, e->sb.head_parent);
+	     i++) {
+		struct ckpt_req step = { .action = CKPT_PLAIN, .reclaim_leaves = RECLAIM_LEAVES };
 
 		rc = engine_checkpoint(e, &step, err);
 	}
@@ -314,7 +318,7 @@ int limg_close(struct node *n, struct img_error *err)
 
 int limg_create(struct node *file, const struct driver_create *args, struct img_error *err)
 {
-	struct ckpt_req req = {.action = CKPT_CLOSE};
+	struct ckpt_req req = { .action = CKPT_CLOSE };
 	struct limg_options o;
 	struct engine *e;
 	struct timespec now;
@@ -323,15 +327,20 @@ int limg_create(struct node *file, const struct driver_create *args, struct img_
 	if (rc)
 		return rc;
 	if (args->size_bytes % 512 || args->size_bytes > MAX_VOLUME_BYTES)
-		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "a limg disk is a multiple of 512 bytes, at most 32 TiB");
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
+				 "a limg disk is a multiple of 512 bytes, at most 32 TiB");
 	e = engine_new(NULL, file, 0, err);
 	if (!e)
 		return IMG_E_NOMEM;
 	clock_gettime(CLOCK_REALTIME, &now);
 	e->writable = e->bulk = true;
-	e->sb = (struct super){.block_shift = o.block_shift, .unit_shift = o.unit_shift, .codec = o.codec, .level = o.level,
-			       .epoch = 1, .next_id = 1,
-			       .created_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec};
+	e->sb = (struct super){ .block_shift = o.block_shift,
+				.unit_shift = o.unit_shift,
+				.codec = o.codec,
+				.level = o.level,
+				.epoch = 1,
+				.next_id = 1,
+				.created_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec };
 	e->sb.disk.size_bytes = args->size_bytes;
 	e->sb.disk.levels = volume_levels_for(args->size_bytes, o.block_shift);
 	if (args->backing) {

@@ -6,7 +6,7 @@
 #include "options.h"
 
 #define DEFAULT_UNIT_SHIFT 17 /* 128 KiB: 3 % larger than 256 KiB on a Debian image, half the cost of a random read */
-#define BIG_BLOCKS_ABOVE (UINT64_C(1) << 40)
+#define BIG_BLOCKS_ABOVE   (UINT64_C(1) << 40)
 
 static int size_shift(const char *v)
 {
@@ -28,7 +28,8 @@ static int option_set(struct limg_options *o, const char *key, const char *v, st
 		int s = size_shift(v);
 
 		if (s != 12 && s != 14 && s != 16)
-			return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "block_size is 4K, 16K or 64K, not '%.32s'", v);
+			return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
+					 "block_size is 4K, 16K or 64K, not '%.32s'", v);
 		o->block_shift = (unsigned)s;
 		return 0;
 	}
@@ -36,13 +37,15 @@ static int option_set(struct limg_options *o, const char *key, const char *v, st
 		int s = size_shift(v);
 
 		if (s < 16 || s > 20)
-			return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "unit_size is 64K to 1M, a power of two, not '%.32s'", v);
+			return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
+					 "unit_size is 64K to 1M, a power of two, not '%.32s'", v);
 		o->unit_shift = (unsigned)s;
 		return 0;
 	}
 	if (!strcmp(key, "compression")) {
 		if (codec_parse(v, &o->codec, &o->level))
-			return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "compression is none, zstd[:LEVEL] or zlib[:LEVEL], not '%.32s'", v);
+			return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
+					 "compression is none, zstd[:LEVEL] or zlib[:LEVEL], not '%.32s'", v);
 		return 0;
 	}
 	return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "limg has no option '%.32s'", key);
@@ -53,7 +56,8 @@ int options_parse(const char *text, uint64_t size_bytes, struct limg_options *ou
 	char *copy, *save = NULL;
 	int rc = 0;
 
-	*out = (struct limg_options){.block_shift = size_bytes > BIG_BLOCKS_ABOVE ? 14 : 12, .unit_shift = DEFAULT_UNIT_SHIFT};
+	*out = (struct limg_options){ .block_shift = size_bytes > BIG_BLOCKS_ABOVE ? 14 : 12,
+				      .unit_shift = DEFAULT_UNIT_SHIFT };
 	if (!text || !*text)
 		return 0;
 	copy = strdup(text);

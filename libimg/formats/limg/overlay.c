@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The overlay: mappings that are newer than the trees, in shards by leaf. An entry goes active -> (named by a journal record) ->
- * frozen (a checkpoint merges it) -> gone. Each shard also holds a copy of the current roots, so that a reader takes one lock for a
- * consistent answer: overlay, and the root to go on with.
+ * The overlay: mappings that are newer than the trees, in shards by leaf. An entry goes active -> (named by a journal
+ * record) -> frozen (a checkpoint merges it) -> gone. Each shard also holds a copy of the current roots, so that a
+ * reader takes one lock for a consistent answer: overlay, and the root to go on with.
  *
  * What becomes of a block that an active entry superseded (trap 1 of the design):
  *   never named by a record    -> reusable at once
@@ -174,8 +174,8 @@ static void fill_from(const struct dmap *m, unsigned vol, uint64_t leaf, unsigne
 	}
 }
 
-uint64_t overlay_get(struct engine *e, unsigned vol, uint64_t leaf, unsigned slot, unsigned nr, struct entry *en, bool *have,
-		     struct ptr *root, unsigned *levels)
+uint64_t overlay_get(struct engine *e, unsigned vol, uint64_t leaf, unsigned slot, unsigned nr, struct entry *en,
+		     bool *have, struct ptr *root, unsigned *levels)
 {
 	struct shard *s = overlay_shard(e, vol, leaf);
 	uint64_t gen;
@@ -194,8 +194,8 @@ uint64_t overlay_get(struct engine *e, unsigned vol, uint64_t leaf, unsigned slo
 /* ---- changing ---- */
 
 /*
- * The entry at position i of d is about to be replaced: is its space free then, and how much of it? Compressed units are shared by the
- * entries of their unit, all of one leaf.
+ * The entry at position i of d is about to be replaced: is its space free then, and how much of it? Compressed units
+ * are shared by the entries of their unit, all of one leaf.
  */
 static uint64_t superseded_aus(const struct engine *e, const struct dleaf *d, unsigned i)
 {
@@ -249,14 +249,14 @@ static void mark_dirty(struct shard *s, struct dleaf *d)
 }
 
 /* Inserts nr entries; room was made. Returns how many are new. */
-static unsigned insert_run(struct engine *e, struct shard *s, struct dleaf *d, unsigned slot, unsigned nr, uint64_t word,
-			   const uint64_t *csum, bool journaled, struct runs *reusable)
+static unsigned insert_run(struct engine *e, struct shard *s, struct dleaf *d, unsigned slot, unsigned nr,
+			   uint64_t word, const uint64_t *csum, bool journaled, struct runs *reusable)
 {
 	unsigned step = word_state(word) == ST_RAW ? vol_aus(e, d->vol) : 0, added = 0;
 	unsigned at = dleaf_seek(d, slot);
 
 	for (unsigned i = 0; i < nr; i++, at++) {
-		struct dentry now = {word + (uint64_t)i * step, csum ? csum[i] : 0, (uint8_t)(slot + i), journaled};
+		struct dentry now = { word + (uint64_t)i * step, csum ? csum[i] : 0, (uint8_t)(slot + i), journaled };
 
 		if (at < d->nr && d->e[at].slot == slot + i) {
 			replace(e, s, d, at, &now, reusable);
@@ -287,7 +287,7 @@ int overlay_put(struct engine *e, unsigned vol, uint64_t block, unsigned nr, uin
 	uint64_t leaf = block >> LEAF_SHIFT;
 	unsigned slot = (unsigned)(block & (LEAF_ENTRIES - 1));
 	struct shard *s = overlay_shard(e, vol, leaf);
-	struct runs reusable = {0};
+	struct runs reusable = { 0 };
 	struct dleaf *d;
 	unsigned added;
 
@@ -322,7 +322,7 @@ int overlay_replay(struct engine *e, unsigned vol, uint64_t block, unsigned nr, 
 {
 	uint64_t leaf = block >> LEAF_SHIFT;
 	struct shard *s = overlay_shard(e, vol, leaf);
-	struct runs gone = {0};
+	struct runs gone = { 0 };
 	struct dleaf *d = leaf_for(e, s, vol, leaf, nr);
 	unsigned added;
 

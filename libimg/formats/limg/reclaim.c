@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Freeing what deleted snapshots alone held. A deleted record with at most one child is walked in block order against that child: what
- * was born after the parent's epoch and is not at the same place of the child is nobody else's. With two children it waits: a block
- * that both share would have no owner left. Each step runs inside a checkpoint, after the head was merged, and commits its
- * cursor with its frees. What the head may call its own meanwhile is in merge.c (is_private).
+ * Freeing what deleted snapshots alone held. A deleted record with at most one child is walked in block order against
+ * that child: what was born after the parent's epoch and is not at the same place of the child is nobody else's. With
+ * two children it waits: a block that both share would have no owner left. Each step runs inside a checkpoint, after
+ * the head was merged, and commits its cursor with its frees. What the head may call its own meanwhile is in merge.c
+ * (is_private).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -74,7 +75,7 @@ static int leaf_walk(struct walk *w, const struct page *mine, const struct page 
 	int rc = 0;
 
 	for (unsigned i = 0; !rc && i < LEAF_ENTRIES; i++) {
-		struct entry en, theirs = {0, 0};
+		struct entry en, theirs = { 0, 0 };
 		unsigned st;
 		bool seen = false;
 
@@ -153,11 +154,13 @@ static int tree_walk(struct walk *w, unsigned level, uint64_t index, const struc
 }
 
 /* The child's pointer at the level of the deleted tree's root. */
-static int child_root(struct walk *w, const struct volume *child, unsigned levels, struct ptr *out, struct img_error *err)
+static int child_root(struct walk *w, const struct volume *child, unsigned levels, struct ptr *out,
+		      struct img_error *err)
 {
 	*out = child->root;
 	if (child->levels < levels)
-		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "a tree is lower than that of its ancestor (LIMG-13)");
+		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+				 "a tree is lower than that of its ancestor (LIMG-13)");
 	for (unsigned l = child->levels; l > levels && word_state(out->word) == ST_NODE; l--) {
 		struct page *pg;
 		int rc = tree_page(w->c->e, w->vol, l, 0, out, &pg, err);
@@ -228,7 +231,7 @@ static int reclaim_one(struct walk *w, struct snap *s, struct img_error *err)
 
 int reclaim_step(struct ckpt *c, uint64_t leaves, bool small, bool *more, struct img_error *err)
 {
-	struct walk w = {.c = c, .budget = leaves, .small = small};
+	struct walk w = { .c = c, .budget = leaves, .small = small };
 	struct snap *s;
 	int rc = batch_flush(c, err); /* the walk may read what the merge has just built */
 

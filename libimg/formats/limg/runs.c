@@ -20,7 +20,7 @@ void runs_add(struct runs *r, uint64_t addr, uint64_t aus)
 		r->v = v;
 		r->cap = cap;
 	}
-	r->v[r->nr++] = (struct run){addr, aus};
+	r->v[r->nr++] = (struct run){ addr, aus };
 }
 
 void runs_move(struct runs *to, struct runs *from)

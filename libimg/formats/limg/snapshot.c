@@ -9,7 +9,7 @@
 
 /* Bytes far above any file: who reads a snapshot beside a writer shares the byte, who deletes it holds it alone. */
 #define SNAP_LOCK_BASE (UINT64_C(1) << 62)
-#define REVERT_LEAVES 64u    /* what a revert reclaims of the state it left, so that its own cost stays constant */
+#define REVERT_LEAVES  64u /* what a revert reclaims of the state it left, so that its own cost stays constant */
 
 static struct limg_state *state_of(struct node *n)
 {
@@ -30,7 +30,7 @@ int snapshot_lock(struct engine *e, uint64_t id, enum byte_lock mode, struct img
 
 int limg_snap_create(struct node *n, const char *name, unsigned flags, struct img_error *err)
 {
-	struct ckpt_req req = {.action = CKPT_SNAP_CREATE, .name = name, .flags = flags};
+	struct ckpt_req req = { .action = CKPT_SNAP_CREATE, .name = name, .flags = flags };
 	int rc = head_only(n, err);
 
 	if (!rc)
@@ -40,7 +40,7 @@ int limg_snap_create(struct node *n, const char *name, unsigned flags, struct im
 
 int limg_snap_rename(struct node *n, const char *name, const char *new_name, struct img_error *err)
 {
-	struct ckpt_req req = {.action = CKPT_SNAP_RENAME, .name = name, .new_name = new_name};
+	struct ckpt_req req = { .action = CKPT_SNAP_RENAME, .name = name, .new_name = new_name };
 	int rc = head_only(n, err);
 
 	if (!rc)
@@ -50,7 +50,9 @@ int limg_snap_rename(struct node *n, const char *name, const char *new_name, str
 
 int limg_snap_revert(struct node *n, const char *name, struct img_error *err)
 {
-	struct ckpt_req req = {.action = CKPT_SNAP_REVERT, .name = name, .reclaim_leaves = REVERT_LEAVES, .reclaim_small = true};
+	struct ckpt_req req = {
+		.action = CKPT_SNAP_REVERT, .name = name, .reclaim_leaves = REVERT_LEAVES, .reclaim_small = true
+	};
 	int rc = head_only(n, err);
 
 	return rc ? rc : engine_checkpoint(state_of(n)->e, &req, err);
@@ -59,7 +61,7 @@ int limg_snap_revert(struct node *n, const char *name, struct img_error *err)
 int limg_snap_delete(struct node *n, const char *name, struct img_error *err)
 {
 	struct engine *e = state_of(n)->e;
-	struct ckpt_req req = {.action = CKPT_SNAP_DELETE, .name = name, .reclaim_leaves = RECLAIM_LEAVES};
+	struct ckpt_req req = { .action = CKPT_SNAP_DELETE, .name = name, .reclaim_leaves = RECLAIM_LEAVES };
 	struct snap *s;
 	uint64_t id = 0;
 	int rc = head_only(n, err);
@@ -81,7 +83,7 @@ int limg_snap_delete(struct node *n, const char *name, struct img_error *err)
 	rc = engine_checkpoint(e, &req, err);
 	snapshot_lock(e, id, BYTE_UNLOCK, NULL);
 	while (!rc && req.more) {
-		req = (struct ckpt_req){.action = CKPT_PLAIN, .reclaim_leaves = RECLAIM_LEAVES};
+		req = (struct ckpt_req){ .action = CKPT_PLAIN, .reclaim_leaves = RECLAIM_LEAVES };
 		rc = engine_checkpoint(e, &req, err);
 	}
 	return rc;

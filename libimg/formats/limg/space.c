@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Which AUs are free. Two bitmaps for each group: `persist` is what the next superblock will say (changed only inside a
- * checkpoint), `alloc` what this process must not hand out (persist, blocks in flight, blocks freed but not yet reusable). A crash
- * therefore never leaks: what was only in `alloc` is free again. The pages on disk are in space_map.c.
+ * checkpoint), `alloc` what this process must not hand out (persist, blocks in flight, blocks freed but not yet
+ * reusable). A crash therefore never leaks: what was only in `alloc` is free again. The pages on disk are in
+ * space_map.c.
  *
- * Data comes from streams (a run of about 1 MiB for each, picked by thread), nodes from a pool that is reserved, host space
- * included, when the overlay takes an entry: a full disk fails the write, not the checkpoint after it. A few AUs in group 0 stay
- * free for the checkpoint of a snapshot delete when not even the pool could be filled.
+ * Data comes from streams (a run of about 1 MiB for each, picked by thread), nodes from a pool that is reserved, host
+ * space included, when the overlay takes an entry: a full disk fails the write, not the checkpoint after it. A few AUs
+ * in group 0 stay free for the checkpoint of a snapshot delete when not even the pool could be filled.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -15,12 +16,12 @@
 #include "engine.h"
 #include "space.h"
 
-#define RUN_AUS 64u	    /* what a stream or the pool takes at a time: 256 KiB, so that little is left over at close */
-#define GROW_MIN_AUS 256u   /* steps in which the file grows */
-#define GROW_MAX_AUS 16384u
-#define SLACK_AUS 256u	    /* free space below the tail that is not worth looking for: P13 allows 1 MiB */
+#define RUN_AUS		64u /* what a stream or the pool takes at a time: 256 KiB, so that little is left over at close */
+#define GROW_MIN_AUS	256u /* steps in which the file grows */
+#define GROW_MAX_AUS	16384u
+#define SLACK_AUS	256u /* free space below the tail that is not worth looking for: P13 allows 1 MiB */
 #define EMERGENCY_FIRST 128u /* AUs 128 to 191 */
-#define EMERGENCY_AUS 64u
+#define EMERGENCY_AUS	64u
 
 /* ---- bits ---- */
 
@@ -155,9 +156,10 @@ static int bitmap_check(const uint8_t *map, uint64_t index, uint32_t nr_free, st
 		missing |= fixed[i] & ~(uint32_t)map[i];
 	}
 	if (missing || used != GROUP_AUS - nr_free)
-		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
-				 "the free-space bitmap of group %llu does not agree with its table: run imgtool check --repair (LIMG-10)",
-				 (unsigned long long)index);
+		return error_set(
+			err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+			"the free-space bitmap of group %llu does not agree with its table: run imgtool check --repair (LIMG-10)",
+			(unsigned long long)index);
 	return 0;
 }
 
@@ -200,7 +202,8 @@ static int with_group(struct engine *e, uint64_t addr, uint64_t aus, struct grou
 	int rc;
 
 	if (addr % GROUP_AUS + aus > GROUP_AUS || index >= e->space.nr_groups)
-		return error_set(err, IMG_E_CORRUPT, 0, au_off(addr), LAYER, "a run of %llu units lies outside the file's groups (LIMG-3)",
+		return error_set(err, IMG_E_CORRUPT, 0, au_off(addr), LAYER,
+				 "a run of %llu units lies outside the file's groups (LIMG-3)",
 				 (unsigned long long)aus);
 	rc = group_load(e, index, err);
 	*g = &e->space.group[index];
@@ -320,7 +323,8 @@ static int enter_group(struct engine *e, uint64_t index, struct img_error *err)
 	return 0;
 }
 
-static int extend_tail(struct engine *e, uint64_t want, uint64_t min, uint64_t *addr, uint64_t *got, struct img_error *err)
+static int extend_tail(struct engine *e, uint64_t want, uint64_t min, uint64_t *addr, uint64_t *got,
+		       struct img_error *err)
 {
 	struct space *sp = &e->space;
 
@@ -359,7 +363,8 @@ static int extend_tail(struct engine *e, uint64_t want, uint64_t min, uint64_t *
 	}
 }
 
-static int alloc_locked(struct engine *e, uint64_t want, uint64_t min, uint64_t *addr, uint64_t *got, struct img_error *err)
+static int alloc_locked(struct engine *e, uint64_t want, uint64_t min, uint64_t *addr, uint64_t *got,
+			struct img_error *err)
 {
 	struct space *sp = &e->space;
 
@@ -598,7 +603,8 @@ int space_persist_use(struct engine *e, uint64_t addr, uint64_t aus, struct img_
 	pthread_mutex_lock(&sp->lock);
 	rc = with_group(e, addr, aus, &g, err);
 	if (!rc && bits_next(g->persist, addr % GROUP_AUS, addr % GROUP_AUS + aus, true) != addr % GROUP_AUS + aus)
-		rc = error_set(err, IMG_E_CORRUPT, 0, au_off(addr), LAYER, "space that is in use was handed out again (LIMG-9): run imgtool check");
+		rc = error_set(err, IMG_E_CORRUPT, 0, au_off(addr), LAYER,
+			       "space that is in use was handed out again (LIMG-9): run imgtool check");
 	if (!rc) {
 		bits_set(g->persist, addr % GROUP_AUS, aus);
 		g->persist_free -= (uint32_t)aus;
@@ -618,7 +624,8 @@ int space_persist_free(struct engine *e, uint64_t addr, uint64_t aus, struct img
 	pthread_mutex_lock(&sp->lock);
 	rc = with_group(e, addr, aus, &g, err);
 	if (!rc && bits_next(g->persist, addr % GROUP_AUS, addr % GROUP_AUS + aus, false) != addr % GROUP_AUS + aus)
-		rc = error_set(err, IMG_E_CORRUPT, 0, au_off(addr), LAYER, "space that is free was to be freed again (LIMG-9): run imgtool check");
+		rc = error_set(err, IMG_E_CORRUPT, 0, au_off(addr), LAYER,
+			       "space that is free was to be freed again (LIMG-9): run imgtool check");
 	if (!rc) {
 		bits_clear(g->persist, addr % GROUP_AUS, aus);
 		g->persist_free += (uint32_t)aus;
@@ -645,7 +652,8 @@ int space_claim(struct engine *e, uint64_t addr, uint64_t aus, struct img_error 
 	if (!rc)
 		rc = with_group(e, addr, aus, &g, err);
 	if (!rc && bits_next(g->alloc, addr % GROUP_AUS, addr % GROUP_AUS + aus, true) != addr % GROUP_AUS + aus)
-		rc = error_set(err, IMG_E_CORRUPT, 0, au_off(addr), LAYER, "the journal names space that is in use (LIMG-9)");
+		rc = error_set(err, IMG_E_CORRUPT, 0, au_off(addr), LAYER,
+			       "the journal names space that is in use (LIMG-9)");
 	if (!rc) {
 		if (addr + aus > sp->tail)
 			tail_set(sp, addr + aus); /* fixed AUs passed over count as free below: harmless, only a hint */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The free-space map on disk: a tree of fixed shape whose pages have two fixed places each and are written to the one that the
- * current checkpoint does not use. format-spec/limg.md section 8. No allocation is needed to write it.
+ * The free-space map on disk: a tree of fixed shape whose pages have two fixed places each and are written to the one
+ * that the current checkpoint does not use. format-spec/limg.md section 8. No allocation is needed to write it.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -27,14 +27,16 @@ int space_page_read(struct engine *e, unsigned level, uint64_t index, unsigned v
 	int rc;
 
 	if (au_off(au + 1) > node_size(e->file))
-		return error_set(err, IMG_E_CORRUPT, 0, au_off(au), LAYER, "a page of the free-space map lies beyond the end of the file (LIMG-3)");
+		return error_set(err, IMG_E_CORRUPT, 0, au_off(au), LAYER,
+				 "a page of the free-space map lies beyond the end of the file (LIMG-3)");
 	rc = node_pread(e->file, page, AU_BYTES, au_off(au), 0, err);
 	if (rc)
 		return rc;
 	if (XXH3_64bits_withSeed(page, AU_BYTES, page_identity(e, KIND_SPACE, level, index)) != csum)
-		return error_set(err, IMG_E_CORRUPT, 0, au_off(au), LAYER,
-				 "the checksum of a page of the free-space map (level %u, index %llu) does not hold: run imgtool check --repair (LIMG-10)",
-				 level, (unsigned long long)index);
+		return error_set(
+			err, IMG_E_CORRUPT, 0, au_off(au), LAYER,
+			"the checksum of a page of the free-space map (level %u, index %llu) does not hold: run imgtool check --repair (LIMG-10)",
+			level, (unsigned long long)index);
 	return 0;
 }
 
@@ -58,7 +60,8 @@ static int entry_load(const struct disk_space_entry *d, struct space_table *t, u
 		return 0;
 	if (d->flags != SPACE_PRESENT || d->version > 1 || d->zero[0] || d->zero[1] || le32_get(d->free) > GROUP_AUS ||
 	    (!nr_free && le32_get(d->free)))
-		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "an entry of the free-space map is not sound: run imgtool check --repair (LIMG-10)");
+		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+				 "an entry of the free-space map is not sound: run imgtool check --repair (LIMG-10)");
 	t->csum = le64_get(d->csum);
 	t->version = d->version;
 	t->present = true;
@@ -82,7 +85,7 @@ static int tables_room(struct space *sp, uint64_t nr_groups, struct img_error *e
 			sp->cap_table[l] = nr;
 		}
 		for (; sp->nr_table[l] < nr; sp->nr_table[l]++)
-			sp->table[l][sp->nr_table[l]] = (struct space_table){.version = 1};
+			sp->table[l][sp->nr_table[l]] = (struct space_table){ .version = 1 };
 	}
 	return 0;
 }
@@ -104,8 +107,9 @@ static int table_load(struct engine *e, unsigned level, uint64_t index, const st
 		if (rc || !t.present)
 			continue;
 		if (k >= (level == 1 ? sp->nr_groups : sp->nr_table[level - 1]))
-			return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
-					 "the free-space map describes a group beyond the file: run imgtool check --repair (LIMG-10)");
+			return error_set(
+				err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+				"the free-space map describes a group beyond the file: run imgtool check --repair (LIMG-10)");
 		if (level > 1) {
 			sp->table[level - 1][k] = t;
 			continue;
@@ -147,9 +151,10 @@ int space_load(struct engine *e, struct img_error *err)
 	for (uint64_t i = 0; i < sp->nr_groups; i++)
 		sum += GROUP_AUS - sp->group[i].persist_free;
 	if (sum != e->sb.used_aus)
-		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
-				 "the free-space map counts %llu units in use, the superblock %llu: run imgtool check --repair (LIMG-10)",
-				 (unsigned long long)sum, (unsigned long long)e->sb.used_aus);
+		return error_set(
+			err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+			"the free-space map counts %llu units in use, the superblock %llu: run imgtool check --repair (LIMG-10)",
+			(unsigned long long)sum, (unsigned long long)e->sb.used_aus);
 	sp->free_below = sp->tail > sum ? sp->tail - sum : 0;
 	sp->cursor = min_u64(e->sb.hint * GROUP_AUS, sp->tail - 1);
 	return 0;
@@ -253,18 +258,21 @@ static int bitmaps_write(struct engine *e, uint64_t nr_groups, struct img_error 
 
 static void entry_store(struct disk_space_entry *d, uint64_t csum, uint32_t nr_free, uint8_t version)
 {
-	*d = (struct disk_space_entry){.csum = le64_of(csum), .free = le32_of(nr_free), .version = version, .flags = SPACE_PRESENT};
+	*d = (struct disk_space_entry){
+		.csum = le64_of(csum), .free = le32_of(nr_free), .version = version, .flags = SPACE_PRESENT
+	};
 }
 
 /* Rewrites the dirty table pages of a level, and says so one level up. */
-static int tables_write(struct engine *e, unsigned level, uint64_t nr_groups, struct space_table *root, struct img_error *err)
+static int tables_write(struct engine *e, unsigned level, uint64_t nr_groups, struct space_table *root,
+			struct img_error *err)
 {
 	struct space *sp = &e->space;
 	uint64_t nr = level == 3 ? 1 : sp->nr_table[level];
 
 	for (uint64_t t = 0; t < nr; t++) {
 		struct space_table *self = level == 3 ? root : &sp->table[level][t];
-		uint8_t page[AU_BYTES] = {0};
+		uint8_t page[AU_BYTES] = { 0 };
 		struct disk_space_entry *d = (struct disk_space_entry *)page;
 		int rc;
 
@@ -281,7 +289,7 @@ static int tables_write(struct engine *e, unsigned level, uint64_t nr_groups, st
 		}
 		pthread_mutex_unlock(&sp->lock);
 		self->dirty = false;
-		if (mem_is_zero(page, AU_BYTES) && level < 3) {
+		if (is_zero(page, AU_BYTES) && level < 3) {
 			self->present = false;
 		} else {
 			rc = page_write(e, level, t, &self->version, &self->csum, page, err);
@@ -300,8 +308,9 @@ static int tables_write(struct engine *e, unsigned level, uint64_t nr_groups, st
 int space_write(struct engine *e, struct super *sb, struct img_error *err)
 {
 	struct space *sp = &e->space;
-	struct space_table root = {.csum = le64_get(sb->space.csum), .version = sb->space.version,
-				   .present = sb->space.flags & SPACE_PRESENT};
+	struct space_table root = { .csum = le64_get(sb->space.csum),
+				    .version = sb->space.version,
+				    .present = sb->space.flags & SPACE_PRESENT };
 	uint64_t aus;
 	int rc = space_last_used(e, &aus, err);
 

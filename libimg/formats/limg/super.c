@@ -6,7 +6,7 @@
 #include "checked.h"
 #include "engine.h"
 
-static const uint8_t super_magic[8] = {'L', 'I', 'M', 'G', 0x0d, 0x0a, 0x1a, 0x00};
+static const uint8_t super_magic[8] = { 'L', 'I', 'M', 'G', 0x0d, 0x0a, 0x1a, 0x00 };
 
 uint64_t super_slot_au(unsigned place, uint64_t generation)
 {
@@ -53,20 +53,19 @@ int ptr_load(const struct disk_ptr *d, struct ptr *p, struct img_error *err)
 	p->count = le64_get(d->count);
 	switch (word_state(p->word)) {
 	case ST_NONE:
-		if (mem_is_zero(d, sizeof *d))
+		if (is_zero(d, sizeof *d))
 			return 0;
 		break;
 	case ST_ZERO:
 		if (word_addr(p->word) == 0 && p->csum == 0 && p->count == 0 && p->logical[0] == 1 &&
-		    mem_is_zero(p->logical + 1, 15))
+		    is_zero(p->logical + 1, 15))
 			return 0;
 		break;
 	case ST_NODE:
 		if (word_addr(p->word) != 0 && word_birth(p->word) != 0)
 			return 0;
 		break;
-	default:
-		break;
+	default: break;
 	}
 	return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "node pointer 0x%llx is not sound (LIMG-5)",
 			 (unsigned long long)p->word);
@@ -84,14 +83,17 @@ int volume_load(const struct disk_volume *d, struct volume *v, unsigned block_sh
 {
 	v->size_bytes = le64_get(d->size);
 	v->levels = d->levels;
-	if (!mem_is_zero(d->zero, sizeof d->zero))
-		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "reserved bytes of a volume are not zero (LIMG-2)");
+	if (!is_zero(d->zero, sizeof d->zero))
+		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+				 "reserved bytes of a volume are not zero (LIMG-2)");
 	if (v->size_bytes > MAX_VOLUME_BYTES)
-		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "volume of 0x%llx bytes is larger than the format allows (LIMG-1)",
+		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+				 "volume of 0x%llx bytes is larger than the format allows (LIMG-1)",
 				 (unsigned long long)v->size_bytes);
 	if (v->levels > MAX_LEVELS || v->levels < volume_levels_for(v->size_bytes, block_shift))
-		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "volume of 0x%llx bytes with %u levels (LIMG-1)",
-				 (unsigned long long)v->size_bytes, v->levels);
+		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+				 "volume of 0x%llx bytes with %u levels (LIMG-1)", (unsigned long long)v->size_bytes,
+				 v->levels);
 	return ptr_load(&d->root, &v->root, err);
 }
 
@@ -126,7 +128,7 @@ static void backing_store(struct disk_backing *d, const struct super *sb)
 /* A text field: len bytes without NUL, then zeros only. */
 static bool text_load(const char *field, size_t room, uint32_t len, char *out)
 {
-	if (len >= room || memchr(field, 0, len) || !mem_is_zero(field + len, room - len))
+	if (len >= room || memchr(field, 0, len) || !is_zero(field + len, room - len))
 		return false;
 	memcpy(out, field, len);
 	out[len] = 0;
@@ -143,7 +145,7 @@ static int backing_load(const struct disk_backing *d, struct super *sb, struct i
 	memset(r, 0, sizeof *r);
 	sb->has_backing = flags & BACKING_PRESENT;
 	if (!sb->has_backing) {
-		if (!mem_is_zero(d, sizeof *d))
+		if (!is_zero(d, sizeof *d))
 			goto bad;
 		return 0;
 	}
@@ -248,7 +250,8 @@ static int counters_load(const struct disk_super *d, struct super *out, struct i
 
 	if (out->generation == 0 || out->epoch == 0 || out->epoch > MAX_EPOCH || out->next_id == 0 ||
 	    out->head_parent >= out->next_id || out->nr_slots > MAX_SNAPSHOTS + 1)
-		return error_set(err, IMG_E_CORRUPT, 0, 56, LAYER, "generation, epoch or ids are out of range (LIMG-1)");
+		return error_set(err, IMG_E_CORRUPT, 0, 56, LAYER,
+				 "generation, epoch or ids are out of range (LIMG-1)");
 	if (out->file_bytes < MIN_FILE_AUS * AU_BYTES || out->file_bytes % AU_BYTES ||
 	    out->file_bytes >> AU_SHIFT > WORD_ADDR_MASK)
 		return error_set(err, IMG_E_CORRUPT, 0, 72, LAYER, "file_bytes 0x%llx (LIMG-3)",
@@ -279,10 +282,12 @@ int super_decode(const uint8_t *page, struct super *out, struct img_error *err)
 		return error_set(err, IMG_E_UNSUPPORTED, 0, 8, LAYER, "limg version %u is not known to this build",
 				 le32_get(d->version));
 	if (le64_get(d->incompat))
-		return error_set(err, IMG_E_UNSUPPORTED, 0, 16, LAYER, "incompatible features 0x%llx are not known to this build",
+		return error_set(err, IMG_E_UNSUPPORTED, 0, 16, LAYER,
+				 "incompatible features 0x%llx are not known to this build",
 				 (unsigned long long)le64_get(d->incompat));
-	if (le32_get(d->zero) || !mem_is_zero(d->zero2, sizeof d->zero2) || !mem_is_zero(d->zero3, sizeof d->zero3))
-		return error_set(err, IMG_E_CORRUPT, 0, 0, LAYER, "reserved bytes of the superblock are not zero (LIMG-2)");
+	if (le32_get(d->zero) || !is_zero(d->zero2, sizeof d->zero2) || !is_zero(d->zero3, sizeof d->zero3))
+		return error_set(err, IMG_E_CORRUPT, 0, 0, LAYER,
+				 "reserved bytes of the superblock are not zero (LIMG-2)");
 	out->rocompat = le64_get(d->rocompat);
 	out->compat = le64_get(d->compat);
 	memcpy(out->uuid, d->uuid, 16);
@@ -298,7 +303,8 @@ int super_decode(const uint8_t *page, struct super *out, struct img_error *err)
 		rc = volume_load(&d->catalog, &out->catalog, AU_SHIFT, err);
 	if (!rc)
 		rc = backing_load(&d->backing, out, err);
-	if (!rc && (out->disk.size_bytes % 512 || out->nr_slots > out->catalog.size_bytes / sizeof(struct disk_snapshot)))
+	if (!rc &&
+	    (out->disk.size_bytes % 512 || out->nr_slots > out->catalog.size_bytes / sizeof(struct disk_snapshot)))
 		rc = error_set(err, IMG_E_CORRUPT, 0, 168, LAYER, "sizes of the volumes do not fit (LIMG-1)");
 	return rc;
 }
@@ -307,7 +313,7 @@ int super_read(struct node *file, struct super *out, unsigned *damaged_copies, s
 {
 	uint8_t *page = malloc(AU_BYTES);
 	struct super *sb = malloc(sizeof *sb);
-	struct img_error first = {0}, this;
+	struct img_error first = { 0 }, this;
 	bool found = false;
 
 	*damaged_copies = 0;
@@ -322,7 +328,8 @@ int super_read(struct node *file, struct super *out, unsigned *damaged_copies, s
 
 		error_clear(&this);
 		if (au_off(au + 1) > node_size(file)) {
-			rc = error_set(&this, IMG_E_CORRUPT, 0, au_off(au), LAYER, "the file ends before this superblock (LIMG-3)");
+			rc = error_set(&this, IMG_E_CORRUPT, 0, au_off(au), LAYER,
+				       "the file ends before this superblock (LIMG-3)");
 		} else {
 			rc = node_pread(file, page, AU_BYTES, au_off(au), 0, &this);
 			if (!rc)
@@ -338,7 +345,7 @@ int super_read(struct node *file, struct super *out, unsigned *damaged_copies, s
 		}
 		if (rc) {
 			/* The unused slot of a new image is blank: that is not damage. */
-			if (rc != IMG_E_FORMAT || !mem_is_zero(page, AU_BYTES))
+			if (rc != IMG_E_FORMAT || !is_zero(page, AU_BYTES))
 				*damaged_copies |= 1u << i;
 			if (first.code == 0 || (first.code == IMG_E_FORMAT && rc != IMG_E_FORMAT))
 				first = this;
@@ -356,13 +363,16 @@ int super_read(struct node *file, struct super *out, unsigned *damaged_copies, s
 	free(sb);
 	if (!found) {
 		if (err)
-			*err = first.code ? first : (struct img_error){.code = IMG_E_CORRUPT, .msg = "no valid superblock (LIMG-1)"};
+			*err = first.code ? first :
+					    (struct img_error){ .code = IMG_E_CORRUPT,
+								.msg = "no valid superblock (LIMG-1)" };
 		return err ? err->code : (first.code ? first.code : IMG_E_CORRUPT);
 	}
 	if (node_size(file) < out->file_bytes)
-		return error_set(err, IMG_E_CORRUPT, 0, node_size(file), LAYER,
-				 "the file is cut short: 0x%llx bytes of 0x%llx are here: copy it again, whole (LIMG-3)",
-				 (unsigned long long)node_size(file), (unsigned long long)out->file_bytes);
+		return error_set(
+			err, IMG_E_CORRUPT, 0, node_size(file), LAYER,
+			"the file is cut short: 0x%llx bytes of 0x%llx are here: copy it again, whole (LIMG-3)",
+			(unsigned long long)node_size(file), (unsigned long long)out->file_bytes);
 	return 0;
 }
 
@@ -387,11 +397,12 @@ enum super_copy super_copy_state(struct node *file, unsigned place, const struct
 	struct super *found = malloc(sizeof *found);
 	enum super_copy state = SUPER_COPY_DAMAGED;
 
-	if (page && want && found && !node_pread(file, page, AU_BYTES, au_off(super_slot_au(place, sb->generation)), 0, err)) {
+	if (page && want && found &&
+	    !node_pread(file, page, AU_BYTES, au_off(super_slot_au(place, sb->generation)), 0, err)) {
 		super_encode(sb, want);
 		if (!memcmp(page, want, AU_BYTES))
 			state = SUPER_COPY_GOOD;
-		else if (sb->generation <= 2 && mem_is_zero(page, AU_BYTES))
+		else if (sb->generation <= 2 && is_zero(page, AU_BYTES))
 			state = SUPER_COPY_OLD; /* the slot's first use did not get this far */
 		else if (!super_decode(page, found, NULL) && found->generation < sb->generation &&
 			 !memcmp(found->uuid, sb->uuid, 16))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reading trees: a node is loaded by its pointer, verified (checksum seeded with its place, every field), and kept in the node
- * cache. Nothing here changes a tree; merge.c builds new ones. format-spec/limg.md sections 3 and 5.
+ * Reading trees: a node is loaded by its pointer, verified (checksum seeded with its place, every field), and kept in
+ * the node cache. Nothing here changes a tree; merge.c builds new ones. format-spec/limg.md sections 3 and 5.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -44,18 +44,14 @@ bool entry_sound(const struct engine *e, unsigned vol, const struct entry *en)
 	unsigned st = word_state(en->word);
 
 	switch (st) {
-	case ST_NONE:
-		return en->word == 0 && en->csum == 0;
-	case ST_ZERO:
-		return word_addr(en->word) == 0 && en->csum == 0 && word_birth(en->word) != 0;
-	case ST_RAW:
-		return word_addr(en->word) != 0 && word_birth(en->word) != 0;
+	case ST_NONE: return en->word == 0 && en->csum == 0;
+	case ST_ZERO: return word_addr(en->word) == 0 && en->csum == 0 && word_birth(en->word) != 0;
+	case ST_RAW: return word_addr(en->word) != 0 && word_birth(en->word) != 0;
 	case ST_ZSTD:
 	case ST_DEFLATE:
-		return vol != VOL_CATALOG && word_addr(en->word) != 0 && word_birth(en->word) != 0 && entry_unit_aus(en) != 0 &&
-		       entry_unit_aus(en) < e->unit_bytes / AU_BYTES;
-	default:
-		return false;
+		return vol != VOL_CATALOG && word_addr(en->word) != 0 && word_birth(en->word) != 0 &&
+		       entry_unit_aus(en) != 0 && entry_unit_aus(en) < e->unit_bytes / AU_BYTES;
+	default: return false;
 	}
 }
 
@@ -65,7 +61,7 @@ static int leaf_check(const struct engine *e, unsigned vol, const uint8_t *data,
 	const struct disk_leaf *l = (const struct disk_leaf *)data;
 
 	for (unsigned i = 0; i < LEAF_ENTRIES; i++) {
-		struct entry en = {le64_get(l->e[i].word), le64_get(l->e[i].csum)};
+		struct entry en = { le64_get(l->e[i].word), le64_get(l->e[i].csum) };
 
 		if (!entry_sound(e, vol, &en) || word_birth(en.word) > word_birth(p->word))
 			return error_set(err, IMG_E_CORRUPT, 0, au_off(word_addr(p->word)) + 16 * i, LAYER,
@@ -82,9 +78,11 @@ static int interior_check(unsigned vol, unsigned level, uint64_t index, const ui
 	uint64_t at = au_off(word_addr(p->word));
 
 	if (le32_get(n->magic) != NODE_MAGIC || n->level != level || n->kind != vol || le64_get(n->index) != index)
-		return error_set(err, IMG_E_CORRUPT, 0, at, LAYER, "node of volume %u level %u index %llu names another place (LIMG-4)",
-				 vol, level, (unsigned long long)index);
-	if (!mem_is_zero(n->zero, sizeof n->zero) || !mem_is_zero(n->zero2, sizeof n->zero2) || !mem_is_zero(n->zero3, sizeof n->zero3))
+		return error_set(err, IMG_E_CORRUPT, 0, at, LAYER,
+				 "node of volume %u level %u index %llu names another place (LIMG-4)", vol, level,
+				 (unsigned long long)index);
+	if (!is_zero(n->zero, sizeof n->zero) || !is_zero(n->zero2, sizeof n->zero2) ||
+	    !is_zero(n->zero3, sizeof n->zero3))
 		return error_set(err, IMG_E_CORRUPT, 0, at, LAYER, "reserved bytes of a node are not zero (LIMG-2)");
 	for (unsigned i = 0; i < FANOUT; i++) {
 		struct ptr c;
@@ -93,7 +91,8 @@ static int interior_check(unsigned vol, unsigned level, uint64_t index, const ui
 		if (rc)
 			return rc;
 		if (word_birth(c.word) > word_birth(p->word))
-			return error_set(err, IMG_E_CORRUPT, 0, at, LAYER, "a node is younger than the node above it (LIMG-7)");
+			return error_set(err, IMG_E_CORRUPT, 0, at, LAYER,
+					 "a node is younger than the node above it (LIMG-7)");
 	}
 	return 0;
 }
@@ -105,14 +104,15 @@ int tree_read(struct engine *e, unsigned vol, unsigned level, uint64_t index, co
 	int rc;
 
 	if (au_off(addr + 1) > node_size(e->file))
-		return error_set(err, IMG_E_CORRUPT, 0, au_off(addr), LAYER, "a node of volume %u lies beyond the end of the file (LIMG-3)", vol);
+		return error_set(err, IMG_E_CORRUPT, 0, au_off(addr), LAYER,
+				 "a node of volume %u lies beyond the end of the file (LIMG-3)", vol);
 	rc = node_pread(e->file, data, AU_BYTES, au_off(addr), 0, err);
 	if (rc)
 		return rc;
 	if (XXH3_64bits_withSeed(data, AU_BYTES, page_identity(e, vol, level, index)) != p->csum)
 		return error_set(err, IMG_E_CORRUPT, 0, au_off(addr), LAYER,
-				 "the checksum of a tree node (volume %u, level %u, index %llu) does not hold (LIMG-4)", vol, level,
-				 (unsigned long long)index);
+				 "the checksum of a tree node (volume %u, level %u, index %llu) does not hold (LIMG-4)",
+				 vol, level, (unsigned long long)index);
 	return level ? interior_check(vol, level, index, data, p, err) : leaf_check(e, vol, data, p, index, err);
 }
 

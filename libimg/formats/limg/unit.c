@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Compressed units: an aligned stretch of blocks stored as one frame. format-spec/limg.md section 6. A small cache of expanded units
- * serves reads of single blocks; whole-unit reads expand into the caller's buffer. What leaves here is always verified
- * against the checksums of the entries, so a stale cache slot (its space was reused) is only ever a miss.
+ * Compressed units: an aligned stretch of blocks stored as one frame. format-spec/limg.md section 6. A small cache of
+ * expanded units serves reads of single blocks; whole-unit reads expand into the caller's buffer. What leaves here is
+ * always verified against the checksums of the entries, so a stale cache slot (its space was reused) is only ever a
+ * miss.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -105,8 +106,8 @@ static unsigned unit_pack(struct engine *e, enum codec_id codec, int level, cons
 	return aus;
 }
 
-int unit_store(struct engine *e, unsigned vol, uint64_t first_block, const uint8_t *plain, struct entry *en, bool *stored,
-	       struct img_error *err)
+int unit_store(struct engine *e, unsigned vol, uint64_t first_block, const uint8_t *plain, struct entry *en,
+	       bool *stored, struct img_error *err)
 {
 	enum codec_id codec = e->codec == CODEC_NONE ? CODEC_ZSTD : e->codec;
 	uint8_t *buf = units_buf_get(e);
@@ -155,7 +156,8 @@ int unit_expand(struct engine *e, const struct entry *en, uint8_t *plain, struct
 	int rc;
 
 	if (at + bytes > node_size(e->file))
-		return error_set(err, IMG_E_CORRUPT, 0, at, LAYER, "a compressed unit lies beyond the end of the file (LIMG-3)");
+		return error_set(err, IMG_E_CORRUPT, 0, at, LAYER,
+				 "a compressed unit lies beyond the end of the file (LIMG-3)");
 	buf = units_buf_get(e);
 	ctx = units_ctx_get(e);
 	if (!buf || !ctx) {
@@ -172,17 +174,19 @@ int unit_expand(struct engine *e, const struct entry *en, uint8_t *plain, struct
 		rc = error_set(err, IMG_E_CORRUPT, 0, at, LAYER, "a compressed unit is damaged (LIMG-12)");
 		goto out;
 	}
-	rc = codec_expand(ctx, word_state(en->word) == ST_ZSTD ? CODEC_ZSTD : CODEC_DEFLATE, buf + sizeof *h, payload, plain,
-			  e->unit_bytes);
+	rc = codec_expand(ctx, word_state(en->word) == ST_ZSTD ? CODEC_ZSTD : CODEC_DEFLATE, buf + sizeof *h, payload,
+			  plain, e->unit_bytes);
 	if (rc)
-		rc = error_set(err, rc == IMG_E_NOMEM ? rc : IMG_E_CORRUPT, 0, at, LAYER, "a compressed unit does not expand (LIMG-12)");
+		rc = error_set(err, rc == IMG_E_NOMEM ? rc : IMG_E_CORRUPT, 0, at, LAYER,
+			       "a compressed unit does not expand (LIMG-12)");
 out:
 	units_ctx_put(e, ctx);
 	units_buf_put(e, buf);
 	return rc;
 }
 
-static bool blocks_match(const struct engine *e, const struct entry *en, unsigned nr, const uint8_t *data, unsigned *bad)
+static bool blocks_match(const struct engine *e, const struct entry *en, unsigned nr, const uint8_t *data,
+			 unsigned *bad)
 {
 	for (unsigned i = 0; i < nr; i++)
 		if (!csum_matches(&en[i], block_csum(data + (size_t)i * e->block_bytes, e->block_bytes))) {
@@ -226,7 +230,7 @@ static void cache_plain(struct engine *e, uint64_t addr, uint8_t *plain)
 			slot = &u->slot[i];
 	}
 	free(slot->data);
-	*slot = (struct unit_slot){addr, ++u->clock, plain};
+	*slot = (struct unit_slot){ addr, ++u->clock, plain };
 	pthread_mutex_unlock(&u->lock);
 }
 

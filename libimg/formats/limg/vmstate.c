@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Views of snapshots, and machine state: volume 2 beside the disk. It has no backing, and becomes durable with the snapshot that
- * takes it, not by flushes.
+ * Views of snapshots, and machine state: volume 2 beside the disk. It has no backing, and becomes durable with the
+ * snapshot that takes it, not by flushes.
  */
 #include <string.h>
 
@@ -18,14 +18,14 @@ int view_named(struct engine *e, const char *name, struct view *v, struct img_er
 {
 	struct snap *s;
 
-	*v = (struct view){.e = e};
+	*v = (struct view){ .e = e };
 	if (!name)
 		return 0;
 	pthread_mutex_lock(&e->cat_lock);
 	s = catalog_find(e, name);
 	if (s) {
 		s->nr_views++;
-		*v = (struct view){.e = e, .snap = s, .disk = s->disk, .vm = s->vm};
+		*v = (struct view){ .e = e, .snap = s, .disk = s->disk, .vm = s->vm };
 	}
 	pthread_mutex_unlock(&e->cat_lock);
 	return s ? 0 : error_set(err, IMG_E_NOENT, 0, NO_OFFSET, LAYER, "no snapshot %.64s", name);
@@ -82,7 +82,7 @@ int limg_vmstate_read(struct node *n, const char *snap, void *buf, uint64_t byte
 
 int limg_vmstate_resize(struct node *n, uint64_t bytes, struct img_error *err)
 {
-	struct ckpt_req req = {.action = CKPT_VM_RESIZE, .size_bytes = bytes};
+	struct ckpt_req req = { .action = CKPT_VM_RESIZE, .size_bytes = bytes };
 	struct engine *e;
 	int rc = limg_head(n, &e, err);
 

@@ -13,7 +13,7 @@ static void *worker_main(void *arg)
 
 	pthread_mutex_lock(&e->lock);
 	for (;;) {
-		struct ckpt_req req = {.action = CKPT_PLAIN};
+		struct ckpt_req req = { .action = CKPT_PLAIN };
 
 		while (!e->worker_wanted && !e->worker_stop)
 			pthread_cond_wait(&e->cond, &e->lock);
@@ -55,7 +55,7 @@ void engine_stop_worker(struct engine *e)
 
 int engine_throttle(struct engine *e, struct img_error *err)
 {
-	struct ckpt_req req = {.action = CKPT_PLAIN};
+	struct ckpt_req req = { .action = CKPT_PLAIN };
 	uint64_t pending = atomic_load_explicit(&e->nr_pending, memory_order_relaxed);
 
 	if (pending < SOFT_ENTRIES)
