@@ -38,7 +38,7 @@ int __wrap_clock_gettime(clockid_t clock, struct timespec *out)
 	if (clock != CLOCK_REALTIME)
 		return __real_clock_gettime(clock, out);
 	ticks += 1000000;
-	out->tv_sec = 1700000000 + ticks / 1000000000;
-	out->tv_nsec = ticks % 1000000000;
+	out->tv_sec = (time_t)(1700000000 + ticks / 1000000000);
+	out->tv_nsec = (long)(ticks % 1000000000);
 	return 0;
 }

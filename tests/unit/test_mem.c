@@ -38,7 +38,7 @@ static void check_model(struct node *node, const uint8_t *model, uint64_t size)
 	assert_int_equal(node_size(node), size);
 	if (size > 0)
 		assert_int_equal(node_pread(node, in, size, 0, 0, NULL), 0);
-	assert_memory_equal(in, model, size);
+	assert_memory_equal(in, model, (size_t)size);
 }
 
 static void test_against_flat_array(void **state)
@@ -67,12 +67,12 @@ static void test_against_flat_array(void **state)
 			size = end > size ? end : size;
 			break;
 		case 3:
-			memset(model + off, 0, off < size ? (end < size ? n : size - off) : 0);
+			memset(model + off, 0, off < size ? (end < size ? n : (size_t)(size - off)) : 0);
 			assert_int_equal(node_discard(node, n, off, 0, NULL), 0);
 			break;
 		default:
 			if (off < size)
-				memset(model + off, 0, size - off);
+				memset(model + off, 0, (size_t)(size - off));
 			assert_int_equal(node_resize(node, off, NULL), 0);
 			size = off;
 		}
