@@ -300,12 +300,12 @@ static int write_detecting(struct node *node, const uint8_t *buf, uint64_t bytes
 	flags &= ~(unsigned)IMG_IO_DETECT_ZEROES;
 	while (off < end && ret == 0) {
 		uint64_t stop = min_u64(round_down(off, grain) + grain, end);
-		bool zero = is_zero(buf, stop - off);
+		bool zero = is_zero(buf, (size_t)(stop - off));
 
 		while (stop < end) {
 			uint64_t n = min_u64(grain, end - stop);
 
-			if (is_zero(buf + (stop - off), n) != zero)
+			if (is_zero(buf + (stop - off), (size_t)n) != zero)
 				break;
 			stop += n;
 		}

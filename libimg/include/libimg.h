@@ -305,7 +305,8 @@ IMG_API int img_snapshot_diff(struct img *img, const char *a, const char *b, img
 /*
  * Machine state. The image has one working vmstate volume beside the disk; img_snapshot_create(..., IMG_SNAPSHOT_VMSTATE)
  * stores it with the disk in one atomic commit, and later writes store only what changes. Writing grows the volume;
- * resize cuts it. Reading names a snapshot, or NULL for the working volume; ranges beyond its size are INVALID.
+ * resize cuts it. It becomes durable with that snapshot, not by img_flush(). After a revert it is as in the snapshot: empty where
+ * that holds none. Reading names a snapshot, or NULL for the working volume; ranges beyond its size are INVALID.
  */
 IMG_API int img_vmstate_write(struct img *img, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
 IMG_API int img_vmstate_read(struct img *img, const char *snapshot, void *buf, uint64_t bytes, uint64_t off,

@@ -127,7 +127,10 @@ static int act_revert(struct ckpt *c, const struct ckpt_req *req, struct img_err
 	if (rc)
 		return rc;
 	c->next.disk = s->disk;
-	c->next.vm = s->vm;
+	if (s->has_vmstate)
+		c->next.vm = s->vm;
+	else /* a lineage never loses levels: reclaim compares trees by them */
+		c->next.vm = (struct volume){.levels = s->vm.levels};
 	c->next.head_parent = s->id;
 	c->next.epoch++;
 	return 0;
@@ -254,15 +257,23 @@ static int ring_drop(struct ckpt *c, struct img_error *err)
 static int ring_make(struct ckpt *c, struct img_error *err)
 {
 	struct engine *e = c->e;
-	uint64_t aus = journal_ring_aus(e), got;
-	int rc = space_alloc(e, aus, aus, &c->next.ring_addr, &got, err);
+	uint64_t aus = journal_ring_aus(e), addr, got;
+	int rc = space_alloc(e, aus, aus, &addr, &got, err);
 
+	if (!rc) {
+		rc = node_allocate(e->file, au_off(got), au_off(addr), err);
+		if (rc)
+			space_free(e, addr, got);
+	}
+	if (rc == IMG_E_NOSPC) { /* then each flush is a checkpoint: slower, and as safe */
+		error_clear(err);
+		return 0;
+	}
 	if (!rc)
-		rc = node_allocate(e->file, au_off(got), au_off(c->next.ring_addr), err);
-	if (!rc)
-		rc = space_persist_use(e, c->next.ring_addr, got, err);
+		rc = space_persist_use(e, addr, got, err);
 	if (!rc)
 		rc = random_fill(&c->next.salt, sizeof c->next.salt, err);
+	c->next.ring_addr = addr;
 	c->next.ring_aus = got;
 	c->next.ring_tail = 0;
 	c->next.ring_seq = 1;

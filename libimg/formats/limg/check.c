@@ -564,7 +564,7 @@ int limg_check(struct node *n, unsigned flags, img_finding_fn fn, void *ctx, con
 	k.nr_aus = min_u64(node_size(e->file) >> AU_SHIFT, e->sb.nr_groups * GROUP_AUS);
 	k.used = calloc((size_t)e->sb.nr_groups, AU_BYTES);
 	k.owner = calloc((size_t)k.nr_aus + 1, sizeof(*k.owner));
-	k.buf = malloc(max_u64(e->unit_bytes, READ_BLOCKS * AU_BYTES));
+	k.buf = malloc((size_t)max_u64(e->unit_bytes, READ_BLOCKS * AU_BYTES));
 	if (k.used && k.owner && k.buf)
 		rc = walk_all(&k, &content_damage);
 	else

@@ -42,7 +42,7 @@ static void engine_free(struct engine *e)
 
 static struct engine *engine_new(struct node *node, struct node *file, uint64_t cache_bytes, struct img_error *err)
 {
-	struct engine *e = aligned_alloc(64, round_up(sizeof *e, 64));
+	struct engine *e = aligned_alloc(64, (size_t)round_up(sizeof *e, 64));
 
 	if (e) {
 		memset(e, 0, sizeof *e);

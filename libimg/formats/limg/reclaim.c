@@ -158,6 +158,8 @@ static int child_root(struct walk *w, const struct volume *child, unsigned level
 		      struct img_error *err)
 {
 	*out = child->root;
+	if (word_state(out->word) != ST_NODE)
+		return 0;
 	if (child->levels < levels)
 		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
 				 "a tree is lower than that of its ancestor (LIMG-13)");

@@ -515,23 +515,34 @@ static uint64_t nodes_for(const struct engine *e, uint64_t leaves)
 	return n;
 }
 
+/* As much as the host has room for, down to one AU. */
 static int pool_add(struct engine *e, struct img_error *err)
 {
 	struct space *sp = &e->space;
-	uint64_t addr, got;
-	int rc = alloc_locked(e, RUN_AUS, 1, &addr, &got, err);
 
-	if (rc)
-		return rc;
-	if (!e->bulk)
-		rc = node_allocate(e->file, au_off(got), au_off(addr), err);
-	if (rc) {
-		free_locked(e, addr, got);
-		return rc;
+	for (uint64_t want = RUN_AUS;; want /= 2) {
+		uint64_t addr, got;
+		int rc = alloc_locked(e, want, 1, &addr, &got, err);
+
+		if (rc)
+			return rc;
+		error_clear(err);
+		if (!e->bulk)
+			rc = node_allocate(e->file, au_off(got), au_off(addr), err);
+		if (!rc) {
+			size_t before = sp->pool.nr;
+
+			runs_add(&sp->pool, addr, got);
+			if (sp->pool.nr == before && (!before || sp->pool.v[before - 1].addr + sp->pool.v[before - 1].aus != addr + got))
+				rc = error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+			else
+				sp->pool_aus += got;
+		}
+		if (rc)
+			free_locked(e, addr, got);
+		if (rc != IMG_E_NOSPC || want == 1)
+			return rc;
 	}
-	runs_add(&sp->pool, addr, got);
-	sp->pool_aus += got;
-	return 0;
 }
 
 int space_reserve(struct engine *e, uint64_t leaves, struct img_error *err)
