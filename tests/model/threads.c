@@ -12,7 +12,10 @@
  * compares and deletes snapshots. At the end everything holds the last version, also after closing and opening. Made
  * for the thread sanitizer.
  *
- *   model-threads [--seconds N] [--seed N] [--writers N]
+ * With --wild the last thread also reverts and resizes, under the feet of the others. Then any version will do, but a
+ * cell still holds one of its own, whole, and snapshots stay as they are.
+ *
+ *   model-threads [--seconds N] [--seed N] [--writers N] [--wild]
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -44,6 +47,7 @@ static struct {
 	_Atomic bool stop;
 	_Atomic uint64_t writes, reads, snaps, flushes;
 	unsigned nr_writers;
+	bool wild;
 	uint64_t seed;
 } t;
 
@@ -62,6 +66,13 @@ static void must(int ret, const char *what, const struct img_error *err)
 {
 	if (ret != 0)
 		die(what, err);
+}
+
+/* The disk may just have become shorter. */
+static void must_io(int ret, const char *what, const struct img_error *err)
+{
+	if (!t.wild || ret != IMG_E_INVALID)
+		must(ret, what, err);
 }
 
 static uint32_t cell_bytes(uint32_t cell)
@@ -119,14 +130,27 @@ static uint32_t cell_version(const uint8_t *buf, uint32_t cell, uint32_t lo, uin
 
 static void check_cell(const uint8_t *buf, uint32_t cell, uint32_t lo, uint32_t hi, const char *what)
 {
-	uint32_t version = cell_version(buf, cell, lo, hi);
 	uint64_t head;
+	uint32_t version;
 
+	if (t.wild) { /* a version of zeros is always possible, and any other */
+		lo = 0;
+		hi = UINT32_MAX - 8 - (cell * 7 + UINT32_MAX) % 8; /* UINT32_MAX says that there is none */
+	}
+	version = cell_version(buf, cell, lo, hi);
 	if (version != UINT32_MAX && version >= lo && version <= hi)
 		return;
 	memcpy(&head, buf, 8);
 	fprintf(stderr, "model-threads: %s: cell %u is not of a version from %u to %u (head 0x%" PRIx64 ", %s)\n", what,
 		cell, lo, hi, head, version == UINT32_MAX ? "torn or foreign" : "whole");
+	for (uint32_t i = 8; i < cell_bytes(cell); i += 8) {
+		uint64_t word, before;
+
+		memcpy(&word, buf + i, 8);
+		memcpy(&before, buf + i - 8, 8);
+		if (i < 32 || (word == 0) != (before == 0))
+			fprintf(stderr, "  at %u: 0x%" PRIx64 "\n", i, word);
+	}
 	fflush(NULL);
 	_Exit(1);
 }
@@ -150,15 +174,15 @@ static void write_run(uint32_t first, uint32_t nr, unsigned how, uint8_t *buf)
 		at += cell_bytes(c);
 	}
 	if (zero && how & 8)
-		must(img_zero(t.img, at, cell_off(first), 0, &err), "zero", &err);
+		must_io(img_zero(t.img, at, cell_off(first), 0, &err), "zero", &err);
 	else if (zero && first < BIG_CELLS)
-		must(img_discard(t.img, at, cell_off(first), 0, &err), "discard", &err);
+		must_io(img_discard(t.img, at, cell_off(first), 0, &err), "discard", &err);
 	else
-		must(img_pwrite(t.img, buf, at, cell_off(first),
-				(how & 16 ? IMG_IO_COMPRESS : 0u) | (how & 32 ? IMG_IO_DETECT_ZEROES : 0u) |
-					((how & 0xf00) == 0 ? IMG_IO_FUA : 0u),
-				&err),
-		     "write", &err);
+		must_io(img_pwrite(t.img, buf, at, cell_off(first),
+				   (how & 16 ? IMG_IO_COMPRESS : 0u) | (how & 32 ? IMG_IO_DETECT_ZEROES : 0u) |
+					   ((how & 0xf00) == 0 ? IMG_IO_FUA : 0u),
+				   &err),
+			"write", &err);
 	for (uint32_t c = first; c < first + nr; c++)
 		atomic_store(&t.done[c], atomic_load(&t.started[c]));
 	atomic_fetch_add(&t.writes, 1);
@@ -205,6 +229,7 @@ static void *reader(void *arg)
 	uint8_t *buf = malloc(RUN_CELLS * BLOCK);
 	struct img_error err = { 0 };
 	uint32_t lo[RUN_CELLS];
+	int ret;
 
 	if (!buf)
 		die("out of memory", NULL);
@@ -217,8 +242,9 @@ static void *reader(void *arg)
 		for (uint32_t i = 0; i < nr; i++)
 			lo[i] = atomic_load(&t.done[first + i]);
 		bytes = cell_off(first + nr - 1) + cell_bytes(first + nr - 1) - cell_off(first);
-		must(img_pread(t.img, buf, bytes, cell_off(first), 0, &err), "read", &err);
-		for (uint32_t i = 0; i < nr; i++) {
+		ret = img_pread(t.img, buf, bytes, cell_off(first), 0, &err);
+		must_io(ret, "read", &err);
+		for (uint32_t i = 0; ret == 0 && i < nr; i++) {
 			check_cell(buf + at, first + i, lo[i], atomic_load(&t.started[first + i]), "read");
 			at += cell_bytes(first + i);
 		}
@@ -247,7 +273,7 @@ static void *flusher(void *arg)
 		if (r % 8 == 1)
 			must(img_vmstate_write(t.img, vm, sizeof(vm), (r >> 32) % 100000, &err), "vmstate write", &err);
 		if (r % 8 == 2)
-			must(img_extents(t.img, DISK_BYTES, 0, 0, ext, 16, &nr, &err), "extents", &err);
+			must_io(img_extents(t.img, DISK_BYTES, 0, 0, ext, 16, &nr, &err), "extents", &err);
 		atomic_fetch_add(&t.flushes, 1);
 		nanosleep(&pause, NULL);
 	}
@@ -325,6 +351,19 @@ static void check_diff(const struct snap *a, const struct snap *b)
 	free(said);
 }
 
+/* Back to a snapshot, or shorter for a moment. */
+static void go_wild(uint64_t r, const struct snap *s)
+{
+	struct img_error err = { 0 };
+
+	if (s->content && r & 1) {
+		must(img_snapshot_revert(t.img, s->name, &err), "revert", &err);
+		return;
+	}
+	must(img_resize(t.img, (r >> 8) % DISK_BYTES / BLOCK * BLOCK, IMG_RESIZE_SHRINK, &err), "resize", &err);
+	must(img_resize(t.img, DISK_BYTES, 0, &err), "resize", &err);
+}
+
 static void *snapshotter(void *arg)
 {
 	struct snap snaps[NR_SNAPS] = { 0 };
@@ -340,6 +379,8 @@ static void *snapshotter(void *arg)
 		uint64_t r = rng_next(&rng);
 		struct snap *s = &snaps[r % NR_SNAPS], *other = &snaps[(r >> 8) % NR_SNAPS];
 
+		if (t.wild && r >> 40 & 1)
+			go_wild(r >> 41, s);
 		if (!s->content) {
 			create_snap(s, b, r >> 16 & 1 ? IMG_SNAPSHOT_VMSTATE : 0);
 			continue;
@@ -408,9 +449,11 @@ static void run(unsigned seconds)
 
 int main(int argc, char **argv)
 {
-	static const struct option names[] = {
-		{ "seconds", 1, NULL, 't' }, { "seed", 1, NULL, 's' }, { "writers", 1, NULL, 'w' }, { NULL, 0, NULL, 0 }
-	};
+	static const struct option names[] = { { "seconds", 1, NULL, 't' },
+					       { "seed", 1, NULL, 's' },
+					       { "writers", 1, NULL, 'w' },
+					       { "wild", 0, NULL, 'x' },
+					       { NULL, 0, NULL, 0 } };
 	struct img_create_options create = { .struct_size = sizeof(create),
 					     .format = "limg",
 					     .size_bytes = DISK_BYTES,
@@ -428,6 +471,8 @@ int main(int argc, char **argv)
 			t.nr_writers = (unsigned)strtoul(optarg, NULL, 0);
 		else if (c == 's')
 			t.seed = strtoull(optarg, NULL, 0);
+		else if (c == 'x')
+			t.wild = true;
 		else
 			return 2;
 	}
