@@ -20,7 +20,7 @@ import limg_verify as verify    # noqa: E402
 import limg_writer as writer    # noqa: E402
 
 AU = 4096
-IMAGES = int(os.environ.get('IMAGES', '30'))
+IMAGES = int(os.environ.get('IMAGES', '20'))
 
 
 def content(layer, problems):
@@ -87,7 +87,7 @@ class RandomImages(Case):
             used = self.used_bytes(w, whole)
             truth = list(self.states(w))
             rng = random.Random(seed)
-            for off in rng.sample(used, min(len(used), 150)):
+            for off in rng.sample(used, min(len(used), 60)):
                 bit = 1 << rng.randrange(8)
                 self.flip(off, bit)
                 in_ring = w.ring and 0 <= off // AU - w.ring['addr'] < w.ring['aus']
@@ -130,7 +130,7 @@ class RandomImages(Case):
         with open(self.path, 'rb') as file:
             whole = file.read()
         off_bitmap = range(2 * AU, 3 * AU)
-        for off in range(0, len(whole), 13):
+        for off in range(0, len(whole), 41):
             if not any(whole[off // AU * AU:off // AU * AU + AU]):
                 continue
             self.flip(off, 0x10)
