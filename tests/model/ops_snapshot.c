@@ -85,7 +85,6 @@ int op_snap_revert(struct model *m, const uint32_t *r)
 	struct img_error err = { 0 };
 	struct mfile *f = top(m);
 	struct msnap *s = pick_snap(m, r[0]);
-	uint64_t bytes = 0;
 
 	if (!s)
 		return expect(m, img_snapshot_revert(m->img, "none", &err), IMG_E_NOENT, &err, "revert to nothing");
@@ -98,12 +97,7 @@ int op_snap_revert(struct model *m, const uint32_t *r)
 	flat_copy(&f->head, &s->disk);
 	flat_copy(&f->vm, &s->vm);
 	f->head_parent = s->id;
-	if (s->has_vm)
-		return 0;
-	/* A snapshot of the disk only: the working machine state is empty, or what it was then. */
-	if (expect(m, img_vmstate_size(m->img, NULL, &bytes, &err), 0, &err, "vmstate size") != 0)
-		return -1;
-	if (bytes == 0)
+	if (!s->has_vm) /* a snapshot of the disk only */
 		flat_resize(&f->vm, 0);
 	return 0;
 }
