@@ -30,6 +30,9 @@ struct mem_table {
 
 static const uint8_t zero_page[MEM_PAGE_BYTES];
 
+/* Stands for every page that is reserved and not yet written. Its own reference keeps it from being anybody's alone. */
+static struct mem_page reserved_page = { .refs = 1 };
+
 static unsigned slot_of(uint64_t index, unsigned level)
 {
 	return (unsigned)(index >> (level * TABLE_BITS)) & (TABLE_SLOTS - 1);
@@ -355,8 +358,15 @@ int mem_content_allocate(struct mem_content *content, uint64_t bytes, uint64_t o
 	pthread_rwlock_wrlock(&content->lock);
 	content->changes++;
 	for (uint64_t i = off / MEM_PAGE_BYTES; ret == 0 && i * MEM_PAGE_BYTES < off + bytes; i++) {
-		if (find_page(content, i) == NULL && own_page(content, i) == NULL)
+		struct mem_page **slot = make_slot(content, i);
+
+		if (slot == NULL) {
 			ret = IMG_E_NOMEM;
+		} else if (*slot == NULL) {
+			atomic_fetch_add(&reserved_page.refs, 1);
+			*slot = &reserved_page;
+			content->nr_pages++;
+		}
 	}
 	if (ret == 0)
 		content->size = max_u64(content->size, off + bytes);
