@@ -164,7 +164,8 @@ static int bring_content(struct carry *c, const char *b, struct img *content, ui
 	if (c->state != NOWHERE)
 		return apply_difference(c, c->snaps[c->state].name, b, content, err);
 	opts.progress = c->progress;
-	r = copy_content(content, c->base, c->dst, &opts, err);
+	/* After a resize the target no longer reads as its backing everywhere: the difference is taken from itself. */
+	r = copy_content(content, c->base ? c->dst : NULL, c->dst, &opts, err);
 	c->relay.before_bytes += size_bytes;
 	return r;
 }

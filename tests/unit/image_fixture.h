@@ -170,7 +170,7 @@ static void assert_content(struct img *img, const uint8_t *expected, uint64_t by
 	uint64_t size = img_size(img);
 
 	assert_true(size >= bytes);
-	for (uint64_t i = 0; memcmp(buf, expected, bytes) != 0; i++)
+	for (uint64_t i = 0, end = memcmp(buf, expected, bytes) ? bytes : 0; i < end; i++)
 		if (buf[i] != expected[i])
 			fail_msg("byte 0x%llx is 0x%02x, not 0x%02x", (unsigned long long)i, buf[i], expected[i]);
 	for (uint64_t i = bytes; i < size; i++)

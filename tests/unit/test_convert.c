@@ -256,6 +256,20 @@ static void carries_random_histories(void **state)
 		make_image("src", "limg", SIZE, i % 2 ? "base" : NULL, i % 2 ? "raw" : NULL);
 		src = open_image("src", "limg", IMG_OPEN_WRITE);
 		live_through(src, &h, 50);
+		if (i % 4 >= 2) { /* onto another one, which the snapshots may be smaller or larger than */
+			struct img *other;
+
+			make_image("other", "limg", i % 8 < 4 ? 2 * SIZE : SIZE / 2, NULL, NULL);
+			other = open_image("other", "limg", IMG_OPEN_WRITE);
+			write_pattern(other, 0, img_size(other), 3);
+			if (img_size(other) >= img_size(src)) /* much is the same, but beyond the end there is more */
+				assert_ok(img_copy(src, other, NULL, ERR));
+			if (img_size(other) > img_size(src))
+				write_pattern(other, img_size(src), img_size(other) - img_size(src), 5);
+			write_pattern(other, img_size(other) / 2, 100 * KIB, 4);
+			close_image(other);
+			create = limg_onto("other", "limg");
+		}
 		assert_ok(img_convert(src, in_dir("dst"), &create, &opts, ERR));
 		close_image(src);
 		check_history("src", &h);
@@ -265,6 +279,38 @@ static void carries_random_histories(void **state)
 		free_history(&h);
 		fixture_files(true);
 	}
+}
+
+/* The target is made with the head's size and grows for the snapshot: there it does not read as its backing any more. */
+static void larger_snapshots_onto_a_base(void **state)
+{
+	struct img_copy_options opts = with_flags(IMG_COPY_SNAPSHOTS);
+	struct img_create_options create = limg_onto("base", "raw");
+	struct img *src, *base, *dst, *view;
+	uint8_t *content;
+
+	(void)state;
+	make_image("base", "raw", 4 * MIB, NULL, NULL);
+	base = open_image("base", "raw", IMG_OPEN_WRITE);
+	write_pattern(base, 0, 4 * MIB, 8);
+	make_image("src", "limg", 4 * MIB, NULL, NULL);
+	src = open_image("src", "limg", IMG_OPEN_WRITE);
+	assert_ok(img_copy(base, src, NULL, ERR));
+	content = read_all(base);
+	close_image(base);
+	assert_ok(img_snapshot_create(src, "s", 0, ERR));
+	assert_ok(img_resize(src, 2 * MIB, IMG_RESIZE_SHRINK, ERR));
+	assert_ok(img_convert(src, in_dir("dst"), &create, &opts, ERR));
+	close_image(src);
+	dst = open_image("dst", "limg", 0);
+	assert_int_equal(img_size(dst), 2 * MIB);
+	assert_content(dst, content, 2 * MIB);
+	assert_ok(img_snapshot_open(dst, "s", &view, ERR));
+	assert_int_equal(img_size(view), 4 * MIB);
+	assert_content(view, content, 4 * MIB);
+	close_image(view);
+	close_image(dst);
+	free(content);
 }
 
 /* Ten snapshots of one disk, a little changed each time, take little more than one; the ancestry is kept. */
@@ -364,6 +410,7 @@ int main(void)
 		T(stores_only_the_difference),
 		T(random_content_onto_a_base),
 		T(carries_random_histories),
+		T(larger_snapshots_onto_a_base),
 		T(sharing_and_ancestry_are_kept),
 		T(snapshots_need_a_format_that_has_them),
 		cmocka_unit_test_setup_teardown(every_call_may_fail, fault_env_setup, fault_env_teardown),
