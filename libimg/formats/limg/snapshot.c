@@ -138,7 +138,8 @@ int limg_snap_list(struct node *n, struct img_snapshot *out, size_t cap, size_t 
 	if (!all)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 	qsort(all, k, sizeof(*all), by_id);
-	memcpy(out, all, (k < cap ? k : cap) * sizeof(*all));
+	if (cap > 0) /* out may be NULL then */
+		memcpy(out, all, (k < cap ? k : cap) * sizeof(*all));
 	*nr = k;
 	free(all);
 	return 0;
