@@ -434,15 +434,15 @@ static struct stream *my_stream(struct engine *e)
 	return &e->space.stream[(t * UINT64_C(0x9e3779b97f4a7c15)) >> 61];
 }
 
-/* Large requests need no stream: one run, one write. */
-static int alloc_large(struct engine *e, uint64_t want, uint64_t *addr, uint64_t *got, struct img_error *err)
+/* Large requests and compressed units need no stream: one run, one write, nothing left over. */
+static int alloc_direct(struct engine *e, uint64_t want, bool exact, uint64_t *addr, uint64_t *got, struct img_error *err)
 {
 	uint64_t run;
-	int rc = space_alloc(e, want, e->block_aus, addr, &run, err);
+	int rc = space_alloc(e, want, exact ? want : e->block_aus, addr, &run, err);
 
 	if (rc)
 		return rc;
-	*got = round_down(run, e->block_aus);
+	*got = exact ? run : round_down(run, e->block_aus);
 	if (run > *got)
 		space_free(e, *addr + *got, run - *got);
 	return 0;
@@ -454,8 +454,8 @@ int space_alloc_data(struct engine *e, uint64_t want, bool exact, uint64_t *addr
 	uint64_t min = exact ? want : e->block_aus, drop = 0, drop_at = 0;
 	int rc = 0;
 
-	if (!exact && want >= RUN_AUS)
-		return alloc_large(e, want, addr, got, err);
+	if (want >= RUN_AUS || (exact && want != e->block_aus))
+		return alloc_direct(e, want, exact, addr, got, err);
 	pthread_mutex_lock(&s->lock);
 	if (want == e->block_aus && s->nr_recycle) {
 		*addr = s->recycle[--s->nr_recycle];
