@@ -128,7 +128,7 @@ def main():
         sub.add_argument('--seed', type=int, default=1)
         sub.set_defaults(function=function)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir='/dev/shm' if os.access('/dev/shm', os.W_OK) else None) as folder:
         return 1 if args.function(args, folder) else 0
 
 

@@ -299,8 +299,6 @@ class Image:
         payload = self.view[off + 16:off + 16 + payload_bytes]
         if xxh64(payload) != csum:
             raise Damage('LIMG-12', off, 'checksum of a compressed unit does not hold')
-        if any(self.view[off + 16 + payload_bytes:off + aus * AU]):
-            raise Damage('LIMG-12', off, 'a compressed unit is not followed by zeros')
         try:
             expander = (zstandard.ZstdDecompressor(max_window_size=8 << 20).decompressobj() if state == ZSTD
                         else zlib.decompressobj(-15))

@@ -43,7 +43,8 @@ def rules(path):
 
 class Case(unittest.TestCase):
     def setUp(self):
-        folder = tempfile.TemporaryDirectory()
+        # Many small files, again and again: in memory where that can be had.
+        folder = tempfile.TemporaryDirectory(dir='/dev/shm' if os.access('/dev/shm', os.W_OK) else None)
         self.addCleanup(folder.cleanup)
         self.folder = folder.name
         self.path = os.path.join(folder.name, 'a.limg')
@@ -130,12 +131,16 @@ class RandomImages(Case):
         with open(self.path, 'rb') as file:
             whole = file.read()
         off_bitmap = range(2 * AU, 3 * AU)
+        unit = w.head.entries[1][32]
+        at = (unit[0] & writer.ADDR_MASK) * AU
+        payload, = struct.unpack_from('<I', whole, at)
+        slack = range(at + 16 + payload, at + (unit[1] & 255) * AU)
         for off in range(0, len(whole), 41):
             if not any(whole[off // AU * AU:off // AU * AU + AU]):
                 continue
             self.flip(off, 0x10)
             found, _, notes = rules(self.path)
-            self.assertTrue(found or notes, 'offset 0x%x' % off)
+            self.assertTrue(found or notes or off in slack, 'offset 0x%x' % off)
             if off in off_bitmap:
                 self.assertIn('LIMG-4', found)
             self.flip(off, 0x10)
