@@ -63,7 +63,8 @@ int codec_compress(struct codec_ctx *ctx, enum codec_id id, int level, const voi
 	return ops->compress(state, level, src, src_bytes, dst, dst_cap, out);
 }
 
-int codec_expand(struct codec_ctx *ctx, enum codec_id id, const void *src, size_t src_bytes, void *dst, size_t dst_bytes)
+int codec_expand(struct codec_ctx *ctx, enum codec_id id, const void *src, size_t src_bytes, void *dst,
+		 size_t dst_bytes)
 {
 	const struct codec_ops *ops;
 	void *state;

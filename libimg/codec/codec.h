@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Compression behind one small table: whole buffers in, whole buffers out, as image formats store them. The identifiers are
- * those of the entry states in format-spec/limg.md.
+ * Compression behind one small table: whole buffers in, whole buffers out, as image formats store them. The identifiers
+ * are those of the entry states in format-spec/limg.md.
  *
  * Threads: a context belongs to one thread at a time; distinct contexts are independent.
  */
@@ -20,24 +20,27 @@ struct codec_ctx *codec_ctx_new(void);
 void codec_ctx_free(struct codec_ctx *ctx);
 
 /*
- * Compresses src into dst. Returns 0 and the size in *out; 1 when the result does not fit into dst_cap, which is no error (the
- * content of dst is then undefined); IMG_E_NOMEM; or IMG_E_INVALID for a codec or level that does not exist. Level 0 is the
- * codec's default.
+ * Compresses src into dst. Returns 0 and the size in *out; 1 when the result does not fit into dst_cap, which is no
+ * error (the content of dst is then undefined); IMG_E_NOMEM; or IMG_E_INVALID for a codec or level that does not exist.
+ * Level 0 is the codec's default.
  */
 int codec_compress(struct codec_ctx *ctx, enum codec_id id, int level, const void *src, size_t src_bytes, void *dst,
 		   size_t dst_cap, size_t *out);
 
 /*
- * Expands src, which may come from an attacker, to exactly dst_bytes. CODEC_ZSTD: one frame without dictionary, window at most
- * 8 MiB; CODEC_DEFLATE: one raw stream (RFC 1951). A result that is shorter or longer, trailing input, and anything malformed is
- * IMG_E_CORRUPT; dst is then undefined. Else 0, IMG_E_NOMEM or IMG_E_INVALID (unknown codec). Memory does not depend on src.
+ * Expands src, which may come from an attacker, to exactly dst_bytes. CODEC_ZSTD: one frame without dictionary, window
+ * at most 8 MiB; CODEC_DEFLATE: one raw stream (RFC 1951). A result that is shorter or longer, trailing input, and
+ * anything malformed is IMG_E_CORRUPT; dst is then undefined. Else 0, IMG_E_NOMEM or IMG_E_INVALID (unknown codec).
+ * Memory does not depend on src.
  */
-int codec_expand(struct codec_ctx *ctx, enum codec_id id, const void *src, size_t src_bytes, void *dst, size_t dst_bytes);
+int codec_expand(struct codec_ctx *ctx, enum codec_id id, const void *src, size_t src_bytes, void *dst,
+		 size_t dst_bytes);
 
 /* "none", "zstd", "zlib"; "unknown" for anything else. */
 const char *codec_name(enum codec_id id);
 
-/* Reads "none", "zstd", "zstd:LEVEL" (1 to 22), "zlib" or "zlib:LEVEL" (1 to 9). *level is 0 where none is given. -1: none of these. */
+/* Reads "none", "zstd", "zstd:LEVEL" (1 to 22), "zlib" or "zlib:LEVEL" (1 to 9). *level is 0 where none is given. -1:
+ * none of these. */
 int codec_parse(const char *text, enum codec_id *id, int *level);
 
 #endif

@@ -12,7 +12,8 @@ struct codec_ops {
 	/* State of one context; made when the codec is first used in it. */
 	void *(*new_state)(void);
 	void (*free_state)(void *state);
-	int (*compress)(void *state, int level, const void *src, size_t src_bytes, void *dst, size_t dst_cap, size_t *out);
+	int (*compress)(void *state, int level, const void *src, size_t src_bytes, void *dst, size_t dst_cap,
+			size_t *out);
 	int (*expand)(void *state, const void *src, size_t src_bytes, void *dst, size_t dst_bytes);
 };
 

@@ -8,9 +8,9 @@
 #include "codec_ops.h"
 #include "libimg.h"
 
-#define DEFAULT_LEVEL 6
+#define DEFAULT_LEVEL	6
 #define RAW_WINDOW_BITS (-15)
-#define MEM_LEVEL 8
+#define MEM_LEVEL	8
 
 struct deflate_state {
 	z_stream out, in; /* compressor, expander */

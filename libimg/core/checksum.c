@@ -2,10 +2,10 @@
 /*
  * img_checksum(): digests of what the guest sees.
  *
- * Members of a team claim spans of the content in ascending order, prepare them side by side (SHA-256: read; XXH128: read, and hash each
- * piece), and then take turns, in the order of the spans, to put the result into the digest. So the members read ahead of the one that
- * hashes, however many there are, and one alone works as well. A span of zeros is not read: it costs SHA-256 the hashing, and XXH128 a
- * constant for each piece.
+ * Members of a team claim spans of the content in ascending order, prepare them side by side (SHA-256: read; XXH128:
+ * read, and hash each piece), and then take turns, in the order of the spans, to put the result into the digest. So the
+ * members read ahead of the one that hashes, however many there are, and one alone works as well. A span of zeros is
+ * not read: it costs SHA-256 the hashing, and XXH128 a constant for each piece.
  */
 #include <openssl/evp.h>
 #include <pthread.h>
@@ -20,10 +20,10 @@
 #include "image_int.h"
 #include "team.h"
 
-#define PIECE_BYTES (UINT64_C(1) << 20) /* of the XXH128 tree: part of what the digest means */
-#define SPAN_PIECES 4			/* claimed at once, so that members rarely wait for their turn */
+#define PIECE_BYTES	    (UINT64_C(1) << 20) /* of the XXH128 tree: part of what the digest means */
+#define SPAN_PIECES	    4			/* claimed at once, so that members rarely wait for their turn */
 #define MAX_ZERO_SPAN_BYTES (UINT64_C(1) << 30)
-#define BUFFER_ALIGN 4096
+#define BUFFER_ALIGN	    4096
 
 struct span {
 	uint64_t off, bytes; /* off is a multiple of PIECE_BYTES */
@@ -44,9 +44,9 @@ struct digest_job {
 	struct img *img;
 	const struct digest_ops *ops;
 	uint64_t size_bytes;
-	EVP_MD_CTX *sha;	/* owned by who has the turn, as xxh */
+	EVP_MD_CTX *sha; /* owned by who has the turn, as xxh */
 	XXH3_state_t *xxh;
-	uint8_t *zeroes;	/* PIECE_BYTES of them */
+	uint8_t *zeroes;	      /* PIECE_BYTES of them */
 	XXH128_canonical_t zero_hash; /* of a whole piece of zeros */
 
 	pthread_mutex_t claim_lock;
@@ -193,7 +193,8 @@ static XXH128_canonical_t hash_piece(const uint8_t *buf, uint64_t bytes)
 	return canonical;
 }
 
-/* Leaves the hashes of the pieces, one after the other, at the start of buf: no piece is shorter than where its hash goes, but the last. */
+/* Leaves the hashes of the pieces, one after the other, at the start of buf: no piece is shorter than where its hash
+ * goes, but the last. */
 static int xxh_prepare(struct digest_job *job, const struct span *span, uint8_t *buf, struct img_error *err)
 {
 	XXH128_canonical_t hashes[SPAN_PIECES];
@@ -214,7 +215,9 @@ static int xxh_add(struct digest_job *job, const struct span *span, const uint8_
 	XXH128_canonical_t last;
 
 	if (!span->zero)
-		return XXH3_128bits_update(job->xxh, buf, (size_t)(nr_whole + (rest > 0)) * sizeof(last)) == XXH_OK ? 0 : -1;
+		return XXH3_128bits_update(job->xxh, buf, (size_t)(nr_whole + (rest > 0)) * sizeof(last)) == XXH_OK ?
+			       0 :
+			       -1;
 	for (uint64_t i = 0; i < nr_whole; i++)
 		if (XXH3_128bits_update(job->xxh, &job->zero_hash, sizeof(job->zero_hash)) != XXH_OK)
 			return -1;

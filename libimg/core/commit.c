@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * img_commit(): an overlay's content goes into its parent's head, and the overlay is emptied. A kill at any point loses nothing, because
- * the overlay keeps all that it holds until the parent is durable:
+ * img_commit(): an overlay's content goes into its parent's head, and the overlay is emptied. A kill at any point loses
+ * nothing, because the overlay keeps all that it holds until the parent is durable:
  *
  *   1  the parent is what the overlay was made on (pin), and its head is what the overlay stands on
  *   2  the overlay records `committing`, durably: from here on the parent no longer matches its pin, and the overlay is
@@ -26,7 +26,7 @@ struct commit {
 	struct img_copy_options opts;
 	struct host_stat seen; /* the parent's file, as it was reached under the policy for references */
 	struct img *parent;    /* open for writing, or NULL */
-	struct cursor own;  /* what the overlay itself holds */
+	struct cursor own;     /* what the overlay itself holds */
 };
 
 /* ---- step 1 ------------------------------------------------------------------------------------------------------ */
@@ -49,10 +49,11 @@ static int check_head(struct commit *c, struct img *snapshot, struct img_error *
 		r = image_pin(head, &of_head, err);
 	if (r == 0 && (of_snapshot.size_bytes != of_head.size_bytes ||
 		       memcmp(of_snapshot.hash, of_head.hash, sizeof(of_head.hash)) != 0))
-		r = error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, "core",
-			      "%s: the head of %s is no longer what snapshot '%s' is: rebase the overlay onto the head first, or "
-			      "convert it to an image of its own",
-			      c->rs.img->path, img_path(head), c->rs.ref.snapshot);
+		r = error_set(
+			err, IMG_E_REFUSED, 0, NO_OFFSET, "core",
+			"%s: the head of %s is no longer what snapshot '%s' is: rebase the overlay onto the head first, or "
+			"convert it to an image of its own",
+			c->rs.img->path, img_path(head), c->rs.ref.snapshot);
 	(void)img_close(head, NULL);
 	return r;
 }
@@ -61,7 +62,8 @@ static int check_parent(struct commit *c, struct img_error *err)
 {
 	bool resumed = c->rs.ref.committing; /* then it holds a part of the overlay already, and matches nothing */
 	struct img *parent;
-	int r = restack_open_parent(&c->rs, &c->rs.ref, resumed ? IMG_OPEN_UNSAFE_BACKING : 0, c->rs.img->refs, &parent, err);
+	int r = restack_open_parent(&c->rs, &c->rs.ref, resumed ? IMG_OPEN_UNSAFE_BACKING : 0, c->rs.img->refs, &parent,
+				    err);
 
 	if (r < 0)
 		return r;
@@ -94,7 +96,8 @@ static int open_for_writing(struct commit *c, struct img_error *err)
 	if (r == 0)
 		r = node_stat(c->parent->top, &now, err);
 	if (r == 0 && (now.dev != c->seen.dev || now.ino != c->seen.ino))
-		r = error_set(err, IMG_E_CHANGED, 0, NO_OFFSET, "core", "%s: was replaced by another file just now", path);
+		r = error_set(err, IMG_E_CHANGED, 0, NO_OFFSET, "core", "%s: was replaced by another file just now",
+			      path);
 	free(path);
 	return r;
 }
@@ -176,8 +179,9 @@ static int finish(struct commit *c, struct img_error *err)
 }
 
 /*
- * After a failure the overlay goes on to read right on its parent, whatever was written there already: all of it is in the overlay too, and hides
- * the parent. Where the parent cannot be opened, what the overlay does not hold cannot be read.
+ * After a failure the overlay goes on to read right on its parent, whatever was written there already: all of it is in
+ * the overlay too, and hides the parent. Where the parent cannot be opened, what the overlay does not hold cannot be
+ * read.
  */
 static void put_back(struct commit *c)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * img_compare(): walks the extents of both images side by side, passes over what is a hole in both, and reads the rest. The shorter
- * image counts as followed by zeros. One thread: results come in order, and may stop the work at any point.
+ * img_compare(): walks the extents of both images side by side, passes over what is a hole in both, and reads the rest.
+ * The shorter image counts as followed by zeros. One thread: results come in order, and may stop the work at any point.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +12,7 @@
 #include "image_int.h"
 #include "team.h"
 
-#define PIECE_BYTES (UINT64_C(1) << 20)
+#define PIECE_BYTES  (UINT64_C(1) << 20)
 #define SECTOR_BYTES 512
 #define BUFFER_ALIGN 4096
 

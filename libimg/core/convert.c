@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * img_convert(): a new image with the content of another. The file is made under a temporary name, opened so that nothing is durable
- * before it is closed, filled, closed, which makes it durable, and only then given its name. On every way out but the last the
- * temporary file is removed.
+ * img_convert(): a new image with the content of another. The file is made under a temporary name, opened so that
+ * nothing is durable before it is closed, filled, closed, which makes it durable, and only then given its name. On
+ * every way out but the last the temporary file is removed.
  */
 #include <stdlib.h>
 
@@ -12,7 +12,7 @@
 #include "image_int.h"
 
 #define DEFAULT_FORMAT "limg"
-#define SECTOR_BYTES 512
+#define SECTOR_BYTES   512
 
 struct conversion {
 	struct img *src;
@@ -22,7 +22,7 @@ struct conversion {
 	const struct image_env *env;
 	const struct img_driver *drv;
 	uint64_t size_bytes;
-	bool with_snapshots;   /* asked for, and the source has some */
+	bool with_snapshots; /* asked for, and the source has some */
 	bool has_ref;
 	struct backing_ref ref; /* of the new image, with has_ref */
 	char *temp_path;
@@ -38,7 +38,8 @@ static int choose_size(struct conversion *c, struct img_error *err)
 	if (c->create.size_bytes == 0 && !c->create.size_given)
 		return 0;
 	if (c->create.size_bytes % SECTOR_BYTES != 0)
-		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, "core", "%s: the size is no multiple of 512", c->path);
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, "core", "%s: the size is no multiple of 512",
+				 c->path);
 	if (c->create.size_bytes < src_bytes)
 		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, "core",
 				 "%s: 0x%llx bytes cannot hold the 0x%llx of the source", c->path,
@@ -60,8 +61,8 @@ static int choose_snapshots(struct conversion *c, struct img_error *err)
 		return r;
 	c->with_snapshots = nr > 0;
 	if (c->with_snapshots && !(c->drv->caps & IMG_CAP_SNAPSHOTS))
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core", "%s: format %s has no snapshots", c->path,
-				 c->drv->name);
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core", "%s: format %s has no snapshots",
+				 c->path, c->drv->name);
 	return 0;
 }
 
@@ -73,7 +74,8 @@ static int prepare(struct conversion *c, struct img_error *err)
 
 	c->drv = registry_find(format);
 	if (!c->drv)
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core", "this build does not have the format '%s'", format);
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core",
+				 "this build does not have the format '%s'", format);
 	if (!c->create.backing && (c->create.backing_snapshot || c->create.backing_format))
 		return image_invalid(err, "the snapshot or format of a backing file is given without the file");
 	if (c->create.backing && !(c->drv->caps & IMG_CAP_BACKING))
@@ -171,8 +173,9 @@ int image_convert_env(struct img *src, const char *path, const struct img_create
 	if (r == 0)
 		r = image_copy_options(&c->create, sizeof(c->create), create, err);
 	if (r == 0)
-		r = image_check_flags(c->copy.flags, IMG_COPY_COMPRESS | IMG_COPY_TARGET_ZERO | IMG_COPY_NO_DETECT | IMG_COPY_SNAPSHOTS,
-				      err);
+		r = image_check_flags(
+			c->copy.flags,
+			IMG_COPY_COMPRESS | IMG_COPY_TARGET_ZERO | IMG_COPY_NO_DETECT | IMG_COPY_SNAPSHOTS, err);
 	if (r == 0)
 		r = prepare(c, err);
 	if (r == 0)

@@ -30,9 +30,7 @@ static int plan_copy(void *ctx, uint64_t off, uint64_t *bytes, enum transfer_act
 		return r;
 	*bytes = src.bytes;
 	if (!plan->has_base) {
-		*action = src.flags & IMG_EXT_DATA ? TRANSFER_DATA :
-			  plan->target_zero	   ? TRANSFER_SKIP :
-						     TRANSFER_ZERO;
+		*action = src.flags & IMG_EXT_DATA ? TRANSFER_DATA : plan->target_zero ? TRANSFER_SKIP : TRANSFER_ZERO;
 		return 0;
 	}
 	r = cursor_at(&plan->base, off, &base, err);
@@ -74,13 +72,15 @@ int img_copy(struct img *src, struct img *dst, const struct img_copy_options *op
 		return image_invalid(err, "no source or no target");
 	r = image_copy_options(&options, sizeof(options), opts, err);
 	if (r == 0)
-		r = image_check_flags(options.flags, IMG_COPY_COMPRESS | IMG_COPY_TARGET_ZERO | IMG_COPY_NO_DETECT, err);
+		r = image_check_flags(options.flags, IMG_COPY_COMPRESS | IMG_COPY_TARGET_ZERO | IMG_COPY_NO_DETECT,
+				      err);
 	if (r < 0)
 		return r;
 	if (src == dst)
 		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, "core", "source and target are one image");
 	if (!(img_caps(dst) & IMG_CAP_WRITE))
-		return error_set(err, IMG_E_READONLY, 0, NO_OFFSET, "core", "%s: is open for reading only", img_path(dst));
+		return error_set(err, IMG_E_READONLY, 0, NO_OFFSET, "core", "%s: is open for reading only",
+				 img_path(dst));
 	if (img_size(dst) < img_size(src))
 		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, "core",
 				 "%s: the target has %llu bytes, the source %llu", img_path(dst),

@@ -6,15 +6,16 @@
 #include "libimg.h"
 
 /*
- * Brings the content of src to dst, which is as large or larger, without flushing. base (may be NULL) is what dst reads as now; then only
- * what differs is written, and IMG_COPY_TARGET_ZERO does not apply.
+ * Brings the content of src to dst, which is as large or larger, without flushing. base (may be NULL) is what dst reads
+ * as now; then only what differs is written, and IMG_COPY_TARGET_ZERO does not apply.
  */
 int copy_content(struct img *src, struct img *base, struct img *dst, const struct img_copy_options *opts,
 		 struct img_error *err);
 
 /*
- * Brings src with its internal snapshots to dst, which is new, supports snapshots, and reads as base (NULL: as zeros). Names, content, machine
- * states and ancestry are carried over; identifiers and times are new. dst ends with the size size_bytes.
+ * Brings src with its internal snapshots to dst, which is new, supports snapshots, and reads as base (NULL: as zeros).
+ * Names, content, machine states and ancestry are carried over; identifiers and times are new. dst ends with the size
+ * size_bytes.
  */
 int copy_snapshots(struct img *src, struct img *base, struct img *dst, uint64_t size_bytes,
 		   const struct img_copy_options *opts, struct img_error *err);

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Carrying internal snapshots over into a new image: parents before children, each as the difference from the state that the target is
- * in, so that the target shares between snapshots what the source shares. Where the next one grew from another state, the target is reverted
- * to that first. The head comes last, from whichever snapshot it differs least from.
+ * Carrying internal snapshots over into a new image: parents before children, each as the difference from the state
+ * that the target is in, so that the target shares between snapshots what the source shares. Where the next one grew
+ * from another state, the target is reverted to that first. The head comes last, from whichever snapshot it differs
+ * least from.
  *
- * Differences say where the source's own layer changed; the content is then read through the snapshot, backing chain included, so the
- * result is right whatever either image stands on.
+ * Differences say where the source's own layer changed; the content is then read through the snapshot, backing chain
+ * included, so the result is right whatever either image stands on.
  */
 #include <stdlib.h>
 
@@ -15,9 +16,9 @@
 #include "image.h"
 #include "transfer.h"
 
-#define CHANGES_AT_ONCE 65536u /* bounds memory: a longer difference is walked again for its next part */
+#define CHANGES_AT_ONCE	    65536u /* bounds memory: a longer difference is walked again for its next part */
 #define VMSTATE_PIECE_BYTES (UINT64_C(1) << 20)
-#define NOWHERE SIZE_MAX
+#define NOWHERE		    SIZE_MAX
 
 struct change {
 	uint64_t off, bytes;
@@ -152,7 +153,8 @@ static int apply_difference(struct carry *c, const char *a, const char *b, struc
 /* ---- states ------------------------------------------------------------------------------------------------------ */
 
 /* Gives the target's head the content of b (NULL: the head), which `content` reads. */
-static int bring_content(struct carry *c, const char *b, struct img *content, uint64_t size_bytes, struct img_error *err)
+static int bring_content(struct carry *c, const char *b, struct img *content, uint64_t size_bytes,
+			 struct img_error *err)
 {
 	struct img_copy_options opts = c->opts;
 	int r = 0;
@@ -205,7 +207,8 @@ static int bring_snapshot(struct carry *c, size_t i, struct img_error *err)
 	struct img *view;
 	int r = 0;
 
-	/* One without a parent, after others: the target cannot go back to nothing, so it comes from where the target is. */
+	/* One without a parent, after others: the target cannot go back to nothing, so it comes from where the target
+	 * is. */
 	if (parent != NOWHERE && parent != c->state) {
 		r = img_snapshot_revert(c->dst, c->snaps[parent].name, err);
 		c->state = parent;
@@ -240,7 +243,8 @@ static int tally_change(void *ctx, uint64_t off, uint64_t bytes, enum img_diff_k
 	return t->bytes >= t->stop_at;
 }
 
-/* The snapshot from which the head differs least, the youngest of equals: no difference is walked further than the best one so far. */
+/* The snapshot from which the head differs least, the youngest of equals: no difference is walked further than the best
+ * one so far. */
 static int nearest_to_head(struct carry *c, size_t *out, struct img_error *err)
 {
 	uint64_t best = UINT64_MAX;

@@ -6,7 +6,7 @@
 #include "error.h"
 
 #define FIRST_WINDOW_BYTES (UINT64_C(64) << 20)
-#define MAX_WINDOW_BYTES (UINT64_C(1) << 42)
+#define MAX_WINDOW_BYTES   (UINT64_C(1) << 42)
 
 void cursor_init(struct cursor *c, struct img *img, unsigned flags)
 {

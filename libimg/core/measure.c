@@ -6,7 +6,7 @@
 #include "image_int.h"
 
 #define DEFAULT_FORMAT "limg"
-#define SECTOR_BYTES 512
+#define SECTOR_BYTES   512
 
 static int each_data(void *ctx, int (*fn)(void *arg, uint64_t off, uint64_t bytes), void *arg, struct img_error *err)
 {
@@ -24,8 +24,8 @@ static int each_data(void *ctx, int (*fn)(void *arg, uint64_t off, uint64_t byte
 	return r;
 }
 
-int img_measure(struct img *src, uint64_t size_bytes, const char *format, const char *options,
-		struct img_measure *out, struct img_error *err)
+int img_measure(struct img *src, uint64_t size_bytes, const char *format, const char *options, struct img_measure *out,
+		struct img_error *err)
 {
 	struct img_measure_args args = {
 		.size_bytes = src ? img_size(src) : size_bytes,
@@ -39,8 +39,8 @@ int img_measure(struct img *src, uint64_t size_bytes, const char *format, const 
 	if (!out)
 		return image_invalid(err, "no place for the answer");
 	if (!drv)
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core", "this build does not have the format '%s'",
-				 format ? format : DEFAULT_FORMAT);
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core",
+				 "this build does not have the format '%s'", format ? format : DEFAULT_FORMAT);
 	if (args.size_bytes > INT64_MAX - SECTOR_BYTES)
 		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, "core", "0x%llx bytes are more than an image can have",
 				 (unsigned long long)args.size_bytes);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * img_rebase() and img_flatten(): the same content on another parent, or on none. Where the image itself holds nothing, and the old chain reads
- * other than the new one would, the old content is written into the image; when that is durable the new reference is recorded. Until
- * then the image reads the same through the old chain, so both can be run again after a kill.
+ * img_rebase() and img_flatten(): the same content on another parent, or on none. Where the image itself holds nothing,
+ * and the old chain reads other than the new one would, the old content is written into the image; when that is durable
+ * the new reference is recorded. Until then the image reads the same through the old chain, so both can be run again
+ * after a kill.
  */
 #include <stdlib.h>
 
@@ -100,10 +101,10 @@ static int open_new_parent(struct rebase *rb, struct img_error *err)
 	if (!o->backing)
 		return 0;
 	if (!(img->top->drv->caps & IMG_CAP_BACKING))
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core", "%s: format %s has no backing images", img->path,
-				 img->top->drv->name);
-	r = chain_make_ref(img->path, o->backing, o->backing_snapshot, o->backing_format, rb->refs, img->env, &rb->new_ref,
-			   err);
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core", "%s: format %s has no backing images",
+				 img->path, img->top->drv->name);
+	r = chain_make_ref(img->path, o->backing, o->backing_snapshot, o->backing_format, rb->refs, img->env,
+			   &rb->new_ref, err);
 	return r == 0 ? restack_open_parent(&rb->rs, &rb->new_ref, 0, rb->refs, &rb->new_parent, err) : r;
 }
 

@@ -16,10 +16,11 @@ static int check(struct img *img, const char *what, struct img_error *err)
 	if (r < 0)
 		return r;
 	if (nr > 0)
-		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, "core",
-				 "%s: cannot %s an image that has snapshots, which stand on its backing too: delete them, or "
-				 "convert the image to a new one",
-				 img->path, what);
+		return error_set(
+			err, IMG_E_REFUSED, 0, NO_OFFSET, "core",
+			"%s: cannot %s an image that has snapshots, which stand on its backing too: delete them, or "
+			"convert the image to a new one",
+			img->path, what);
 	return 0;
 }
 
@@ -45,13 +46,14 @@ void restack_end(struct restack *rs)
 	image_thaw(rs->img, rs->alias);
 }
 
-int restack_open_parent(const struct restack *rs, const struct backing_ref *ref, unsigned open_flags, enum img_refs refs,
-			struct img **out, struct img_error *err)
+int restack_open_parent(const struct restack *rs, const struct backing_ref *ref, unsigned open_flags,
+			enum img_refs refs, struct img **out, struct img_error *err)
 {
 	struct backing_ref plain = *ref;
 
 	plain.committing = false; /* who comes here knows */
-	return chain_open_parent(rs->img->path, &plain, open_flags, refs, CHAIN_DEPTH_DEFAULT - 1, rs->img->env, out, err);
+	return chain_open_parent(rs->img->path, &plain, open_flags, refs, CHAIN_DEPTH_DEFAULT - 1, rs->img->env, out,
+				 err);
 }
 
 void restack_put_on(struct restack *rs, struct img *parent)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What commit, rebase and flatten share: they work on a frozen image (image_freeze()), through its alias, and put it on another parent or
- * on another state of its parent.
+ * What commit, rebase and flatten share: they work on a frozen image (image_freeze()), through its alias, and put it on
+ * another parent or on another state of its parent.
  */
 #ifndef CORE_RESTACK_H
 #define CORE_RESTACK_H
@@ -16,15 +16,15 @@ struct restack {
 };
 
 /*
- * Freezes img and reads its reference. Fails READONLY where img is a snapshot or not writable, REFUSED where it has snapshots: they read
- * through the backing as it is. `what` names the operation. After success restack_end() is due.
+ * Freezes img and reads its reference. Fails READONLY where img is a snapshot or not writable, REFUSED where it has
+ * snapshots: they read through the backing as it is. `what` names the operation. After success restack_end() is due.
  */
 int restack_begin(struct restack *rs, struct img *img, const char *what, struct img_error *err);
 void restack_end(struct restack *rs);
 
 /* Opens what ref names, for reading. open_flags: IMG_OPEN_UNSAFE_BACKING not to compare pins. */
-int restack_open_parent(const struct restack *rs, const struct backing_ref *ref, unsigned open_flags, enum img_refs refs,
-			struct img **out, struct img_error *err);
+int restack_open_parent(const struct restack *rs, const struct backing_ref *ref, unsigned open_flags,
+			enum img_refs refs, struct img **out, struct img_error *err);
 
 /* Ends the backing that img has opened, if any, and puts it on parent, which it takes over (NULL: none). */
 void restack_put_on(struct restack *rs, struct img *parent);

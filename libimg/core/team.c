@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Teams of threads. The progress callback is called by whichever member finds that 50 ms have passed and that no other is calling it;
- * the right to call is an atomic flag rather than a lock, so that nobody waits for a slow callback.
+ * Teams of threads. The progress callback is called by whichever member finds that 50 ms have passed and that no other
+ * is calling it; the right to call is an atomic flag rather than a lock, so that nobody waits for a slow callback.
  */
 #include "team.h"
 
@@ -15,8 +15,8 @@
 #include "error.h"
 
 #define MAX_DEFAULT_THREADS 8u
-#define MAX_THREADS 64u
-#define REPORT_INTERVAL_NS 50000000
+#define MAX_THREADS	    64u
+#define REPORT_INTERVAL_NS  50000000
 
 struct team {
 	team_fn fn;
@@ -25,7 +25,7 @@ struct team {
 	uint64_t total_bytes;
 	_Atomic uint64_t done_bytes;
 	atomic_bool stopping;
-	atomic_bool reporting;		/* a member is in the callback, or decides whether to be */
+	atomic_bool reporting; /* a member is in the callback, or decides whether to be */
 	_Atomic int64_t next_report_ns;
 
 	pthread_mutex_t lock;

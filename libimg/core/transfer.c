@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The transfer engine. A piece is an aligned window of the target, 1 MiB or a compression unit, whichever is larger, with the ranges that
- * the plan names in it. Members of the team claim pieces in ascending order under one lock, which also covers the plan, and then read and write
- * without it. Long runs without data are passed over, or zeroed in one request, without being cut into pieces.
+ * The transfer engine. A piece is an aligned window of the target, 1 MiB or a compression unit, whichever is larger,
+ * with the ranges that the plan names in it. Members of the team claim pieces in ascending order under one lock, which
+ * also covers the plan, and then read and write without it. Long runs without data are passed over, or zeroed in one
+ * request, without being cut into pieces.
  *
- * What a member writes is a sequence of runs: neighbouring bytes with one fate, data or zeros, gathered across the ranges of the
- * piece so that the target sees few and large requests. Memory: one or two buffers of a piece for each member.
+ * What a member writes is a sequence of runs: neighbouring bytes with one fate, data or zeros, gathered across the
+ * ranges of the piece so that the target sees few and large requests. Memory: one or two buffers of a piece for each
+ * member.
  */
 #include "transfer.h"
 
@@ -18,13 +20,13 @@
 #include "is_zero.h"
 #include "team.h"
 
-#define MIN_PIECE_BYTES (UINT64_C(1) << 20)
-#define MAX_PIECE_BYTES (UINT64_C(16) << 20) /* bounds memory whatever unit an image claims */
-#define MAX_ZERO_BYTES (UINT64_C(1) << 30)   /* in one request, so that cancelling does not wait long */
-#define GRANULE_BYTES 4096		     /* zeros and differences are looked for in steps of this */
+#define MIN_PIECE_BYTES	  (UINT64_C(1) << 20)
+#define MAX_PIECE_BYTES	  (UINT64_C(16) << 20) /* bounds memory whatever unit an image claims */
+#define MAX_ZERO_BYTES	  (UINT64_C(1) << 30)  /* in one request, so that cancelling does not wait long */
+#define GRANULE_BYTES	  4096		       /* zeros and differences are looked for in steps of this */
 #define MAX_GRANULE_BYTES 65536
-#define PIECE_SEGS 320 /* a piece of 4 KiB blocks in turns, and some */
-#define BUFFER_ALIGN 4096
+#define PIECE_SEGS	  320 /* a piece of 4 KiB blocks in turns, and some */
+#define BUFFER_ALIGN	  4096
 
 struct seg {
 	uint64_t off, bytes;
@@ -173,7 +175,8 @@ static int read_piece(struct member *m, struct img_error *err)
 			continue;
 		r = read_padded(job->t->src, job->src_bytes, m->buf + (s->off - p->off), s->bytes, s->off, err);
 		if (r == 0 && s->action == TRANSFER_DIFF)
-			r = read_padded(job->t->base, job->base_bytes, m->base + (s->off - p->off), s->bytes, s->off, err);
+			r = read_padded(job->t->base, job->base_bytes, m->base + (s->off - p->off), s->bytes, s->off,
+					err);
 	}
 	return r;
 }
@@ -266,8 +269,8 @@ static int write_segs(struct member *m, uint64_t off, uint64_t bytes, struct img
 }
 
 /*
- * Can [off, off + bytes) be written as one compressed unit? Yes if it is a whole one that holds some data, and if all else in it is
- * known to be zeros, which are then put into the buffer.
+ * Can [off, off + bytes) be written as one compressed unit? Yes if it is a whole one that holds some data, and if all
+ * else in it is known to be zeros, which are then put into the buffer.
  */
 static bool complete_unit(struct member *m, uint64_t off, uint64_t bytes)
 {
@@ -283,7 +286,8 @@ static bool complete_unit(struct member *m, uint64_t off, uint64_t bytes)
 
 		if (from >= to)
 			continue;
-		if (s->action == TRANSFER_DIFF || (s->action == TRANSFER_SKIP && !(job->t->flags & IMG_COPY_TARGET_ZERO)))
+		if (s->action == TRANSFER_DIFF ||
+		    (s->action == TRANSFER_SKIP && !(job->t->flags & IMG_COPY_TARGET_ZERO)))
 			return false;
 		if (s->action == TRANSFER_DATA)
 			has_data = true;
@@ -360,7 +364,8 @@ static int work(struct team *team, void *ctx, struct img_error *err)
 	return r == IMG_E_NOMEM ? error_set(err, r, 0, NO_OFFSET, "core", "no memory for a copy buffer") : r;
 }
 
-/* Pieces hold whole units of both sides; sizes that are no power of two come from damaged or foreign images and do not count. */
+/* Pieces hold whole units of both sides; sizes that are no power of two come from damaged or foreign images and do not
+ * count. */
 static uint64_t choose_piece_bytes(const struct img_limits *src, const struct img_limits *dst)
 {
 	uint64_t bytes = MIN_PIECE_BYTES;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The engine under copy, convert, commit, rebase and flatten: threads that bring ranges of one image to another, as a plan says.
- * The plan decides what each range needs (that is where the operations differ); the engine cuts the ranges into aligned pieces, reads, finds
- * zeros and differences, and writes.
+ * The engine under copy, convert, commit, rebase and flatten: threads that bring ranges of one image to another, as a
+ * plan says. The plan decides what each range needs (that is where the operations differ); the engine cuts the ranges
+ * into aligned pieces, reads, finds zeros and differences, and writes.
  */
 #ifndef CORE_TRANSFER_H
 #define CORE_TRANSFER_H
@@ -17,8 +17,8 @@ enum transfer_action {
 };
 
 /*
- * Sets what is to be done from off on, and for how many bytes (at least 1; it may reach beyond the end). Calls come from one thread
- * at a time, with ascending off, and under a lock of the engine: it may read metadata and do nothing else.
+ * Sets what is to be done from off on, and for how many bytes (at least 1; it may reach beyond the end). Calls come from
+ * one thread at a time, with ascending off, and under a lock of the engine: it may read metadata and do nothing else.
  */
 typedef int (*transfer_plan_fn)(void *ctx, uint64_t off, uint64_t *bytes, enum transfer_action *action,
 				struct img_error *err);
@@ -34,8 +34,8 @@ struct transfer {
 };
 
 /*
- * Does it. 0: every range is written, not flushed. After a failure (the first one, or IMG_E_CANCELLED) some are. threads and progress as in
- * struct img_copy_options.
+ * Does it. 0: every range is written, not flushed. After a failure (the first one, or IMG_E_CANCELLED) some are.
+ * threads and progress as in struct img_copy_options.
  */
 int transfer_run(const struct transfer *transfer, unsigned threads, const struct img_progress *progress,
 		 struct img_error *err);

@@ -337,7 +337,10 @@ enum img_copy_flags {
 	IMG_COPY_SNAPSHOTS = 1u << 3,	 /* convert: internal snapshots too */
 };
 
-/* Copies the content of src to dst, which must be at least as large; the rest of dst is zeroed. dst is flushed. */
+/*
+ * Copies the content of src to dst, which must be at least as large; the rest of dst is zeroed. dst is flushed. After a failure
+ * dst holds a part of it.
+ */
 IMG_API int img_copy(struct img *src, struct img *dst, const struct img_copy_options *opts, struct img_error *err);
 
 /*
@@ -441,6 +444,8 @@ IMG_API int img_info(struct img *img, struct img_info *out, struct img_error *er
  * Writes what img holds over its backing into the backing's head, empties img and pins it to the new state. May be run again
  * after a crash. Errors: REFUSED (no backing; img has snapshots; the backing's head moved on from the snapshot that img stands on),
  * BUSY, and those of img_open() for the backing. The caller opened img for writing; the backing is reopened for writing here.
+ * After a failure or cancellation half way img reads as before, but only another img_commit() opens the way again: open it with
+ * IMG_OPEN_NO_BACKING for that.
  */
 IMG_API int img_commit(struct img *img, const struct img_copy_options *opts, struct img_error *err);
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Is a buffer all zeros? Data differs from zero near its start nearly always, so that is looked at before the loop begins. */
+/* Is a buffer all zeros? Data differs from zero near its start nearly always, so that is looked at before the loop
+ * begins. */
 #ifndef UTIL_IS_ZERO_H
 #define UTIL_IS_ZERO_H
 

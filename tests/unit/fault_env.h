@@ -19,10 +19,11 @@ static int fault_env_wrap(int ret, struct node **out, struct img_error *err)
 	return ret == 0 ? fault_node_new(inner, &fault_env_plan, out, err) : ret;
 }
 
-static int fault_env_open(void *ctx, const char *child_path, const char *name, enum img_refs refs, const struct host_open *args,
-			  struct node **out, char **resolved, struct img_error *err)
+static int fault_env_open(void *ctx, const char *child_path, const char *name, enum img_refs refs,
+			  const struct host_open *args, struct node **out, char **resolved, struct img_error *err)
 {
-	return fault_env_wrap(image_env_host.open_file(ctx, child_path, name, refs, args, out, resolved, err), out, err);
+	return fault_env_wrap(image_env_host.open_file(ctx, child_path, name, refs, args, out, resolved, err), out,
+			      err);
 }
 
 static int fault_env_create(void *ctx, const char *path, struct node **out, char **temp_path, struct img_error *err)

@@ -75,12 +75,12 @@ static const char *in_dir(const char *name)
 }
 
 /* Fails the test with the library's message. */
-#define assert_ok(call)                                                                                                \
-	do {                                                                                                           \
-		struct img_error *fixture_err_ = &fixture_error;                                                       \
-		int fixture_ret_ = (call);                                                                             \
-		if (fixture_ret_ != 0)                                                                                 \
-			fail_msg("%s = %d: %s: %s", #call, fixture_ret_, fixture_err_->layer, fixture_err_->msg);      \
+#define assert_ok(call)                                                                                           \
+	do {                                                                                                      \
+		struct img_error *fixture_err_ = &fixture_error;                                                  \
+		int fixture_ret_ = (call);                                                                        \
+		if (fixture_ret_ != 0)                                                                            \
+			fail_msg("%s = %d: %s: %s", #call, fixture_ret_, fixture_err_->layer, fixture_err_->msg); \
 	} while (0)
 
 static struct img_error fixture_error;
@@ -114,7 +114,8 @@ static void pattern(uint8_t *buf, size_t bytes, uint64_t seed)
 	}
 }
 
-static void make_image(const char *name, const char *format, uint64_t size_bytes, const char *backing, const char *backing_format)
+static void make_image(const char *name, const char *format, uint64_t size_bytes, const char *backing,
+		       const char *backing_format)
 {
 	struct img_create_options create = {
 		.struct_size = sizeof(create),

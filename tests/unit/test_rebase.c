@@ -6,7 +6,8 @@
 
 #define SIZE (3 * MIB)
 
-static void make_full(const char *name, const char *format, uint64_t size_bytes, const char *backing, const char *backing_format)
+static void make_full(const char *name, const char *format, uint64_t size_bytes, const char *backing,
+		      const char *backing_format)
 {
 	struct img *img;
 
@@ -214,7 +215,8 @@ static void save_file(const char *from, const char *to)
 {
 	char command[1200];
 
-	snprintf(command, sizeof(command), "cp --sparse=always --preserve=timestamps '%s' '%s'", in_dir(from), in_dir(to));
+	snprintf(command, sizeof(command), "cp --sparse=always --preserve=timestamps '%s' '%s'", in_dir(from),
+		 in_dir(to));
 	assert_int_equal(system(command), 0);
 }
 
