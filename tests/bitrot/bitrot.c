@@ -79,7 +79,7 @@ static void fill(uint8_t *buf, uint64_t bytes, uint64_t seed, bool random)
 	for (uint64_t i = 0; i < bytes; i += 8) {
 		uint64_t w = random ? rng_next(&seed) : v + (i / 8 & 15);
 
-		memcpy(buf + i, &w, min_u64(8, bytes - i));
+		memcpy(buf + i, &w, (size_t)min_u64(8, bytes - i));
 	}
 }
 
@@ -101,10 +101,10 @@ static void keep_state(struct img *img, const char *snap)
 	if (*snap)
 		must(img_snapshot_open(img, snap, &view, &err), "snapshot", &err);
 	s->bytes = img_size(view);
-	s->truth = malloc(s->bytes + 1);
+	s->truth = malloc((size_t)s->bytes + 1);
 	must(img_pread(view, s->truth, s->bytes, 0, 0, &err), "read", &err);
 	must(img_vmstate_size(img, *snap ? snap : NULL, &s->vm_bytes, &err), "vmstate", &err);
-	s->vm = malloc(s->vm_bytes + 1);
+	s->vm = malloc((size_t)s->vm_bytes + 1);
 	if (s->vm_bytes)
 		must(img_vmstate_read(img, *snap ? snap : NULL, s->vm, s->vm_bytes, 0, &err), "vmstate", &err);
 	if (*snap)
@@ -152,7 +152,7 @@ static void make(uint64_t bytes, bool journal)
 	must(ret, "open", &err);
 	populate(img, bytes);
 	if (journal) {
-		uint8_t *before = malloc(bytes);
+		uint8_t *before = malloc((size_t)bytes);
 
 		must(img_flush(img, IMG_FLUSH_CHECKPOINT, &err), "checkpoint", &err);
 		put(img, 8192, 16384, 8, true, 0);
@@ -199,11 +199,11 @@ static void read_state(struct asked *a, struct img *view, const struct state *s)
 		uint64_t n = min_u64(AU, s->bytes - at);
 		int ret;
 
-		memset(t.buf, 0xee, n);
+		memset(t.buf, 0xee, (size_t)n);
 		ret = img_pread(view, t.buf, n, at, 0, &err);
-		if (ret == 0 && memcmp(t.buf, s->truth + at, n) == 0)
+		if (ret == 0 && memcmp(t.buf, s->truth + at, (size_t)n) == 0)
 			continue;
-		if (ret == 0 && s->before && memcmp(t.buf, s->before + at, n) == 0) {
+		if (ret == 0 && s->before && memcmp(t.buf, s->before + at, (size_t)n) == 0) {
 			a->dropped = true;
 			continue;
 		}
@@ -233,7 +233,7 @@ static void read_vm(struct asked *a, struct img *img, const struct state *s)
 		die(a->off, "wrong size of the machine state of", s->snap);
 	if (ret == 0)
 		ret = img_vmstate_read(img, snap, t.buf, bytes, 0, &err);
-	if (ret == 0 && memcmp(t.buf, s->vm, bytes) != 0)
+	if (ret == 0 && memcmp(t.buf, s->vm, (size_t)bytes) != 0)
 		die(a->off, "WRONG DATA was returned of the machine state of", s->snap);
 	if (ret != 0 && (ret != IMG_E_CORRUPT || !same_place(err.offset, a->off)))
 		die(a->off, "a read of machine state names something else", err.msg);

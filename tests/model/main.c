@@ -165,7 +165,7 @@ static int parse(int argc, char **argv, struct options *o)
 		switch (c) {
 		case 's': o->seed = strtoull(optarg, NULL, 0); break;
 		case 'o': o->ops = strtoull(optarg, NULL, 0); break;
-		case 'l': o->length = strtoull(optarg, NULL, 0); break;
+		case 'l': o->length = strtoul(optarg, NULL, 0); break;
 		case 'f': o->format = optarg; break;
 		case 'w': o->without = optarg; break;
 		case 'k': o->shrink = true; break;

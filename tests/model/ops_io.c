@@ -27,7 +27,7 @@ static void fill(uint8_t *buf, uint64_t bytes, uint32_t seed)
 			v = rng_next(&state);
 		else if (kind <= 4)
 			v = pattern + (i / 8 & 7);
-		memcpy(buf + i, &v, min_u64(8, bytes - i));
+		memcpy(buf + i, &v, (size_t)min_u64(8, bytes - i));
 	}
 }
 

@@ -66,7 +66,7 @@ static int begin(const struct program *p, struct model *m)
 		struct img *img = NULL;
 		uint64_t bytes = p->geometry.size_bytes < 100000 ? p->geometry.size_bytes : 100000;
 
-		memset(m->buf, 'r', bytes);
+		memset(m->buf, 'r', (size_t)bytes);
 		flat_write(&m->files[0].head, m->buf, bytes, 0);
 		if (expect(m, image_open_env("f0", &opts, &m->fs.env, &img, &err), 0, &err, "open of a raw base") !=
 			    0 ||

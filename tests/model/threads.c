@@ -331,7 +331,7 @@ static int count_range(void *ctx, uint64_t off, uint64_t bytes, enum img_diff_ki
 	uint8_t *said = ctx;
 
 	(void)kind;
-	memset(said + off / 512, 1, (bytes + 511) / 512);
+	memset(said + off / 512, 1, (size_t)((bytes + 511) / 512));
 	return 0;
 }
 
@@ -433,7 +433,7 @@ static void run(unsigned seconds)
 {
 	pthread_t threads[MAX_WRITERS + 4];
 	unsigned nr = 0;
-	struct timespec pause = { .tv_sec = seconds };
+	struct timespec pause = { .tv_sec = (time_t)seconds };
 
 	for (unsigned i = 0; i < t.nr_writers; i++)
 		pthread_create(&threads[nr++], NULL, writer, (void *)(uintptr_t)i);

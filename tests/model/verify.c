@@ -11,7 +11,7 @@
 static void spoil(uint8_t *buf, uint64_t bytes)
 {
 	for (uint64_t i = 0; i < bytes; i += 512)
-		memset(buf + i, 0xa5, min_u64(16, bytes - i));
+		memset(buf + i, 0xa5, (size_t)min_u64(16, bytes - i));
 }
 
 int check_range(struct model *m, struct img *img, const struct flat *truth, uint64_t bytes, uint64_t off,
