@@ -5,15 +5,14 @@
  * an earlier one is judged in the shorter program that ends there), and a second failure during the recovery from a
  * sample of these.
  *
- *   crash_programs [--depth N] [--sample K] [--setup LETTERS] [--jobs N]    exhaustive to depth N, every K-th program
- * of depth N + 1 crash_programs --program s:block,flush,deleteA [--state 2.17]          one program, perhaps one state
- * of it, and what is in it crash_programs --self-test                                             a host that lies
- * about flushes must be caught
+ * Options: see usage(). One program, and one state of it, can be run alone. The self-test has a host that lies about
+ * flushes, and must fail.
  *
  * Deterministic. Prints counts of states; exits 1 where one of them cannot be explained.
  */
 #include <errno.h>
 #include <getopt.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +35,7 @@ struct options {
 	uint64_t sample; /* 0: none */
 	uint64_t random; /* programs of random length above depth */
 	uint64_t seed;
+	uint64_t part, parts; /* of the exhaustive programs, every parts-th from part on: a long run in pieces */
 	const char *setups, *program, *state;
 	bool self_test;
 };
@@ -267,7 +267,7 @@ static void run_share(struct run *r, unsigned job)
 		uint64_t step = length > opt->depth ? opt->sample : 1;
 
 		for (uint64_t i = length > opt->depth ? opt->sample / 2 : 0; i < nr; i += step) {
-			if (turn++ % opt->jobs != job)
+			if (i % opt->parts != opt->part || turn++ % opt->jobs != job)
 				continue;
 			nth_program(r, length, i);
 			run_program(r);
@@ -412,22 +412,17 @@ static int run_setup(const struct options *opt, const struct setup *s)
 static int parse_options(int argc, char **argv, struct options *opt)
 {
 	static const struct option longs[] = {
-		{ "depth", required_argument, NULL, 'd' },
-		{ "sample", required_argument, NULL, 'k' },
-		{ "setup", required_argument, NULL, 's' },
-		{ "jobs", required_argument, NULL, 'j' },
-		{ "program", required_argument, NULL, 'p' },
-		{ "state", required_argument, NULL, 't' },
-		{ "random", required_argument, NULL, 'r' },
-		{ "seed", required_argument, NULL, 'S' },
-		{ "self-test", no_argument, NULL, 'T' },
-		{ "full", no_argument, NULL, 'f' },
-		{ NULL, 0, NULL, 0 },
+		{ "depth", required_argument, NULL, 'd' },   { "sample", required_argument, NULL, 'k' },
+		{ "setup", required_argument, NULL, 's' },   { "jobs", required_argument, NULL, 'j' },
+		{ "program", required_argument, NULL, 'p' }, { "state", required_argument, NULL, 't' },
+		{ "random", required_argument, NULL, 'r' },  { "seed", required_argument, NULL, 'S' },
+		{ "part", required_argument, NULL, 'P' },    { "self-test", no_argument, NULL, 'T' },
+		{ "full", no_argument, NULL, 'f' },	     { NULL, 0, NULL, 0 },
 	};
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	int c;
 
-	*opt = (struct options){ .depth = 2, .jobs = cpus > 0 && cpus < 64 ? (unsigned)cpus : 2 };
+	*opt = (struct options){ .parts = 1, .depth = 2, .jobs = cpus > 0 && cpus < 64 ? (unsigned)cpus : 2 };
 	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
 		switch (c) {
 		case 'd': opt->depth = (unsigned)strtoul(optarg, NULL, 10); break;
@@ -438,12 +433,27 @@ static int parse_options(int argc, char **argv, struct options *opt)
 		case 'j': opt->jobs = (unsigned)strtoul(optarg, NULL, 10); break;
 		case 'p': opt->program = optarg; break;
 		case 't': opt->state = optarg; break;
+		case 'P':
+			if (sscanf(optarg, "%" SCNu64 "/%" SCNu64, &opt->part, &opt->parts) != 2 ||
+			    opt->part >= opt->parts)
+				return -1;
+			break;
 		case 'T': opt->self_test = true; break;
 		case 'f': opt->depth = 3; break;
 		default: return -1;
 		}
 	}
 	return optind == argc && opt->depth < PROGRAM_MAX && opt->jobs > 0 && opt->jobs <= 64 ? 0 : -1;
+}
+
+static void usage(void)
+{
+	fputs("usage: crash_programs [--depth N | --full] [--sample K] [--random M] [--seed S] [--setup LETTERS]\n"
+	      "                      [--part I/N] [--jobs N]\n"
+	      "         all programs to length N (--full: 3), every K-th of length N + 1, M random ones of 4 to 16 operations\n"
+	      "       crash_programs --program S:OP,OP... [--state P.N]\n"
+	      "       crash_programs --self-test [--setup LETTERS]\n",
+	      stderr);
 }
 
 int main(int argc, char **argv)
@@ -453,10 +463,7 @@ int main(int argc, char **argv)
 	int ret = 0;
 
 	if (parse_options(argc, argv, &opt) != 0) {
-		fprintf(stderr,
-			"usage: crash_programs [--depth N] [--full] [--sample K] [--random M] [--seed S] [--setup LETTERS] [--jobs N]\n"
-			"       crash_programs --program S:OP,OP... [--state P.N]\n"
-			"       crash_programs --self-test [--setup LETTERS]\n");
+		usage();
 		return 2;
 	}
 	for (unsigned i = 0; setup_at(i) != NULL; i++) {
