@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -61,6 +62,29 @@ static int teardown(void **state)
 	unlink(f->path);
 	free(f);
 	return ret;
+}
+
+/* The host's calls, so that a test can act in the middle of a write and count syncs. */
+static struct node *flush_before_write;
+static _Atomic unsigned nr_syncs;
+
+ssize_t pwrite(int fd, const void *buf, size_t bytes, off_t off)
+{
+	ssize_t (*next)(int, const void *, size_t, off_t);
+	struct node *node = flush_before_write;
+	void *symbol = dlsym(RTLD_NEXT, "pwrite64");
+
+	memcpy(&next, &symbol, sizeof(next));
+	flush_before_write = NULL;
+	if (node)
+		assert_int_equal(node_flush(node, 0, NULL), 0);
+	return next(fd, buf, bytes, off);
+}
+
+int fdatasync(int fd)
+{
+	nr_syncs++;
+	return fsync(fd);
 }
 
 static void fill(uint8_t *buf, size_t n, unsigned seed)
@@ -334,6 +358,27 @@ static void test_concurrent_growth_loses_nothing(void **state)
 	}
 }
 
+/* A flush that ran between the start of a write and its arrival did not cover it: there is something left to sync. */
+static void test_a_write_that_a_flush_overtook_is_synced(void **state)
+{
+	struct fixture *f = *state;
+	struct node *node;
+	unsigned before;
+
+	assert_int_equal(node_pwrite(f->node, "a", 1, 0, 0, NULL), 0);
+	flush_before_write = f->node;
+	assert_int_equal(node_pwrite(f->node, "b", 1, 0, 0, NULL), 0);
+	assert_null(flush_before_write);
+	before = nr_syncs;
+	node = f->node;
+	f->node = NULL;
+	assert_int_equal(node_close(node, NULL), 0);
+	assert_int_equal(nr_syncs, before + 1);
+	/* With nothing written there is nothing to do. */
+	assert_int_equal(node_close(open_node(f->path, O_RDWR, true, false), NULL), 0);
+	assert_int_equal(nr_syncs, before + 1);
+}
+
 static void test_stat_names_the_file(void **state)
 {
 	struct fixture *f = *state;
@@ -359,7 +404,7 @@ int main(void)
 		TEST(test_status_of_sparse_file),      TEST(test_resize),
 		TEST(test_read_only_descriptor),       TEST(test_refused_descriptors),
 		TEST(test_direct_takes_any_alignment), TEST(test_concurrent_growth_loses_nothing),
-		TEST(test_stat_names_the_file),
+		TEST(test_stat_names_the_file),	       TEST(test_a_write_that_a_flush_overtook_is_synced),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

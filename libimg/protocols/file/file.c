@@ -101,10 +101,10 @@ int file_write_all(struct node *node, const void *buf, uint64_t bytes, uint64_t 
 		return error_set(err, IMG_E_NOSPC, ENOSPC, off, FILE_LAYER,
 				 "%s: 0x%llx lies beyond the end of the device", node->path,
 				 (unsigned long long)(off + bytes));
-	atomic_store(&st->dirty, true);
 	if (grows)
 		pthread_rwlock_rdlock(&st->grow_lock);
 	ret = write_loop(node, buf, bytes, off, err);
+	atomic_store(&st->dirty, true);
 	if (grows)
 		pthread_rwlock_unlock(&st->grow_lock);
 	return ret;

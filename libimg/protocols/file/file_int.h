@@ -19,8 +19,10 @@ struct file_state {
 	bool is_block_device;
 	bool no_lock;
 
-	_Atomic uint64_t size;	   /* as far as this node knows; a device's never changes */
-	_Atomic bool dirty;	   /* changed since the last flush began */
+	_Atomic uint64_t size; /* as far as this node knows; a device's never changes */
+	/* Changed since the last flush began. Set when a change has arrived, not before it: a flush between the two
+	 * would not cover it. */
+	_Atomic bool dirty;
 	_Atomic bool flush_failed; /* sticky: the kernel has marked the lost pages clean, a retry would lie */
 	_Atomic bool no_punch, no_zero_range, no_allocate; /* the host said EOPNOTSUPP: do not ask again */
 

@@ -47,12 +47,12 @@ static int grow_to(struct node *node, uint64_t end, struct img_error *err)
 				 node->path, (unsigned long long)end);
 	pthread_rwlock_wrlock(&st->grow_lock);
 	if (end > atomic_load(&st->size)) {
-		atomic_store(&st->dirty, true);
 		if (ftruncate(st->fd, (off_t)end) < 0)
 			ret = error_errno(err, errno, end, FILE_LAYER, "%s: cannot grow to 0x%llx bytes", node->path,
 					  (unsigned long long)end);
 		else
 			file_grew(st, end);
+		atomic_store(&st->dirty, true);
 	}
 	pthread_rwlock_unlock(&st->grow_lock);
 	return ret;
@@ -104,10 +104,10 @@ int file_zero(struct node *node, uint64_t bytes, uint64_t off, unsigned flags, s
 	ret = grow_to(node, off + bytes, err);
 	if (ret != 0)
 		return ret;
-	atomic_store(&st->dirty, true);
 	e = EOPNOTSUPP;
 	if (aligned) {
 		e = zero_by_host(st, bytes, off, (flags & IMG_IO_NO_UNMAP) != 0, &fatal);
+		atomic_store(&st->dirty, true);
 		if (e != 0 && fatal)
 			return error_errno(err, e, off, FILE_LAYER, "%s: cannot zero 0x%llx bytes at 0x%llx",
 					   node->path, (unsigned long long)bytes, (unsigned long long)off);
@@ -126,11 +126,14 @@ static int discard_device(struct node *node, uint64_t bytes, uint64_t off, struc
 	uint64_t last = round_down(off + bytes, st->sector_bytes);
 	uint64_t range[2] = { first, last - first };
 
-	if (first >= last || ioctl(st->fd, BLKDISCARD, range) == 0)
+	int e = 0;
+
+	if (first < last && ioctl(st->fd, BLKDISCARD, range) < 0)
+		e = errno;
+	atomic_store(&st->dirty, true);
+	if (e == 0 || host_lacks_it(e) || e == EINVAL)
 		return 0;
-	if (host_lacks_it(errno) || errno == EINVAL)
-		return 0;
-	return error_errno(err, errno, off, FILE_LAYER, "%s: cannot discard 0x%llx bytes at 0x%llx", node->path,
+	return error_errno(err, e, off, FILE_LAYER, "%s: cannot discard 0x%llx bytes at 0x%llx", node->path,
 			   (unsigned long long)bytes, (unsigned long long)off);
 }
 
@@ -140,12 +143,12 @@ int file_discard(struct node *node, uint64_t bytes, uint64_t off, unsigned flags
 	int e;
 
 	(void)flags;
-	atomic_store(&st->dirty, true);
 	if (st->is_block_device)
 		return discard_device(node, bytes, off, err);
 	if (atomic_load(&st->no_punch))
 		return 0;
 	e = fallocate_retry(st->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, bytes);
+	atomic_store(&st->dirty, true);
 	if (e == 0)
 		return 0;
 	if (host_lacks_it(e)) {
@@ -164,11 +167,11 @@ int file_allocate(struct node *node, uint64_t bytes, uint64_t off, struct img_er
 
 	if (st->is_block_device || atomic_load(&st->no_allocate))
 		return grow_to(node, end, err);
-	atomic_store(&st->dirty, true);
 	pthread_rwlock_rdlock(&st->grow_lock);
 	e = fallocate_retry(st->fd, 0, off, bytes);
 	if (e == 0)
 		file_grew(st, end);
+	atomic_store(&st->dirty, true);
 	pthread_rwlock_unlock(&st->grow_lock);
 	if (e == 0)
 		return 0;
@@ -196,12 +199,12 @@ int file_resize(struct node *node, uint64_t size_bytes, struct img_error *err)
 				 "%s: size 0x%llx is past the host's limit", node->path,
 				 (unsigned long long)size_bytes);
 	pthread_rwlock_wrlock(&st->grow_lock);
-	atomic_store(&st->dirty, true);
 	if (ftruncate(st->fd, (off_t)size_bytes) < 0)
 		ret = error_errno(err, errno, NO_OFFSET, FILE_LAYER, "%s: cannot set the size to 0x%llx", node->path,
 				  (unsigned long long)size_bytes);
 	else
 		atomic_store(&st->size, size_bytes);
+	atomic_store(&st->dirty, true);
 	pthread_rwlock_unlock(&st->grow_lock);
 	return ret;
 }
