@@ -33,6 +33,26 @@ static unsigned long long ull(uint64_t v)
 	return v;
 }
 
+static bool begins_with_path(const char *msg, const char *path)
+{
+	size_t len = strlen(path);
+
+	return len > 0 && strncmp(msg, path, len) == 0 && msg[len] == ':';
+}
+
+/* Formats speak of what is wrong in their file; which of the open files that is, is known here. The layers below said
+ * it already. */
+static void name_file(const struct node *node, struct img_error *err)
+{
+	if (!err || node->drv->kind != DRIVER_FORMAT || node->path[0] == '\0')
+		return;
+	for (const struct node *layer = node; layer; layer = layer->backing)
+		for (const struct node *n = layer; n; n = n->file)
+			if (begins_with_path(err->msg, n->path))
+				return;
+	error_prefix(err, "%s", node->path);
+}
+
 int node_judge(struct node *node, int ret, const char *what, struct img_error *err)
 {
 	if (ret == 0)
@@ -44,6 +64,7 @@ int node_judge(struct node *node, int ret, const char *what, struct img_error *e
 	}
 	/* Only where the driver forgot. */
 	error_set(err, ret, 0, NO_OFFSET, node->drv->name, "%s: %s failed: %s", node->path, what, img_strerror(ret));
+	name_file(node, err);
 	return ret;
 }
 

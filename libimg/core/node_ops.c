@@ -104,14 +104,14 @@ int node_close(struct node *node, struct img_error *err)
 	while (node) {
 		struct node *file = node->file;
 		struct node *next = node->view_of ? NULL : node->backing;
-		int ret = close_one(node, err);
+		int ret = close_one(node, first == 0 ? err : NULL);
 
 		if (first == 0)
 			first = ret;
 		while (file) {
 			struct node *below = file->file;
 
-			ret = close_one(file, err);
+			ret = close_one(file, first == 0 ? err : NULL);
 			if (first == 0)
 				first = ret;
 			file = below;

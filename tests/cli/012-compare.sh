@@ -23,3 +23,13 @@ flip longer.raw 6000000
 run imgtool compare longer.raw a.raw
 run imgtool compare a.raw nowhere.raw
 run imgtool compare -f raw -F limg a.raw b.raw
+# What cannot be read is named, whichever it is.
+imgtool convert -q a.raw c.limg
+cp c.limg damaged.limg
+imgtool create -q -f limg -b damaged.limg above.limg
+at=$(imgtool map --json c.limg | json 'next(e["offset"] for e in d["extents"] if e["data"])')
+flip damaged.limg "$at"
+run imgtool compare c.limg damaged.limg
+run imgtool compare damaged.limg c.limg
+run imgtool compare c.limg above.limg
+run imgtool convert damaged.limg copy.raw

@@ -449,7 +449,8 @@ static int ordered_close(struct node *node, struct img_error *err)
 {
 	closed_at[node->path[0] - '0'] = ++close_order;
 	mock_close(node, NULL);
-	return error_set(err, node->path[0] == '1' ? IMG_E_IO : IMG_E_CORRUPT, 0, NO_OFFSET, "mock", "%s", node->path);
+	return error_set(err, node->path[0] == '1' ? IMG_E_IO : IMG_E_CORRUPT, 0, NO_OFFSET, "mock", "%s: lost",
+			 node->path);
 }
 
 static void test_close_order_and_first_failure(void **state)
@@ -472,10 +473,44 @@ static void test_close_order_and_first_failure(void **state)
 	nodes[1]->backing = nodes[2];
 	close_order = 0;
 	assert_int_equal(node_close(nodes[1], &err), IMG_E_IO);
-	assert_string_equal(err.msg, "1");
+	assert_string_equal(err.msg, "1: lost");
 	assert_int_equal(closed_at[1], 1);
 	assert_int_equal(closed_at[0], 2);
 	assert_int_equal(closed_at[2], 3);
+}
+
+static int failing_read(struct node *node, void *buf, uint64_t bytes, uint64_t off, unsigned flags,
+			struct img_error *err)
+{
+	(void)flags;
+	if (node->backing)
+		return node_read_backing(node, buf, bytes, off, err);
+	return error_set(err, IMG_E_CORRUPT, 0, off, "mock", "damaged");
+}
+
+/* What a format says of its file is said with the file's name, once, whoever reads through it. */
+static void test_a_failure_names_the_file(void **state)
+{
+	static const char *const names[] = { "top", "middle", "base" };
+	struct driver_open args = { .writable = true };
+	struct img_driver drv = mock_format;
+	struct img_error err = { 0 };
+	struct node *nodes[3];
+	uint8_t byte;
+
+	(void)state;
+	drv.pread = failing_read;
+	for (int i = 0; i < 3; i++) {
+		nodes[i] = node_new(&drv, names[i], NULL);
+		assert_non_null(nodes[i]);
+		assert_int_equal(node_open(nodes[i], &args, NULL), 0);
+		mock_of(nodes[i])->size = 4096;
+		if (i > 0)
+			nodes[i - 1]->backing = nodes[i];
+	}
+	assert_int_equal(node_pread(nodes[0], &byte, 1, 0, 0, &err), IMG_E_CORRUPT);
+	assert_string_equal(err.msg, "base: damaged");
+	assert_int_equal(node_close(nodes[0], NULL), 0);
 }
 
 int main(void)
@@ -503,6 +538,7 @@ int main(void)
 		cmocka_unit_test(test_what_a_driver_lacks),
 		cmocka_unit_test(test_counters),
 		cmocka_unit_test(test_close_order_and_first_failure),
+		cmocka_unit_test(test_a_failure_names_the_file),
 	};
 
 	return cmocka_run_group_tests_name("node", tests, NULL, NULL);

@@ -149,6 +149,14 @@ int cli_fail(const char *file, const struct img_error *err)
 	return cli_status(err->code);
 }
 
+const char *cli_blamed(const struct img_error *err, const char *first, const struct img *second)
+{
+	for (const struct img *layer = second; layer; layer = img_backing(layer))
+		if (names_file(err->msg, img_path(layer)))
+			return img_path(second);
+	return first;
+}
+
 int cli_fail_errno(const char *file, const char *what)
 {
 	cli_message(file, "%s: %s", what, strerror(errno));

@@ -117,6 +117,8 @@ void cli_message(const char *file, const char *fmt, ...) __attribute__((format(p
 /* Reports a failed library call and returns the status that belongs to its code. */
 int cli_fail(const char *file, const struct img_error *err);
 int cli_status(int code);
+/* Of a verb's two files the one that the message is about: second where it or its backing is named, else first. */
+const char *cli_blamed(const struct img_error *err, const char *first, const struct img *second);
 
 /* Is the value of an OPTION_CHOICE or OPTION_WORD this word? choice may be NULL (option not given). */
 bool cli_is(const char *choice, const char *word);

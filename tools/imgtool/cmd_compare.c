@@ -77,7 +77,7 @@ static int compare(const struct cli_verb *verb, const struct compare_args *args,
 		printf(args->all ? "{\n  \"ranges\": [" : "{\n");
 	if (img_compare(a, b, args->all ? print_range : NULL, &p, &progress, &result, &err) != 0) {
 		progress_end(&p.progress, false);
-		return cli_fail(target->path, &err);
+		return cli_fail(cli_blamed(&err, target->path, b), &err);
 	}
 	progress_end(&p.progress, true);
 	if (p.json)

@@ -110,7 +110,7 @@ static int convert(const struct cli_verb *verb, const struct convert_args *args,
 		copy.progress = progress_begin(&progress, verb, &args->common);
 		if (img_convert(img, dst->path, &create, &copy, &err) != 0) {
 			progress_end(&progress, false);
-			status = create_fail(dst->path, &err);
+			status = create_fail(cli_blamed(&err, dst->path, img), &err);
 		} else {
 			progress_end(&progress, true);
 		}
