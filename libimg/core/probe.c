@@ -14,9 +14,10 @@
 #include "node_int.h"
 #include "probe.h"
 
-#define LAYER	   "probe"
-#define HEAD_BYTES (64u << 10)
-#define TAIL_BYTES 4096u
+#define LAYER	     "probe"
+#define HEAD_BYTES   (64u << 10)
+#define TAIL_BYTES   4096u
+#define SAMPLE_TRIES 8
 
 /* from_end: offset counted back from the end of the file. */
 static const struct magic {
@@ -92,28 +93,47 @@ static void judge(const struct probe_data *data, struct probe_verdict *v)
 		memcpy(v->seen.format, "raw", sizeof("raw"));
 }
 
-int probe_node(struct node *file, struct probe_verdict *out, struct img_error *err)
+/* Head and tail into buf. *moved: beside a writer, of which a snapshot is to be read, the file may end elsewhere
+ * meanwhile. */
+static int sample(struct node *file, uint8_t *buf, struct probe_data *out, bool *moved, struct img_error *err)
 {
 	uint64_t size = node_size(file);
-	struct probe_data data = {
+	int ret;
+
+	*out = (struct probe_data){
+		.head = buf,
 		.head_bytes = (size_t)min_u64(size, HEAD_BYTES),
+		.tail = buf + HEAD_BYTES,
 		.tail_bytes = (size_t)min_u64(size, TAIL_BYTES),
 		.file_bytes = size,
 	};
+	ret = node_pread(file, buf, out->head_bytes, 0, 0, err);
+	if (ret == 0)
+		ret = node_pread(file, buf + HEAD_BYTES, out->tail_bytes, size - out->tail_bytes, 0, err);
+	*moved = node_size(file) != size;
+	return ret;
+}
+
+int probe_node(struct node *file, struct probe_verdict *out, struct img_error *err)
+{
 	uint8_t *buf = calloc(1, HEAD_BYTES + TAIL_BYTES);
-	int ret;
+	struct img_error failure;
+	struct probe_data data;
+	bool moved = true;
+	int ret = 0;
 
 	memset(out, 0, sizeof(*out));
 	if (!buf)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", file->path);
-	ret = node_pread(file, buf, data.head_bytes, 0, 0, err);
-	if (ret == 0)
-		ret = node_pread(file, buf + HEAD_BYTES, data.tail_bytes, size - data.tail_bytes, 0, err);
-	if (ret == 0) {
-		data.head = buf;
-		data.tail = buf + HEAD_BYTES;
-		judge(&data, out);
+	for (int i = 0; i < SAMPLE_TRIES && moved; i++) {
+		error_clear(&failure);
+		ret = sample(file, buf, &data, &moved, &failure);
 	}
+	/* A tail that is still moving is the tail of some moment: good enough for a guess. */
+	if (ret == 0)
+		judge(&data, out);
+	else if (err && err->code == IMG_OK)
+		*err = failure;
 	free(buf);
 	return ret;
 }

@@ -162,7 +162,16 @@ static struct snap *wanted(struct engine *e, const struct driver_open *args)
 	return args->snapshot_uuid ? catalog_by_uuid(e, args->snapshot_uuid) : catalog_find(e, args->snapshot);
 }
 
-static int load(struct engine *e, const struct driver_open *args, struct limg_state *st, struct img_error *err)
+static void snapshot_unlock(struct engine *e, struct limg_state *st)
+{
+	if (st->locked_id)
+		snapshot_lock(e, st->locked_id, BYTE_UNLOCK, NULL);
+	st->locked_id = 0;
+}
+
+/* *moved: the state that was being read is not the current one any more. */
+static int load(struct engine *e, const struct driver_open *args, struct limg_state *st, bool *moved,
+		struct img_error *err)
 {
 	unsigned damaged;
 	struct snap *s = NULL;
@@ -182,9 +191,7 @@ static int load(struct engine *e, const struct driver_open *args, struct limg_st
 	generation = e->sb.generation;
 	if (st->locked_id != s->id) {
 		/* The one that had the name before is gone. */
-		if (st->locked_id)
-			snapshot_lock(e, st->locked_id, BYTE_UNLOCK, NULL);
-		st->locked_id = 0;
+		snapshot_unlock(e, st);
 		rc = snapshot_lock(e, s->id, BYTE_SHARED, err);
 		if (rc)
 			return rc;
@@ -192,21 +199,28 @@ static int load(struct engine *e, const struct driver_open *args, struct limg_st
 		rc = super_read(e->file, &e->sb, &damaged, err);
 		if (rc)
 			return rc;
-		if (e->sb.generation != generation)
-			return IMG_E_CORRUPT; /* load it all again, under the lock */
+		*moved = e->sb.generation != generation;
+		if (*moved)
+			return error_set(err, IMG_E_BUSY, 0, NO_OFFSET, LAYER,
+					 "the image changes faster than it can be opened: try again");
 	}
 	s->nr_views++;
 	st->view = (struct view){ .e = e, .snap = s, .disk = s->disk, .vm = s->vm };
 	return 0;
 }
 
-/* Beside a writer a catalog may move under us: that looks like damage once, and is over on the next try. */
+/*
+ * Beside a writer what the superblock names may move while it is read, and the file may end before it: that looks like
+ * damage or a failing disk once, and is over on the next try. Without a writer the same superblock means the same
+ * failure. A superblock that cannot be read may be one that is just being replaced.
+ */
 static int load_retrying(struct node *n, const struct driver_open *args, struct engine **out, struct img_error *err)
 {
 	struct limg_state *st = state_of(n);
-	int rc = IMG_E_CORRUPT;
+	bool moved = true;
+	int rc = 0;
 
-	for (int i = 0; i < OPEN_TRIES && rc == IMG_E_CORRUPT; i++) {
+	for (int i = 0; i < OPEN_TRIES && moved; i++) {
 		struct engine *e = engine_new(n, n->file, args->cache_bytes, err);
 		uint64_t generation;
 		unsigned damaged;
@@ -217,21 +231,17 @@ static int load_retrying(struct node *n, const struct driver_open *args, struct 
 		e->bulk = args->bulk;
 		e->force_share = args->force_share;
 		error_clear(err);
-		rc = load(e, args, st, err);
+		moved = false;
+		rc = load(e, args, st, &moved, err);
 		if (!rc) {
 			*out = e;
 			return 0;
 		}
 		generation = e->sb.generation;
-		/* Without a writer the same superblock means the same damage. */
-		if (rc == IMG_E_CORRUPT &&
-		    (super_read(n->file, &e->sb, &damaged, NULL) || e->sb.generation == generation) &&
-		    (!st->locked_id || i > 1))
-			i = OPEN_TRIES;
-		if (st->locked_id && rc != IMG_E_CORRUPT) {
-			snapshot_lock(e, st->locked_id, BYTE_UNLOCK, NULL);
-			st->locked_id = 0;
-		}
+		if (!moved && (rc == IMG_E_CORRUPT || rc == IMG_E_IO))
+			moved = super_read(n->file, &e->sb, &damaged, NULL) || e->sb.generation != generation;
+		if (!moved || i + 1 == OPEN_TRIES)
+			snapshot_unlock(e, st);
 		engine_free(e);
 	}
 	return rc;
@@ -307,8 +317,7 @@ int limg_close(struct node *n, struct img_error *err)
 		return 0;
 	if (e->writable)
 		rc = close_writable(e, err);
-	if (st->locked_id)
-		snapshot_lock(e, st->locked_id, BYTE_UNLOCK, NULL);
+	snapshot_unlock(e, st);
 	engine_free(e);
 	st->e = NULL;
 	return rc;
