@@ -7,9 +7,6 @@ target_compile_options(img_flags INTERFACE -Wall -Wextra -Wconversion -Wshadow -
 	-Wmissing-prototypes -Wvla -fno-strict-aliasing)
 target_link_libraries(img_flags INTERFACE Threads::Threads)
 
-if(CMAKE_C_COMPILER_ID MATCHES "Clang")
-	target_compile_options(img_flags INTERFACE -Wthread-safety)
-endif()
 if(IMG_WERROR)
 	target_compile_options(img_flags INTERFACE -Werror)
 endif()
