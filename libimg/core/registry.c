@@ -5,15 +5,10 @@
 #include "checked.h"
 #include "driver.h"
 
-#ifdef HAVE_LIMG
-extern const struct img_driver limg_driver;
-#endif
-extern const struct img_driver raw_driver, file_driver;
+extern const struct img_driver limg_driver, raw_driver, file_driver;
 
 static const struct img_driver *const formats[] = {
-#ifdef HAVE_LIMG
 	&limg_driver,
-#endif
 	&raw_driver, /* last: it recognises nothing */
 };
 

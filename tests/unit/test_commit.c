@@ -2,7 +2,6 @@
 /* img_commit(): content, refusals, and that a commit which stops at any call to the host can be run again and loses nothing. */
 #include "fault_env.h"
 
-#ifdef HAVE_LIMG
 
 #define SIZE (3 * MIB)
 #define COMMIT_FLAGS (IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING | IMG_OPEN_UNSAFE_BACKING)
@@ -352,12 +351,3 @@ int main(void)
 	return cmocka_run_group_tests_name("commit", tests, NULL, NULL);
 }
 
-#else
-
-int main(void)
-{
-	puts("skipped: no format of this build has backing images");
-	return 77;
-}
-
-#endif

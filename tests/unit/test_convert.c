@@ -2,7 +2,6 @@
 /* img_convert() of what only the native format has: onto a backing image, and with internal snapshots. */
 #include "fault_env.h"
 
-#ifdef HAVE_LIMG
 
 #define SIZE (6 * MIB)
 #define MAX_SNAPS 24
@@ -419,12 +418,3 @@ int main(void)
 	return cmocka_run_group_tests_name("convert", tests, NULL, NULL);
 }
 
-#else
-
-int main(void)
-{
-	puts("skipped: no format of this build has snapshots or backing images");
-	return 77;
-}
-
-#endif

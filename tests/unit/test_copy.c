@@ -6,9 +6,7 @@
 
 static const char *const formats[] = {
 	"raw",
-#ifdef HAVE_LIMG
 	"limg",
-#endif
 };
 #define NR_FORMATS (sizeof(formats) / sizeof(formats[0]))
 

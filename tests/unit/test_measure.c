@@ -27,7 +27,6 @@ static void refuses_nonsense(void **state)
 	assert_int_equal(img_measure(NULL, MIB, "raw", NULL, NULL, ERR), IMG_E_INVALID);
 }
 
-#ifdef HAVE_LIMG
 static uint64_t converted_bytes(struct img *src)
 {
 	struct img_create_options create = { .struct_size = sizeof(create), .format = "limg" };
@@ -67,7 +66,6 @@ static void limg_is_foretold(void **state)
 	assert_true(m.required_bytes >= SIZE);
 	close_image(src);
 }
-#endif
 
 int main(void)
 {
@@ -75,9 +73,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(raw_is_its_size),
 		T(refuses_nonsense),
-#ifdef HAVE_LIMG
 		T(limg_is_foretold),
-#endif
 	};
 
 	return cmocka_run_group_tests_name("measure", tests, NULL, NULL);

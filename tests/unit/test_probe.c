@@ -167,7 +167,6 @@ static void test_no_such_file(void **state)
 	assert_int_equal(img_probe("/dev/null", &seen, ERR), IMG_E_REFUSED);
 }
 
-#ifdef HAVE_LIMG
 static void test_limg_and_a_tail(void **state)
 {
 	struct img_probe_result seen;
@@ -201,7 +200,6 @@ static void test_limg_magic_inside_raw(void **state)
 	assert_ok(try_open("guest.raw", "raw", IMG_OPEN_WRITE));
 	assert_int_not_equal(try_open("guest.raw", NULL, 0), 0);
 }
-#endif
 
 int main(void)
 {
@@ -210,9 +208,7 @@ int main(void)
 		cmocka_unit_test(test_foreign_formats),		cmocka_unit_test(test_two_magics_are_refused),
 		cmocka_unit_test(test_both_ends_of_one_format), cmocka_unit_test(test_short_files),
 		cmocka_unit_test(test_unknown_format_name),	cmocka_unit_test(test_no_such_file),
-#ifdef HAVE_LIMG
 		cmocka_unit_test(test_limg_and_a_tail),		cmocka_unit_test(test_limg_magic_inside_raw),
-#endif
 	};
 
 	return cmocka_run_group_tests_name("probe", tests, fixture_setup, fixture_teardown);

@@ -2,7 +2,6 @@
 /* img_rebase() and img_flatten(): the content stays, whatever the old and the new chain hold. */
 #include "fault_env.h"
 
-#ifdef HAVE_LIMG
 
 #define SIZE (3 * MIB)
 
@@ -286,12 +285,3 @@ int main(void)
 	return cmocka_run_group_tests_name("rebase", tests, NULL, NULL);
 }
 
-#else
-
-int main(void)
-{
-	puts("skipped: no format of this build has backing images");
-	return 77;
-}
-
-#endif
