@@ -2,9 +2,11 @@
 need strace
 # A leak checker cannot work under strace.
 export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0
+# What a command writes to the image, its last argument. (Instrumented programs also write what they counted.)
 written()
 {
-	strace -f -qq -e trace=write,pwrite64,pwritev,pwritev2,copy_file_range,sendfile -o trace "$IMGTOOL" "$@"
+	local image=${*: -1}
+	strace -f -qq -P "$PWD/${image%@*}" -e trace=write,pwrite64,pwritev,pwritev2,copy_file_range,sendfile -o trace "$IMGTOOL" "$@"
 	awk '{ n = $NF; if (n ~ /^[0-9]+$/) total += n } END { print total + 0 }' trace
 }
 imgtool create small.limg 16M
