@@ -23,6 +23,15 @@
 
 #define LAYER "chain"
 
+/* What a chain is opened with. */
+struct opening {
+	const struct img_open_options *o; /* of the first layer */
+	const uint8_t *snapshot_uuid;	  /* decides which snapshot that is; may be NULL */
+	const char *recorded_by;	  /* the image that names the first layer as its parent; NULL: a user does */
+	const struct host_stat *child;	  /* a file that no layer may be; NULL: any may */
+	const struct image_env *env;
+};
+
 struct layer {
 	struct img *img;
 	struct host_stat host;
@@ -196,25 +205,61 @@ static int add_layer(struct layer ***layers, unsigned nr, struct img_error *err)
 	return 0;
 }
 
+static int stands_on_itself(const char *path, struct img_error *err)
+{
+	return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s: an image cannot stand on itself", path);
+}
+
+/* Looked at before it is opened: who holds the child for writing would meet himself. */
+static int check_not_child(const struct opening *op, struct node *file, struct img_error *err)
+{
+	struct host_stat host;
+	int ret;
+
+	if (!op->child)
+		return 0;
+	ret = node_stat(file, &host, err);
+	if (ret == 0 && host.dev == op->child->dev && host.ino == op->child->ino)
+		ret = stands_on_itself(file->path, err);
+	return ret;
+}
+
+/* The file was there, its snapshot was not: on record that is a parent that changed, not a name that was mistyped. */
+static int judge_missing(int ret, const char *child_path, const char *path, const char *snapshot, struct img_error *err)
+{
+	if (ret != IMG_E_NOENT || !child_path || !snapshot)
+		return ret;
+	error_clear(err);
+	return error_set(err, IMG_E_CHANGED, 0, NO_OFFSET, LAYER,
+			 "%s: snapshot '%s' is gone, on which %s stands: put the right file back, or use "
+			 "imgtool rebase --unsafe if another parent has the same content",
+			 path, snapshot, child_path);
+}
+
 /* Opens layers until one has no parent to open. *nr of them are allocated, also after failure, the last perhaps without
  * img. */
-static int open_layers(struct node *file, const char *path, const struct img_open_options *first, const uint8_t *uuid,
-		       const struct image_env *env, struct layer ***layers, unsigned *nr, struct img_error *err)
+static int open_layers(struct node *file, const char *path, const struct opening *op, struct layer ***layers,
+		       unsigned *nr, struct img_error *err)
 {
-	struct img_open_options o = *first;
+	struct img_open_options o = *op->o;
+	const uint8_t *uuid = op->snapshot_uuid;
+	const char *child_path = op->recorded_by;
 	char *next_path = NULL;
 	int ret;
 
 	for (;;) {
 		struct layer *l;
 
-		ret = add_layer(layers, *nr, err);
+		ret = check_not_child(op, file, err);
+		if (ret == 0)
+			ret = add_layer(layers, *nr, err);
 		if (ret != 0) {
 			node_close(file, NULL);
 			break;
 		}
 		l = (*layers)[(*nr)++];
-		ret = open_layer(file, path, &o, uuid, env, &l->img, err);
+		ret = open_layer(file, path, &o, uuid, op->env, &l->img, err);
+		ret = judge_missing(ret, child_path, path, o.snapshot, err);
 		if (ret == 0)
 			ret = node_stat(l->img->top, &l->host, err);
 		if (ret == 0)
@@ -229,14 +274,15 @@ static int open_layers(struct node *file, const char *path, const struct img_ope
 			l->img->top->backing_missing = true;
 			break;
 		}
-		ret = may_open_parent(path, &l->ref, first->max_depth - *nr, err);
+		ret = may_open_parent(path, &l->ref, op->o->max_depth - *nr, err);
 		if (ret != 0)
 			break;
 		o = parent_options(&o, &l->ref);
 		uuid = snapshot_uuid_of(&l->ref, o.flags);
 		free(next_path);
 		next_path = NULL;
-		ret = open_parent_file(l->img->path, &l->ref, &o, env, &file, &next_path, err);
+		child_path = l->img->path;
+		ret = open_parent_file(child_path, &l->ref, &o, op->env, &file, &next_path, err);
 		if (ret != 0)
 			break;
 		path = next_path;
@@ -257,12 +303,12 @@ static int check_pin(const struct backing_ref *ref, struct img *parent, const ch
 	return ret == 0 ? pin_compare(&ref->pin, &found, child_path, parent->path, err) : ret;
 }
 
-int chain_open(struct node *file, const char *path, const struct img_open_options *o, const uint8_t *snapshot_uuid,
-	       const struct image_env *env, struct img **out, struct img_error *err)
+static int open_chain(struct node *file, const char *path, const struct opening *op, struct img **out,
+		      struct img_error *err)
 {
 	struct layer **layers = NULL;
 	unsigned nr = 0;
-	int ret = open_layers(file, path, o, snapshot_uuid, env, &layers, &nr, err);
+	int ret = open_layers(file, path, op, &layers, &nr, err);
 
 	*out = NULL;
 	if (ret != 0 && nr > 1)
@@ -270,7 +316,7 @@ int chain_open(struct node *file, const char *path, const struct img_open_option
 	for (unsigned i = nr; i-- > 1 && ret == 0;) {
 		struct layer *child = layers[i - 1];
 
-		ret = check_pin(&child->ref, layers[i]->img, child->img->path, o->flags, err);
+		ret = check_pin(&child->ref, layers[i]->img, child->img->path, op->o->flags, err);
 		if (ret != 0)
 			break;
 		image_attach_backing(child->img, layers[i]->img);
@@ -289,11 +335,22 @@ int chain_open(struct node *file, const char *path, const struct img_open_option
 	return ret;
 }
 
+int chain_open(struct node *file, const char *path, const struct img_open_options *o, const struct image_env *env,
+	       struct img **out, struct img_error *err)
+{
+	const struct opening op = { .o = o, .env = env };
+
+	return open_chain(file, path, &op, out, err);
+}
+
 int chain_open_parent(const char *child_path, const struct backing_ref *ref, unsigned open_flags, enum img_refs refs,
 		      unsigned depth_left, const struct image_env *env, struct img **out, struct img_error *err)
 {
 	struct img_open_options o = {
 		.struct_size = sizeof(o), .flags = open_flags, .refs = refs, .max_depth = depth_left
+	};
+	const struct opening op = {
+		.o = &o, .snapshot_uuid = snapshot_uuid_of(ref, open_flags), .recorded_by = child_path, .env = env
 	};
 	struct node *file;
 	char *path;
@@ -307,7 +364,7 @@ int chain_open_parent(const char *child_path, const struct backing_ref *ref, uns
 	ret = open_parent_file(child_path, ref, &o, env, &file, &path, err);
 	if (ret != 0)
 		return ret;
-	ret = chain_open(file, path, &o, snapshot_uuid_of(ref, open_flags), env, out, err);
+	ret = open_chain(file, path, &op, out, err);
 	free(path);
 	if (ret == 0) {
 		ret = check_pin(ref, *out, child_path, open_flags, err);
@@ -334,23 +391,14 @@ int chain_parent_path(const char *child_path, const struct backing_ref *ref, enu
 }
 
 /* An existing child (rebase, or a file that is to be replaced) must not be in the chain that it is to stand on. */
-static int check_not_in(const char *child_path, struct img *parent, const struct image_env *env, struct img_error *err)
+static bool existing_child(const char *child_path, const struct image_env *env, struct host_stat *out)
 {
-	struct host_stat host;
 	struct stat sb;
-	int ret;
 
 	if (env != &image_env_host || stat(child_path, &sb) < 0)
-		return 0;
-	for (struct img *l = parent; l; l = l->backing) {
-		ret = node_stat(l->top, &host, err);
-		if (ret != 0)
-			return ret;
-		if (host.dev == sb.st_dev && host.ino == sb.st_ino)
-			return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s would stand on itself",
-					 child_path);
-	}
-	return 0;
+		return false;
+	*out = (struct host_stat){ .dev = sb.st_dev, .ino = sb.st_ino };
+	return true;
 }
 
 static int fill_ref(struct backing_ref *ref, const char *backing, const char *snapshot, struct img_error *err)
@@ -378,6 +426,8 @@ int chain_make_ref(const char *child_path, const char *backing, const char *snap
 		/* The child will be a layer more. */
 		.max_depth = CHAIN_DEPTH_DEFAULT - 1,
 	};
+	struct opening op = { .o = &o, .env = env };
+	struct host_stat child;
 	struct node *file;
 	struct img *parent;
 	char *path;
@@ -388,7 +438,9 @@ int chain_make_ref(const char *child_path, const char *backing, const char *snap
 	ret = open_parent_file(child_path, out, &o, env, &file, &path, err);
 	if (ret != 0)
 		return ret;
-	ret = chain_open(file, path, &o, NULL, env, &parent, err);
+	if (existing_child(child_path, env, &child))
+		op.child = &child;
+	ret = open_chain(file, path, &op, &parent, err);
 	free(path);
 	if (ret != 0)
 		return ret;
@@ -396,8 +448,6 @@ int chain_make_ref(const char *child_path, const char *backing, const char *snap
 		ret = error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
 				"%s: no known format is recognised; if it is raw, name its format (-F raw)",
 				parent->path);
-	if (ret == 0)
-		ret = check_not_in(child_path, parent, env, err);
 	if (ret == 0)
 		ret = image_pin(parent, &out->pin, err);
 	if (ret == 0)

@@ -220,7 +220,7 @@ int image_open_env(const char *path, const struct img_open_options *opts, const 
 	ret = env->open_file(env->ctx, NULL, path, o.refs, &host, &file, &resolved, err);
 	if (ret != 0)
 		return ret;
-	ret = chain_open(file, resolved, &o, NULL, env, out, err);
+	ret = chain_open(file, resolved, &o, env, out, err);
 	free(resolved);
 	return ret;
 }
@@ -236,7 +236,7 @@ int image_open_on(struct node *file, const char *path, const struct img_open_opt
 		node_close(file, NULL);
 		return ret;
 	}
-	return chain_open(file, path, &o, NULL, env, out, err);
+	return chain_open(file, path, &o, env, out, err);
 }
 
 int img_open(const char *path, const struct img_open_options *opts, struct img **out, struct img_error *err)

@@ -123,7 +123,7 @@ struct img_open_options {
 /*
  * Opens the image at path and its backing chain. On success *out is owned by the caller and ends with img_close().
  * On failure *out is NULL. Errors: NOENT, IO, FORMAT (no or two magics), CORRUPT, BUSY, REFUSED (policy, raw guessed for
- * writing), CHANGED (pin), UNSUPPORTED, LIMIT.
+ * writing), CHANGED (pin; a parent's snapshot is gone), UNSUPPORTED, LIMIT.
  */
 IMG_API int img_open(const char *path, const struct img_open_options *opts, struct img **out, struct img_error *err);
 

@@ -45,4 +45,17 @@ run imgtool rebase --unsafe -F raw -b base.raw web3.limg
 same web3 "$(content web3.limg)" "$want"
 run imgtool snapshot delete golden.limg@v1
 run imgtool read web1.limg --length 0
+run imgtool commit web1.limg
+run imgtool read web4.limg --length 0
+
+# An image cannot stand on itself, whatever lies between.
+run imgtool rebase -b web3.limg web3.limg
+run imgtool rebase --unsafe -b web4.limg web1.limg
+run imgtool create --force -b web3.limg web3.limg
+imgtool create -b web3.limg web6.limg
+ln -s web6.limg link.limg
+run imgtool rebase -b link.limg web3.limg
+run imgtool create --force -b web6.limg web3.limg
+run imgtool convert --force -b web6.limg base.raw web3.limg
+run imgtool convert --force -F raw -b base.raw base.raw web3.limg
 ls

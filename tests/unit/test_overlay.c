@@ -235,7 +235,7 @@ static void test_beside_the_parents_writer(void **state)
 	close_image(img);
 	assert_ok(img_snapshot_delete(writer, "gold", ERR));
 	close_image(writer);
-	assert_int_equal(try_open("web2", NULL, 0), IMG_E_NOENT);
+	assert_int_equal(try_open("web2", NULL, 0), IMG_E_CHANGED);
 	fixture_files(true);
 }
 
