@@ -120,6 +120,12 @@ struct status_extent {
 	uint64_t host_off; /* DATA: offset in the layer's file, or STATUS_NO_HOST */
 };
 
+/* Where a merge takes its ranges from: ascending; *nr 0 at the end. May lead back into the same node: called without locks. */
+struct bitmap_source {
+	int (*next)(void *ctx, struct img_range *out, size_t cap, size_t *nr, struct img_error *err);
+	void *ctx;
+};
+
 enum byte_lock { BYTE_UNLOCK, BYTE_SHARED, BYTE_EXCLUSIVE };
 
 struct img_driver {
@@ -191,6 +197,17 @@ struct img_driver {
 			    struct img_error *err);
 	int (*vmstate_resize)(struct node *node, uint64_t bytes, struct img_error *err);
 	int (*vmstate_size)(struct node *node, const char *snap, uint64_t *bytes, struct img_error *err);
+
+	/* Dirty bitmaps of the head; see libimg.h. Names arrive with 1 to IMG_BITMAP_NAME_MAX bytes. */
+	int (*bitmap_list)(struct node *node, struct img_bitmap *out, size_t cap, size_t *nr, struct img_error *err);
+	int (*bitmap_add)(struct node *node, const char *name, uint64_t granularity_bytes, unsigned flags,
+			  struct img_error *err);
+	int (*bitmap_remove)(struct node *node, const char *name, struct img_error *err);
+	int (*bitmap_enable)(struct node *node, const char *name, bool enable, struct img_error *err);
+	int (*bitmap_clear)(struct node *node, const char *name, struct img_error *err);
+	int (*bitmap_merge)(struct node *node, const char *name, const struct bitmap_source *src, struct img_error *err);
+	int (*bitmap_ranges)(struct node *node, const char *name, uint64_t off, struct img_range *out, size_t cap,
+			     size_t *nr, struct img_error *err);
 
 	/* Fills what the format knows; the core fills format, virtual, file, allocated and backing_* from get_backing. */
 	int (*info)(struct node *node, struct img_info *out, struct img_error *err);

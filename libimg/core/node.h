@@ -81,6 +81,15 @@ int node_vmstate_write(struct node *node, const void *buf, uint64_t bytes, uint6
 int node_vmstate_read(struct node *node, const char *snap, void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
 int node_vmstate_resize(struct node *node, uint64_t bytes, struct img_error *err);
 int node_vmstate_size(struct node *node, const char *snap, uint64_t *bytes, struct img_error *err);
+int node_bitmap_list(struct node *node, struct img_bitmap *out, size_t cap, size_t *nr,
+		     struct img_error *err); /* without: empty */
+int node_bitmap_add(struct node *node, const char *name, uint64_t granularity_bytes, unsigned flags, struct img_error *err);
+int node_bitmap_remove(struct node *node, const char *name, struct img_error *err);
+int node_bitmap_enable(struct node *node, const char *name, bool enable, struct img_error *err);
+int node_bitmap_clear(struct node *node, const char *name, struct img_error *err);
+int node_bitmap_merge(struct node *node, const char *name, const struct bitmap_source *src, struct img_error *err);
+int node_bitmap_ranges(struct node *node, const char *name, uint64_t off, struct img_range *out, size_t cap, size_t *nr,
+		       struct img_error *err);
 int node_info(struct node *node, struct img_info *out, struct img_error *err); /* without: success */
 int node_check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
 	       struct img_check_result *out, struct img_error *err);

@@ -354,6 +354,81 @@ int node_vmstate_resize(struct node *node, uint64_t bytes, struct img_error *err
 	return ret != 0 ? ret : node_judge(node, node->drv->vmstate_resize(node, bytes, err), "vmstate resize", err);
 }
 
+/* ---- dirty bitmaps ----------------------------------------------------------------------------------------------- */
+
+static const char no_bitmaps[] = "dirty bitmaps";
+
+int node_bitmap_list(struct node *node, struct img_bitmap *out, size_t cap, size_t *nr, struct img_error *err)
+{
+	*nr = 0;
+	if (!node->drv->bitmap_list)
+		return 0;
+	return node_judge(node, node->drv->bitmap_list(node, out, cap, nr, err), "bitmap list", err);
+}
+
+int node_bitmap_add(struct node *node, const char *name, uint64_t granularity_bytes, unsigned flags,
+		    struct img_error *err)
+{
+	int ret;
+
+	if (!node->drv->bitmap_add)
+		return unsupported(node, no_bitmaps, err);
+	ret = node_check_change(node, "add a bitmap", err);
+	if (ret != 0)
+		return ret;
+	return node_judge(node, node->drv->bitmap_add(node, name, granularity_bytes, flags, err), "bitmap add", err);
+}
+
+int node_bitmap_remove(struct node *node, const char *name, struct img_error *err)
+{
+	int ret;
+
+	if (!node->drv->bitmap_remove)
+		return unsupported(node, no_bitmaps, err);
+	ret = node_check_change(node, "remove a bitmap", err);
+	return ret != 0 ? ret : node_judge(node, node->drv->bitmap_remove(node, name, err), "bitmap remove", err);
+}
+
+int node_bitmap_enable(struct node *node, const char *name, bool enable, struct img_error *err)
+{
+	int ret;
+
+	if (!node->drv->bitmap_enable)
+		return unsupported(node, no_bitmaps, err);
+	ret = node_check_change(node, "change a bitmap", err);
+	return ret != 0 ? ret :
+			  node_judge(node, node->drv->bitmap_enable(node, name, enable, err), "bitmap enable", err);
+}
+
+int node_bitmap_clear(struct node *node, const char *name, struct img_error *err)
+{
+	int ret;
+
+	if (!node->drv->bitmap_clear)
+		return unsupported(node, no_bitmaps, err);
+	ret = node_check_change(node, "clear a bitmap", err);
+	return ret != 0 ? ret : node_judge(node, node->drv->bitmap_clear(node, name, err), "bitmap clear", err);
+}
+
+int node_bitmap_merge(struct node *node, const char *name, const struct bitmap_source *src, struct img_error *err)
+{
+	int ret;
+
+	if (!node->drv->bitmap_merge)
+		return unsupported(node, no_bitmaps, err);
+	ret = node_check_change(node, "merge bitmaps", err);
+	return ret != 0 ? ret : node_judge(node, node->drv->bitmap_merge(node, name, src, err), "bitmap merge", err);
+}
+
+int node_bitmap_ranges(struct node *node, const char *name, uint64_t off, struct img_range *out, size_t cap, size_t *nr,
+		       struct img_error *err)
+{
+	*nr = 0;
+	if (!node->drv->bitmap_ranges)
+		return unsupported(node, no_bitmaps, err);
+	return node_judge(node, node->drv->bitmap_ranges(node, name, off, out, cap, nr, err), "bitmap read", err);
+}
+
 /* ---- questions --------------------------------------------------------------------------------------------------- */
 
 int node_info(struct node *node, struct img_info *out, struct img_error *err)

@@ -180,6 +180,7 @@ enum img_caps {
 	IMG_CAP_CHECK = 1u << 6,
 	IMG_CAP_VMSTATE = 1u << 7,
 	IMG_CAP_CHECKSUMS = 1u << 8, /* every byte read is verified */
+	IMG_CAP_BITMAPS = 1u << 9,   /* persistent dirty bitmaps */
 };
 
 struct img_limits {
@@ -313,6 +314,47 @@ IMG_API int img_vmstate_read(struct img *img, const char *snapshot, void *buf, u
 			     struct img_error *err);
 IMG_API int img_vmstate_resize(struct img *img, uint64_t bytes, struct img_error *err);
 IMG_API int img_vmstate_size(struct img *img, const char *snapshot, uint64_t *bytes, struct img_error *err);
+
+/* ---- dirty bitmaps ----------------------------------------------------------------------------------------------- */
+
+#define IMG_BITMAP_NAME_MAX 1023 /* bytes; not empty */
+
+enum img_bitmap_flags {
+	IMG_BITMAP_ENABLED = 1u << 0,	   /* records what is written */
+	IMG_BITMAP_INCONSISTENT = 1u << 1, /* missed changes, or is being changed by another process: can only be removed */
+	IMG_BITMAP_UNSUPPORTED = 1u << 2,  /* of a kind that is not known: can only be removed */
+};
+struct img_bitmap {
+	char name[IMG_BITMAP_NAME_MAX + 1];
+	uint64_t granularity_bytes; /* what one bit stands for */
+	uint64_t dirty_bytes;	    /* 0 where inconsistent or unsupported */
+	unsigned flags;		    /* enum img_bitmap_flags */
+};
+struct img_range {
+	uint64_t off, bytes;
+};
+
+/*
+ * Bitmaps that are kept in the image and record which ranges of its disk were changed since they were made or cleared, across openings and
+ * by every program that knows them; they follow the head. While an image that has enabled ones is open for writing they are marked as in use;
+ * a crash leaves them so, and they are INCONSISTENT from then on. Formats without bitmaps have an empty list and refuse the rest.
+ */
+/* In the order of the directory. Fills at most cap entries; *nr is the number that exist. */
+IMG_API int img_bitmap_list(struct img *img, struct img_bitmap *out, size_t cap, size_t *nr, struct img_error *err);
+enum img_bitmap_add_flags { IMG_BITMAP_ADD_DISABLED = 1u << 0 };
+/* Empty, and enabled unless told otherwise. granularity_bytes: a power of two, 512 to 2 GiB; 0: the format's default. */
+IMG_API int img_bitmap_add(struct img *img, const char *name, uint64_t granularity_bytes, unsigned flags,
+			   struct img_error *err);
+IMG_API int img_bitmap_remove(struct img *img, const char *name, struct img_error *err);
+IMG_API int img_bitmap_enable(struct img *img, const char *name, struct img_error *err);
+IMG_API int img_bitmap_disable(struct img *img, const char *name, struct img_error *err);
+IMG_API int img_bitmap_clear(struct img *img, const char *name, struct img_error *err);
+/* What is dirty in src_name of src (NULL: of img) becomes dirty in name too, as far as img reaches. Granularities may differ. */
+IMG_API int img_bitmap_merge(struct img *img, const char *name, struct img *src, const char *src_name,
+			     struct img_error *err);
+/* The dirty ranges from off on, ascending and merged, at most cap; *nr 0: there are no more. The next call goes on where the last one ends. */
+IMG_API int img_bitmap_ranges(struct img *img, const char *name, uint64_t off, struct img_range *out, size_t cap,
+			      size_t *nr, struct img_error *err);
 
 /* ---- whole-image operations -------------------------------------------------------------------------------------- */
 

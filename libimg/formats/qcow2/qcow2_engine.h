@@ -59,14 +59,16 @@ struct qcow2_header {
 	uint8_t compression_type;
 	uint8_t *unknown;	/* header bytes beyond 112, owned */
 	uint32_t unknown_bytes;
+	uint64_t backing_off;	/* where the name stands on disk */
 	char backing[QCOW2_NAME_MAX + 1];	/* "" if none */
-	char backing_format[256];		/* "" if not recorded */
+	char backing_format[16];		/* "" if not recorded; the true one, also where the header hides it (see header_ext.c) */
+	char backing_snapshot[IMG_SNAPSHOT_NAME_MAX + 1]; /* "" for the head; from our extension, void as the pin is */
 	char data_file[QCOW2_NAME_MAX + 1];	/* "" if not recorded */
 	/* The bitmaps extension; nr_bitmaps 0: none. */
 	uint32_t nr_bitmaps;
 	uint64_t bitmap_dir_bytes, bitmap_dir_off;
 	bool has_pin;
-	struct pin pin;		/* of the backing file, from our extension; valid only while pin_backing equals backing */
+	struct pin pin;		/* of the backing file, from our extension; what belongs to another name is dropped by the load */
 	bool committing;
 	struct qcow2_ext *ext;	/* every other extension, LUKS and feature names included, in order */
 	size_t nr_ext;
@@ -102,6 +104,7 @@ struct qcow2_snapshot {
 	uint8_t *extra; /* as on disk, owned; the first 16 bytes are rewritten from the fields above on store */
 	uint32_t extra_bytes;
 	char *id, *name; /* owned, NUL-terminated; may hold anything else */
+	uint32_t nr_views; /* memory only: open views of it */
 };
 
 struct qcow2_engine {
@@ -155,7 +158,9 @@ struct qcow2_engine {
 	pthread_cond_t range_cond;
 	struct qcow2_inflight *inflight;
 
-	struct qcow2_snapshot *snapshots; /* map */
+	struct qcow2_snapshot *snapshots; /* map; h.nr_snapshots of them */
+	bool snapshots_damaged;		  /* the table could not be read whole: what is missing is blank, and no new table is written */
+	_Atomic uint64_t vm_bytes;	  /* of the working machine state, see vmstate.c */
 	struct qcow2_bitmaps *bitmaps;	  /* NULL: none loaded */
 	pthread_mutex_t codec_lock;
 	struct codec_ctx *idle_codecs[8]; /* codec_lock */
@@ -169,6 +174,7 @@ struct qcow2_view {
 	bool is_snapshot;
 	uint64_t *l1;		/* snapshots: owned copy, host integers */
 	uint32_t l1_entries;
+	uint64_t l1_off;	/* snapshots: which one it is, whatever it is called by now */
 	char snapshot[IMG_SNAPSHOT_NAME_MAX + 1];
 };
 
@@ -328,10 +334,21 @@ int qcow2_snapshots_store(const struct qcow2_snapshot *list, uint32_t n, unsigne
 			  struct img_error *err);
 /* By name, else by id. NULL: none (err filled, NOENT). map held. */
 const struct qcow2_snapshot *qcow2_snapshot_find(struct qcow2_engine *e, const char *name, struct img_error *err);
+/* Counted in the snapshot, which cannot be deleted meanwhile: end it by release (from close, for nodes of snapshots). Takes map itself. */
 int qcow2_snapshot_view(struct qcow2_engine *e, const char *name, struct qcow2_view *out, struct img_error *err);
+void qcow2_view_release(struct qcow2_view *v);
 /* Reads an L1 of n entries at off into host integers (malloc); checks offsets. */
 int qcow2_l1_load(struct qcow2_engine *e, uint64_t off, uint32_t n, uint64_t **out, struct img_error *err);
 uint64_t qcow2_vmstate_off(const struct qcow2_engine *e, uint64_t disk_bytes); /* guest offset where machine state begins */
+uint64_t qcow2_l1_entries_for(const struct qcow2_engine *e, uint64_t disk_bytes); /* L1 entries that a disk needs */
+/*
+ * In a transaction, for resize: a new L1 (malloc) for a disk of disk_bytes with the working machine state, which stands past the disk, moved
+ * along. Entries of the disk that are cut off are left out and the caller's to walk; what stands past the disk without being the working machine
+ * state is left out and walked here.
+ */
+int qcow2_vmstate_move(struct qcow2_engine *e, uint64_t disk_bytes, uint64_t **l1, uint32_t *n, struct img_error *err);
+/* From close, before the last flush: the working machine state belongs to the handle, so its clusters are freed. No locks held. */
+int qcow2_vmstate_end(struct qcow2_engine *e, struct img_error *err);
 
 int qcow2_snap_create(struct node *n, const char *name, unsigned flags, struct img_error *err);
 int qcow2_snap_delete(struct node *n, const char *name, struct img_error *err);
@@ -359,14 +376,46 @@ int qcow2_check(struct node *n, unsigned flags, img_finding_fn fn, void *ctx, co
 /* Counts references anew and writes a correct refcount structure (a transaction). For open with the dirty bit, and for check --repair. */
 int qcow2_rebuild_refcounts(struct qcow2_engine *e, struct img_error *err);
 
-/* ---- bitmap.c ---- */
-int qcow2_bitmaps_load(struct qcow2_engine *e, struct img_error *err); /* directory only */
+/* ---- bitmap*.c ---- no locks held, but note: any */
+/* At open, after the header: the directory. Always makes e->bitmaps. A damaged directory is no failure: it is kept for check and list. */
+int qcow2_bitmaps_load(struct qcow2_engine *e, struct img_error *err);
 void qcow2_bitmaps_free(struct qcow2_engine *e);
-/* From qcow2_touch(): enabled bitmaps are read, marked in use on disk, and followed from here on. */
+/*
+ * From qcow2_touch(), before the first change is let through (e->touched is set after it): enabled bitmaps are marked in use on disk, synced,
+ * and followed from here on; stale ones (autoclear bit clear) are dropped. May be called again: does nothing.
+ */
 int qcow2_bitmaps_begin(struct qcow2_engine *e, struct img_error *err);
-/* [off, off + bytes) of the disk is about to change. Cheap when none is enabled. Any locks. */
+/* [off, off + bytes) of the disk is about to change. Cheap when none is followed. Any locks. A revert notes the whole disk. */
 void qcow2_bitmaps_note(struct qcow2_engine *e, uint64_t off, uint64_t bytes);
-/* From close: stores what was followed, clears in_use. */
+/* From close, while the engine still works: stores what was followed, clears in_use. Flushes before and after. */
 int qcow2_bitmaps_end(struct qcow2_engine *e, struct img_error *err);
+/*
+ * Around a change of the disk's size (resize, revert): prepare() follows every consistent bitmap, so that a crash leaves it marked in use; LIMIT
+ * if a bitmap would become too large. After the change resized() gives them the new length: what is new is clean. After a failed change
+ * nothing is due.
+ */
+int qcow2_bitmaps_resize_prepare(struct qcow2_engine *e, uint64_t size_bytes, struct img_error *err);
+void qcow2_bitmaps_resized(struct qcow2_engine *e, uint64_t size_bytes);
+/* Forgets them all, without freeing their clusters (leaks, for a repair that finds the directory damaged). */
+int qcow2_bitmaps_discard(struct qcow2_engine *e, struct img_error *err);
+/*
+ * Every extent of clusters that the directory, tables and bitmaps hold, one reference each; none when they are stale. bitmap: the name, or "" for
+ * the directory. damage: what cannot be followed (NULL: the walk ends with that error); nonzero ends the walk.
+ */
+struct qcow2_bitmap_visitor {
+	int (*extent)(void *ctx, uint64_t off, uint64_t bytes, const char *bitmap, struct img_error *err);
+	int (*damage)(void *ctx, const char *bitmap, const struct img_error *why);
+	void *ctx;
+};
+int qcow2_bitmaps_walk(struct qcow2_engine *e, const struct qcow2_bitmap_visitor *v, struct img_error *err);
+/* The driver's members. */
+int qcow2_bitmap_list(struct node *n, struct img_bitmap *out, size_t cap, size_t *nr, struct img_error *err);
+int qcow2_bitmap_add(struct node *n, const char *name, uint64_t granularity, unsigned flags, struct img_error *err);
+int qcow2_bitmap_remove(struct node *n, const char *name, struct img_error *err);
+int qcow2_bitmap_enable(struct node *n, const char *name, bool enable, struct img_error *err);
+int qcow2_bitmap_clear(struct node *n, const char *name, struct img_error *err);
+int qcow2_bitmap_merge(struct node *n, const char *name, const struct bitmap_source *src, struct img_error *err);
+int qcow2_bitmap_ranges(struct node *n, const char *name, uint64_t off, struct img_range *out, size_t cap, size_t *nr,
+			struct img_error *err);
 
 #endif
