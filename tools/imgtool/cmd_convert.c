@@ -75,7 +75,10 @@ static void tell_left_out(const struct convert_args *args, const struct target *
 
 	if (args->snapshots || src->snapshot || args->common.quiet || !(img_caps(img) & IMG_CAP_SNAPSHOTS))
 		return;
-	if (img_snapshot_list(img, NULL, 0, &nr, NULL) == 0 && nr > 0)
+	if (img_snapshot_list(img, NULL, 0, &nr, NULL) != 0)
+		cli_message(src->path,
+			    "its snapshots cannot be read and are left out of the copy: see " PROGRAM " check");
+	else if (nr > 0)
 		cli_message(src->path, "%zu snapshot%s left out of the copy: --snapshots keeps them", nr,
 			    nr == 1 ? " is" : "s are");
 }

@@ -381,6 +381,15 @@ int catalog_load(struct engine *e, struct img_error *err)
 	return rc ? rc : forest_check(e, err);
 }
 
+int catalog_usable(const struct engine *e, struct img_error *err)
+{
+	if (!e->catalog_bad)
+		return 0;
+	if (err && err->code == IMG_OK)
+		*err = e->catalog_cause;
+	return e->catalog_cause.code;
+}
+
 void catalog_destroy(struct engine *e)
 {
 	for (size_t i = 0; i < e->nr_slots; i++)

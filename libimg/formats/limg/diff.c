@@ -169,7 +169,11 @@ static int walk(struct diff *d, unsigned level, uint64_t index, const struct sid
 /* Name to tree; NULL: the head. pinned snapshots cannot be deleted meanwhile. */
 static int side_open(struct engine *e, const char *name, struct volume *v, struct snap **pinned, struct img_error *err)
 {
+	int rc = name ? catalog_usable(e, err) : 0;
+
 	*pinned = NULL;
+	if (rc)
+		return rc;
 	if (name) {
 		pthread_mutex_lock(&e->cat_lock);
 		*pinned = catalog_find(e, name);
@@ -183,8 +187,8 @@ static int side_open(struct engine *e, const char *name, struct volume *v, struc
 	/* The head's tree only says everything when nothing is pending. */
 	if (e->writable) {
 		struct ckpt_req req = { .action = CKPT_PLAIN };
-		int rc = overlay_empty(e) ? 0 : engine_checkpoint(e, &req, err);
 
+		rc = overlay_empty(e) ? 0 : engine_checkpoint(e, &req, err);
 		if (rc)
 			return rc;
 	} else if (!overlay_empty(e)) {

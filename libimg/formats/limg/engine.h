@@ -303,6 +303,8 @@ struct engine {
 	bool journal_gap;	      /* deltas were collected that no record names; lock */
 	_Atomic bool space_bad;	      /* the free-space map did not load: only repair may write */
 	struct img_error space_cause;
+	bool catalog_bad; /* read-only: the catalog did not load, and the head is all there is */
+	struct img_error catalog_cause;
 	bool journal_damaged; /* opened read-only because of LIMG-15 */
 	bool replayed;	      /* read-only open holds replayed deltas */
 	bool mended;	      /* open found a damaged superblock copy and wrote it anew */
@@ -564,6 +566,9 @@ void engine_stop_worker(struct engine *e);
 
 /* ---- catalog.c ---- */
 int catalog_load(struct engine *e, struct img_error *err);
+/* Fails, with the cause, where the catalog could not be loaded: who asks for a snapshot must not hear that there is
+ * none. */
+int catalog_usable(const struct engine *e, struct img_error *err);
 void catalog_destroy(struct engine *e);
 struct snap *catalog_find(struct engine *e, const char *name);			/* live ones; cat_lock held */
 struct snap *catalog_by_uuid(struct engine *e, const uint8_t *uuid);		/* live ones; cat_lock held */

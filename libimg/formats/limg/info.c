@@ -18,7 +18,7 @@ int limg_info(struct node *n, struct img_info *out, struct img_error *err)
 	strcpy(out->compression, codec_name(e->codec));
 	pthread_mutex_lock(&e->lock);
 	out->dirty = e->sb.ring_aus != 0 && !e->writable;
-	out->corrupt = e->journal_damaged || e->space_bad;
+	out->corrupt = e->journal_damaged || e->space_bad || e->catalog_bad;
 	out->has_uuid = true;
 	memcpy(out->uuid, e->uuid, 16);
 	if (st->view.snap)

@@ -181,9 +181,15 @@ static int load(struct engine *e, const struct driver_open *args, struct limg_st
 	if (rc)
 		return rc;
 	engine_adopt(e);
-	rc = catalog_load(e, err);
-	if (rc || !args->snapshot)
+	rc = catalog_load(e, &e->catalog_cause);
+	if (rc) {
+		e->catalog_bad = rc == IMG_E_CORRUPT || rc == IMG_E_IO;
+		if (err)
+			*err = e->catalog_cause;
 		return rc;
+	}
+	if (!args->snapshot)
+		return 0;
 	s = wanted(e, args);
 	if (!s)
 		return error_set(err, IMG_E_NOENT, 0, NO_OFFSET, LAYER, "no snapshot %.64s", args->snapshot);
@@ -207,6 +213,17 @@ static int load(struct engine *e, const struct driver_open *args, struct limg_st
 	s->nr_views++;
 	st->view = (struct view){ .e = e, .snap = s, .disk = s->disk, .vm = s->vm };
 	return 0;
+}
+
+/* The head does not need the catalog to be read. To be written it does: a state whose snapshots are not known would
+ * take their space for free. */
+static bool head_is_enough(const struct engine *e, const struct driver_open *args, struct img_error *err)
+{
+	if (!e->catalog_bad || args->snapshot)
+		return false;
+	if (e->writable)
+		error_prefix(err, "it can be read, but not written");
+	return !e->writable;
 }
 
 /*
@@ -240,6 +257,12 @@ static int load_retrying(struct node *n, const struct driver_open *args, struct 
 		generation = e->sb.generation;
 		if (!moved && (rc == IMG_E_CORRUPT || rc == IMG_E_IO))
 			moved = super_read(n->file, &e->sb, &damaged, NULL) || e->sb.generation != generation;
+		if (!moved && head_is_enough(e, args, err)) {
+			catalog_destroy(e);
+			error_clear(err);
+			*out = e;
+			return 0;
+		}
 		if (!moved || i + 1 == OPEN_TRIES)
 			snapshot_unlock(e, st);
 		engine_free(e);

@@ -114,7 +114,10 @@ int limg_snap_list(struct node *n, struct img_snapshot *out, size_t cap, size_t 
 	struct engine *e = state_of(n)->e;
 	struct img_snapshot *all;
 	size_t k = 0;
+	int rc = catalog_usable(e, err);
 
+	if (rc)
+		return rc;
 	pthread_mutex_lock(&e->cat_lock);
 	all = calloc(e->nr_slots + 1, sizeof(*all));
 	for (size_t i = 0; all && i < e->nr_slots; i++) {

@@ -17,10 +17,14 @@ static struct limg_state *state_of(const struct node *n)
 int view_named(struct engine *e, const char *name, struct view *v, struct img_error *err)
 {
 	struct snap *s;
+	int rc;
 
 	*v = (struct view){ .e = e };
 	if (!name)
 		return 0;
+	rc = catalog_usable(e, err);
+	if (rc)
+		return rc;
 	pthread_mutex_lock(&e->cat_lock);
 	s = catalog_find(e, name);
 	if (s) {
