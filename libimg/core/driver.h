@@ -81,8 +81,9 @@ enum backing_change {
 	BACKING_SET_EMPTY,  /* record ref and drop this layer's disk content, in one atomic step */
 };
 
-/* Head and tail of a file for probing. */
+/* Head and tail of a file for probing; what they do not show may be read from file, by whoever knows where to look. */
 struct probe_data {
+	struct node *file;
 	const uint8_t *head;
 	size_t head_bytes; /* at most 64 KiB */
 	const uint8_t *tail;

@@ -101,6 +101,7 @@ static int sample(struct node *file, uint8_t *buf, struct probe_data *out, bool 
 	int ret;
 
 	*out = (struct probe_data){
+		.file = file,
 		.head = buf,
 		.head_bytes = (size_t)min_u64(size, HEAD_BYTES),
 		.tail = buf + HEAD_BYTES,

@@ -153,11 +153,65 @@ static void test_catalog(void **state)
 	catalog_damaged_at(page + 300);
 }
 
+/* ---- the superblocks --------------------------------------------------------------------------------------------- */
+
+static void overwrite(const char *name, uint64_t off, const void *bytes, size_t nr)
+{
+	int fd = open(in_dir(name), O_RDWR | O_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_int_equal(pwrite(fd, bytes, nr, (off_t)off), nr);
+	close(fd);
+}
+
+/* Both magics that a glance at the head shows are gone: what is left must not be taken for a raw disk. */
+static void test_first_place_lost(void **state)
+{
+	static const uint8_t zeros[2 * AU];
+	struct img_probe_result probed;
+	struct img *img;
+
+	(void)state;
+	make();
+	overwrite("a", 0, zeros, sizeof(zeros));
+	assert_ok(img_probe(in_dir("a"), &probed, ERR));
+	assert_string_equal(probed.format, "limg");
+	img = open_image("a", NULL, 0);
+	assert_string_equal(img_format(img), "limg");
+	assert_content(img, flat, SIZE);
+	close_image(img);
+	/* A writer mends it. */
+	img = open_image("a", NULL, IMG_OPEN_WRITE);
+	write_pattern(img, 0, 512, 9);
+	assert_ok(img_pread(img, flat, SIZE, 0, 0, ERR));
+	close_image(img);
+	overwrite("a", (uint64_t)PLACE_B * AU, zeros, sizeof(zeros));
+	img = open_image("a", NULL, 0);
+	assert_content(img, flat, SIZE);
+	close_image(img);
+}
+
+/* What merely looks like a superblock there is anybody's data. */
+static void test_magic_in_a_raw_disk(void **state)
+{
+	struct img_probe_result probed;
+
+	(void)state;
+	make_image("raw", "raw", MIB, NULL, NULL);
+	overwrite("raw", (uint64_t)PLACE_B * AU, "LIMG\r\n\x1a\0", 8);
+	overwrite("raw", (uint64_t)(PLACE_B + 1) * AU, "LIMG\r\n\x1a\0", 8);
+	assert_ok(img_probe(in_dir("raw"), &probed, ERR));
+	assert_string_equal(probed.format, "raw");
+	assert_int_equal(probed.nr_magics, 0);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, fixture_setup, fixture_teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_catalog),
+		T(test_first_place_lost),
+		T(test_magic_in_a_raw_disk),
 	};
 
 	return cmocka_run_group_tests_name("limg-damage", tests, NULL, NULL);

@@ -2,6 +2,7 @@
 /* The limg driver: what the core sees of the engine. */
 #include <string.h>
 
+#include "checked.h"
 #include "engine.h"
 #include "limg.h"
 #include "options.h"
@@ -13,14 +14,37 @@ static struct limg_state *state_of(const struct node *n)
 
 /* ---- small members ---- */
 
+/*
+ * With the first place of the superblock lost, nothing but the second tells the file from a raw disk, as which it must
+ * not be read. It lies where a raw disk has data: only a whole superblock counts.
+ */
+static bool second_place(const struct probe_data *d)
+{
+	uint8_t page[AU_BYTES];
+	struct super sb;
+
+	for (unsigned slot = 0; slot < 2; slot++) {
+		uint64_t at = au_off(super_slot_au(1, slot));
+		int rc;
+
+		if (!range_inside(at, AU_BYTES, d->file_bytes) || node_pread(d->file, page, AU_BYTES, at, 0, NULL))
+			continue;
+		rc = super_decode(page, &sb, NULL);
+		if (rc == IMG_E_UNSUPPORTED || (!rc && (sb.generation & 1) == slot))
+			return true;
+	}
+	return false;
+}
+
 static int limg_probe(const struct probe_data *d)
 {
 	static const uint8_t magic[8] = { 'L', 'I', 'M', 'G', 0x0d, 0x0a, 0x1a, 0x00 };
 
-	/* The first two copies; with both gone the magic of the second place does not reach the probe's head. */
 	if (d->head_bytes >= 8 && !memcmp(d->head, magic, 8))
 		return 100;
-	return d->head_bytes >= AU_BYTES + 8 && !memcmp(d->head + AU_BYTES, magic, 8) ? 100 : 0;
+	if (d->head_bytes >= AU_BYTES + 8 && !memcmp(d->head + AU_BYTES, magic, 8))
+		return 100;
+	return second_place(d) ? 90 : 0;
 }
 
 static uint64_t limg_size(const struct node *n)
