@@ -19,10 +19,11 @@
  * *and* after, sync, write the first sector of the header, sync: atomic, and without leaks.
  *
  * Locks, outermost first:
+ *   touching   the first change of a handle (qcow2_touch)
+ *   flushing   one write-back, or whole-structure operation, at a time
  *   gate       rd: a request on guest data, from translation to the end of its I/O; wr: whole-structure operations, and the moment
  *              in which freed clusters become free (no request may still be reading them)
- *   range      (alloc_*_range) guest ranges whose mapping a request is about to change
- *   flushing   one write-back at a time
+ *   range      guest ranges whose mapping a request is about to change
  *   map        rd: lookups; wr: everything that changes L1, cache, refcounts, allocator, pending frees, header
  * No data I/O under map; metadata reads (cache misses) are done under map wr.
  */
@@ -125,7 +126,7 @@ struct qcow2_engine {
 	enum codec_id codec;
 
 	pthread_rwlock_t gate, map;
-	pthread_mutex_t flushing;
+	pthread_mutex_t touching, flushing;
 
 	_Atomic uint64_t disk_bytes; /* virtual size of the head */
 	_Atomic bool broken;	     /* a write-back failed: no more changes */
@@ -159,6 +160,7 @@ struct qcow2_engine {
 	struct qcow2_inflight *inflight;
 
 	struct qcow2_snapshot *snapshots; /* map; h.nr_snapshots of them */
+	uint64_t snapshots_bytes;	  /* map: of the table on disk */
 	bool snapshots_damaged;		  /* the table could not be read whole: what is missing is blank, and no new table is written */
 	_Atomic uint64_t vm_bytes;	  /* of the working machine state, see vmstate.c */
 	struct qcow2_bitmaps *bitmaps;	  /* NULL: none loaded */
@@ -192,6 +194,8 @@ int qcow2_head(struct node *n, struct qcow2_engine **e, struct img_error *err);
  * map itself; no locks held.
  */
 int qcow2_touch(struct qcow2_engine *e, struct img_error *err);
+/* The constant part of e from e->h. */
+void qcow2_set_geometry(struct qcow2_engine *e);
 /* Sets the corrupt bit in the header (best effort), poisons, returns IMG_E_CORRUPT with the message. map held for writing. */
 int qcow2_mark_corrupt(struct qcow2_engine *e, uint64_t off, struct img_error *err, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
@@ -297,6 +301,11 @@ int qcow2_make_room(struct qcow2_engine *e, struct img_error *err);
  * failed commit before the header was written, memory is as before the begin. A failure of the header write poisons.
  */
 int qcow2_txn_begin(struct qcow2_engine *e, struct img_error *err);
+/*
+ * For repair: begins with refcounts of 0 everywhere, and places everything new behind the end of the file. Nothing may be dirty. The caller
+ * counts every cluster in use by qcow2_refcount_add(), the old refcount table and blocks excepted, then commits.
+ */
+int qcow2_txn_begin_rebuild(struct qcow2_engine *e, struct img_error *err);
 /* New active L1 of n entries (host integers, flags included), which the engine owns from here on (malloc). Written to new clusters by commit;
  * the old table's clusters are freed by commit. */
 void qcow2_txn_set_l1(struct qcow2_engine *e, uint64_t *l1, uint32_t n);
@@ -310,9 +319,13 @@ int qcow2_txn_walk(struct qcow2_engine *e, const uint64_t *l1, uint32_t n, int d
 /* Makes the COPIED flags of a tree that is to be the active one true: rewrites L1 entries in place in the array and replaces L2 tables whose
  * flags are wrong by new copies. */
 int qcow2_txn_fix_copied(struct qcow2_engine *e, uint64_t *l1, uint32_t n, struct img_error *err);
+/*
+ * The same where another L1 of n entries (a new snapshot's, already counted) refers to the same tables: both get the new copies, so that they go on
+ * sharing them. Entries of mirror that differ from l1's are left alone; mirror's have no flags.
+ */
+int qcow2_txn_fix_copied_shared(struct qcow2_engine *e, uint64_t *l1, uint64_t *mirror, uint32_t n, struct img_error *err);
 int qcow2_txn_commit(struct qcow2_engine *e, struct img_error *err);
 void qcow2_txn_abort(struct qcow2_engine *e);
-bool qcow2_txn_was_free(struct qcow2_engine *e, uint64_t cluster, bool *was_free, struct img_error *err); /* for alloc.c */
 
 /* ---- io.c, write.c, compress.c ---- gate is taken inside */
 int qcow2_view_read(struct qcow2_view *v, void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
