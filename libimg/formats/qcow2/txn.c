@@ -319,7 +319,7 @@ static int place_snapshots(struct qcow2_engine *e, struct img_error *err)
 static int place_reftable(struct qcow2_engine *e, struct img_error *err)
 {
 	struct qcow2_txn *t = e->txn;
-	uint64_t off, clusters;
+	uint64_t off = 0, clusters = 0;
 	int ret = 0;
 
 	if (!t->fresh_refcounts)
