@@ -92,6 +92,7 @@ static int open_layer(struct node *file, const char *path, const struct img_open
 		.writable = (o->flags & IMG_OPEN_WRITE) != 0,
 		.force_share = (o->flags & IMG_OPEN_FORCE_SHARE) != 0,
 		.bulk = (o->flags & IMG_OPEN_BULK) != 0,
+		.for_check = (o->flags & OPEN_FOR_CHECK) != 0,
 		.snapshot = o->snapshot,
 		.snapshot_uuid = snapshot_uuid,
 		.cache_bytes = o->cache_bytes,

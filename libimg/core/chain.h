@@ -5,6 +5,9 @@
 
 #include "image.h"
 
+/* Beside enum img_open_flags: for nothing but node_check(). */
+#define OPEN_FOR_CHECK (1u << 31)
+
 /*
  * Opens the image in file and all that it names. Takes file over, also on failure. o is complete (image_copy_options);
  * path is for messages and references.

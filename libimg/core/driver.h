@@ -95,6 +95,7 @@ struct driver_open {
 	bool writable;
 	bool force_share;
 	bool bulk;
+	bool for_check; /* only check will be called before close: what it can report is no reason to refuse */
 	const char *snapshot;	 /* NULL: head */
 	const uint8_t *snapshot_uuid; /* with snapshot, of a pin: decides which one it is, whatever it is called by now */
 	uint64_t cache_bytes;	 /* 0: default */

@@ -203,8 +203,8 @@ static int complete_open_options(struct img_open_options *out, const struct img_
 	return 0;
 }
 
-int image_open_env(const char *path, const struct img_open_options *opts, const struct image_env *env, struct img **out,
-		   struct img_error *err)
+static int open_env(const char *path, const struct img_open_options *opts, unsigned more_flags,
+		    const struct image_env *env, struct img **out, struct img_error *err)
 {
 	struct img_open_options o;
 	struct host_open host;
@@ -216,6 +216,7 @@ int image_open_env(const char *path, const struct img_open_options *opts, const 
 	ret = complete_open_options(&o, opts, err);
 	if (ret != 0)
 		return ret;
+	o.flags |= more_flags;
 	host = chain_peek(&o);
 	ret = env->open_file(env->ctx, NULL, path, o.refs, &host, &file, &resolved, err);
 	if (ret != 0)
@@ -223,6 +224,18 @@ int image_open_env(const char *path, const struct img_open_options *opts, const 
 	ret = chain_open(file, resolved, &o, env, out, err);
 	free(resolved);
 	return ret;
+}
+
+int image_open_env(const char *path, const struct img_open_options *opts, const struct image_env *env, struct img **out,
+		   struct img_error *err)
+{
+	return open_env(path, opts, 0, env, out, err);
+}
+
+int image_open_for_check(const char *path, const struct img_open_options *opts, const struct image_env *env,
+			 struct img **out, struct img_error *err)
+{
+	return open_env(path, opts, OPEN_FOR_CHECK | IMG_OPEN_NO_BACKING, env, out, err);
 }
 
 int image_open_on(struct node *file, const char *path, const struct img_open_options *opts, const struct image_env *env,

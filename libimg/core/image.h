@@ -78,6 +78,9 @@ int image_create_env(const char *path, const struct img_create_options *opts, co
 		     struct img_error *err);
 int image_convert_env(struct img *src, const char *path, const struct img_create_options *create,
 		      const struct img_copy_options *opts, const struct image_env *env, struct img_error *err);
+/* Without the backing, and for nothing but node_check() and img_close(). */
+int image_open_for_check(const char *path, const struct img_open_options *opts, const struct image_env *env,
+			 struct img **out, struct img_error *err);
 /* Takes file over, also on failure. path is for messages and references. */
 int image_open_on(struct node *file, const char *path, const struct img_open_options *opts, const struct image_env *env,
 		  struct img **out, struct img_error *err);

@@ -53,6 +53,14 @@ int img_info(struct img *img, struct img_info *out, struct img_error *err)
 	return ret;
 }
 
+static int check_args(unsigned flags, struct img_check_result *out, struct img_error *err)
+{
+	int ret = image_check_flags(flags, IMG_CHECK_REPAIR | IMG_CHECK_METADATA, err);
+
+	memset(out, 0, sizeof(*out));
+	return ret;
+}
+
 /* Without content_lock: fn may use img. The format orders a check against its own changes. */
 int img_check(struct img *img, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
 	      struct img_check_result *out, struct img_error *err)
@@ -63,11 +71,32 @@ int img_check(struct img *img, unsigned flags, img_finding_fn fn, void *ctx, con
 	error_clear(err);
 	if (!img)
 		return image_invalid(err, "no image");
-	ret = image_check_flags(flags, IMG_CHECK_REPAIR | IMG_CHECK_METADATA, err);
-	if (ret != 0)
-		return ret;
 	if (!out)
 		out = &unused;
-	memset(out, 0, sizeof(*out));
+	ret = check_args(flags, out, err);
+	if (ret != 0)
+		return ret;
 	return node_check(img->top, flags, fn, ctx, progress, out, err);
+}
+
+int img_check_file(const char *path, const struct img_open_options *opts, unsigned flags, img_finding_fn fn, void *ctx,
+		   const struct img_progress *progress, struct img_check_result *out, struct img_error *err)
+{
+	struct img_check_result unused;
+	struct img *img;
+	int ret, closed;
+
+	error_clear(err);
+	if (!path)
+		return image_invalid(err, "no path");
+	if (!out)
+		out = &unused;
+	ret = check_args(flags, out, err);
+	if (ret == 0)
+		ret = image_open_for_check(path, opts, &image_env_host, &img, err);
+	if (ret != 0)
+		return ret;
+	ret = node_check(img->top, flags, fn, ctx, progress, out, err);
+	closed = img_close(img, ret == 0 ? err : NULL);
+	return ret != 0 ? ret : closed;
 }

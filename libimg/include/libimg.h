@@ -444,7 +444,7 @@ struct img_finding {
 /* Called from one thread at a time. */
 typedef void (*img_finding_fn)(void *ctx, const struct img_finding *finding);
 struct img_check_result {
-	uint64_t damage, leaks, redundancy, repaired; /* counts of findings */
+	uint64_t damage, leaks, redundancy, repaired; /* counts; one finding may stand for several (of a run of clusters) */
 	uint64_t data_bytes;			      /* verified data */
 	uint64_t metadata_bytes;
 	uint64_t leaked_bytes;
@@ -455,6 +455,13 @@ struct img_check_result {
  */
 IMG_API int img_check(struct img *img, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
 		      struct img_check_result *out, struct img_error *err);
+/*
+ * As img_check() on the file at path, which may be too damaged to be opened, or to be written before it is repaired (qcow2's
+ * corrupt bit). opts as in img_open(), with IMG_OPEN_WRITE for a repair; a snapshot: only what its disk stands on is checked.
+ */
+IMG_API int img_check_file(const char *path, const struct img_open_options *opts, unsigned flags, img_finding_fn fn,
+			   void *ctx, const struct img_progress *progress, struct img_check_result *out,
+			   struct img_error *err);
 
 struct img_info {
 	const char *format; /* static */

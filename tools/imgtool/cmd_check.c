@@ -155,24 +155,13 @@ static int check(const struct cli_verb *verb, const struct check_args *args, str
 		.refs = open_refs(&args->common),
 	};
 	unsigned flags = (args->repair ? IMG_CHECK_REPAIR : 0u) | (args->metadata ? IMG_CHECK_METADATA : 0u);
-	struct img_check_result result;
+	struct img_check_result result = { 0 };
 	struct img_error err = { .code = IMG_OK };
-	struct img_progress progress;
-	struct img *img;
-	int status;
+	struct img_progress progress = progress_begin(&report->progress, verb, &args->common);
+	int ret = img_check_file(report->target->path, &open, flags, add_finding, report, &progress, &result, &err);
 
-	if (img_open(report->target->path, &open, &img, &err) != 0)
-		return report_unopened(report, &err);
-	memset(&result, 0, sizeof(result));
-	progress = progress_begin(&report->progress, verb, &args->common);
-	if (img_check(img, flags, add_finding, report, &progress, &result, &err) != 0) {
-		progress_end(&report->progress, false);
-		status = cli_fail(report->target->path, &err);
-	} else {
-		progress_end(&report->progress, true);
-		status = finish(report, &result);
-	}
-	return close_image(img, report->target, status);
+	progress_end(&report->progress, ret == 0);
+	return ret == 0 ? finish(report, &result) : report_unopened(report, &err);
 }
 
 static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)

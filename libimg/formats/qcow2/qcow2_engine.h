@@ -111,6 +111,7 @@ struct qcow2_snapshot {
 struct qcow2_engine {
 	struct node *node, *file, *data; /* data == file without an external data file */
 	bool writable, bulk;		 /* bulk: no syncs before close */
+	bool check_only;		 /* header, geometry and locks are all there is: for qcow2_check() alone */
 	bool external;			 /* data in its own file, at the guest's own offsets, without refcounts */
 	struct qcow2_header h;		 /* map */
 
@@ -386,7 +387,10 @@ int qcow2_set_backing(struct node *n, const struct backing_ref *ref, enum backin
 /* ---- check.c, repair.c ---- */
 int qcow2_check(struct node *n, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
 		struct img_check_result *out, struct img_error *err);
-/* Counts references anew and writes a correct refcount structure (a transaction). For open with the dirty bit, and for check --repair. */
+/*
+ * Counts references anew and mends refcounts and COPIED flags on disk. For open with the dirty bit: needs header and geometry only, and is called
+ * before anything else is loaded. e->h is kept current. IMG_E_CORRUPT where more is damaged.
+ */
 int qcow2_rebuild_refcounts(struct qcow2_engine *e, struct img_error *err);
 
 /* ---- bitmap*.c ---- no locks held, but note: any */
