@@ -164,6 +164,7 @@ struct qcow2_engine {
 	uint64_t snapshots_bytes;	  /* map: of the table on disk */
 	bool snapshots_damaged;		  /* the table could not be read whole: what is missing is blank, and no new table is written */
 	_Atomic uint64_t vm_bytes;	  /* of the working machine state, see vmstate.c */
+	_Atomic uint64_t vm_reach;	  /* its space behind the disk, with what is being written */
 	struct qcow2_bitmaps *bitmaps;	  /* NULL: none loaded */
 	pthread_mutex_t codec_lock;
 	struct codec_ctx *idle_codecs[8]; /* codec_lock */
@@ -292,6 +293,8 @@ int qcow2_entry_set(struct qcow2_engine *e, uint64_t g, const struct qcow2_entry
 
 /* ---- flush.c ---- no locks held */
 int qcow2_flush_all(struct qcow2_engine *e, struct img_error *err);
+/* Until nothing waits any more; no requests may be running. */
+int qcow2_settle(struct qcow2_engine *e, struct img_error *err);
 /* Called before a request takes the gate: writes back when the cache is crowded or many frees wait. */
 int qcow2_make_room(struct qcow2_engine *e, struct img_error *err);
 
