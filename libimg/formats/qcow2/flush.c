@@ -327,6 +327,21 @@ bool qcow2_all_written(struct qcow2_engine *e)
 	return !e->cache->dirty_first && !e->any_l1_dirty && !e->any_reftable_dirty && e->nr_pending == 0;
 }
 
+int qcow2_settle(struct qcow2_engine *e, struct img_error *err)
+{
+	bool done = false;
+	int ret = 0;
+
+	/* References that one write-back drops are the next one's refcount blocks. */
+	while (ret == 0 && !done) {
+		ret = qcow2_flush_all(e, err);
+		pthread_rwlock_rdlock(&e->map);
+		done = qcow2_all_written(e);
+		pthread_rwlock_unlock(&e->map);
+	}
+	return ret;
+}
+
 int qcow2_make_room(struct qcow2_engine *e, struct img_error *err)
 {
 	bool due;
