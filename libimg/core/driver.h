@@ -100,12 +100,25 @@ struct driver_open {
 	const uint8_t *snapshot_uuid; /* with snapshot, of a pin: decides which one it is, whatever it is called by now */
 	uint64_t cache_bytes;	 /* 0: default */
 	uint64_t max_virtual_bytes;
+	/*
+	 * Opens a regular file that holds data of this image, by the name on record, under the policy for references; writable if this
+	 * open is. Under IMG_OPEN_NO_BACKING a reader gets a node whose reads are refused. The driver keeps it in node->data, or closes it
+	 * (node_close) in close. NULL: no file may be opened.
+	 */
+	int (*open_data)(void *ctx, const char *name, struct node **out, struct img_error *err);
+	void *open_data_ctx;
 };
 
 struct driver_create {
 	uint64_t size_bytes;
 	const char *options;		     /* "k=v,k=v" or NULL */
 	const struct backing_ref *backing;   /* NULL: none */
+	/*
+	 * Creates a file for data of this image; IMG_E_EXISTS if there is one. Empty and writable; the core makes it durable and closes it,
+	 * and removes it if the image does not come about. NULL: no file may be made.
+	 */
+	int (*create_data)(void *ctx, const char *name, struct node **out, struct img_error *err);
+	void *create_data_ctx;
 };
 
 /* One extent of this layer. */

@@ -21,6 +21,7 @@ struct node {
 	void *state;	      /* drv->state_bytes, owned */
 	struct node *file;    /* owned; NULL for protocols and for snapshot views */
 	struct node *backing; /* owned; NULL if none or not opened */
+	struct node *data;    /* owned; a second file, which holds the guest's data; set by drv->open, NULL for most */
 	bool writable;
 	char *path; /* owned; "" if unknown; for messages */
 	struct node_counters counters;

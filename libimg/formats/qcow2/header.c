@@ -28,7 +28,7 @@ static int above_limit(struct img_error *err, uint64_t off, const char *field, u
 			 off, value, limit);
 }
 
-int qcow2_read_clipped(struct node *file, void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
+static int read_clipped(struct node *file, void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
 {
 	uint64_t size = node_size(file), there = off < size ? min_u64(bytes, size - off) : 0;
 
@@ -221,7 +221,7 @@ static int load_cluster(struct node *file, struct qcow2_header *h, uint32_t name
 	int ret = cluster ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 
 	if (ret == 0)
-		ret = qcow2_read_clipped(file, cluster, cluster_bytes, 0, err);
+		ret = read_clipped(file, cluster, cluster_bytes, 0, err);
 	if (ret == 0)
 		ret = take_unknown(h, cluster, err);
 	if (ret == 0)
@@ -239,7 +239,7 @@ int qcow2_header_load(struct node *file, bool lenient, struct qcow2_header *out,
 	int ret;
 
 	memset(out, 0, sizeof(*out));
-	ret = qcow2_read_clipped(file, &d, sizeof(d), 0, err);
+	ret = read_clipped(file, &d, sizeof(d), 0, err);
 	if (ret != 0)
 		return ret;
 	if (be32_get(d.magic) != QCOW2_MAGIC)

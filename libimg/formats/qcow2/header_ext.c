@@ -217,7 +217,7 @@ static int take(struct qcow2_header *h, uint32_t type, const uint8_t *data, uint
 				 "format of the backing file", err);
 	case QCOW2_EXT_DATA_FILE:
 		return take_text(h->data_file, sizeof(h->data_file), data, bytes, off, "name of the data file", err);
-	case QCOW2_EXT_BITMAPS: return take_bitmaps(h, data, bytes, off, err);
+	case QCOW2_EXT_BITMAPS: return judge_bitmaps(h, data, bytes, off, err);
 	case QCOW2_EXT_PIN: *pin = (struct found_pin){ data, bytes }; return 0;
 	default: return keep(h, type, data, bytes, err);
 	}

@@ -96,6 +96,7 @@ struct qcow2_slice;
 struct qcow2_inflight;
 struct qcow2_txn;
 struct qcow2_bitmaps; /* bitmap.c */
+struct qcow2_expanded; /* expand.c */
 
 struct qcow2_snapshot {
 	uint64_t l1_off;
@@ -168,6 +169,7 @@ struct qcow2_engine {
 	struct qcow2_bitmaps *bitmaps;	  /* NULL: none loaded */
 	pthread_mutex_t codec_lock;
 	struct codec_ctx *idle_codecs[8]; /* codec_lock */
+	struct qcow2_expanded *expanded;  /* codec_lock; expand.c */
 	_Atomic uint32_t open_views;
 };
 
@@ -315,6 +317,8 @@ int qcow2_txn_begin_rebuild(struct qcow2_engine *e, struct img_error *err);
 void qcow2_txn_set_l1(struct qcow2_engine *e, uint64_t *l1, uint32_t n);
 /* New snapshot list, owned from here on; stored to new clusters by commit, the old table freed. */
 void qcow2_txn_set_snapshots(struct qcow2_engine *e, struct qcow2_snapshot *list, uint32_t n);
+/* Names or extensions changed: commit writes the header by qcow2_header_write(). Ask qcow2_header_fits() before. */
+void qcow2_txn_whole_header(struct qcow2_engine *e);
 /* Space for a table (off) that is filled by the caller with node_pwrite(e->file) before the commit. */
 int qcow2_txn_new_table(struct qcow2_engine *e, uint64_t bytes, uint64_t *off, struct img_error *err);
 /* Adds delta to the refcount of everything that the tree of an L1 refers to: L2 tables, data, compressed; not the L1's own clusters. External data
@@ -340,6 +344,7 @@ int qcow2_write(struct qcow2_engine *e, const void *buf, uint64_t bytes, uint64_
 /* unmap: give space back; discard: content is not needed (v2 with a backing file keeps it). */
 int qcow2_zero(struct qcow2_engine *e, uint64_t bytes, uint64_t off, bool unmap, bool discard, struct img_error *err);
 int qcow2_expand(struct qcow2_engine *e, uint64_t host_off, uint64_t host_bytes, void *cluster, struct img_error *err);
+void qcow2_codecs_free(struct qcow2_engine *e); /* from close: idle contexts, and clusters that were expanded */
 struct qcow2_view qcow2_head_view(struct qcow2_engine *e); /* borrows e->l1: not for keeping across locks */
 
 /* ---- snapshot.c, vmstate.c ---- */
@@ -420,7 +425,7 @@ void qcow2_bitmaps_resized(struct qcow2_engine *e, uint64_t size_bytes);
 int qcow2_bitmaps_discard(struct qcow2_engine *e, struct img_error *err);
 /*
  * Every extent of clusters that the directory, tables and bitmaps hold, one reference each; none when they are stale. bitmap: the name, or "" for
- * the directory. damage: what cannot be followed (NULL: the walk ends with that error); nonzero ends the walk.
+ * the directory. map held, or opening. damage: what cannot be followed (NULL: the walk ends with that error); nonzero ends the walk.
  */
 struct qcow2_bitmap_visitor {
 	int (*extent)(void *ctx, uint64_t off, uint64_t bytes, const char *bitmap, struct img_error *err);

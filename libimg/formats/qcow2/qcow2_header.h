@@ -26,9 +26,6 @@ struct disk_qcow2_pin {
 _Static_assert(sizeof(struct disk_qcow2_pin) == 96, "the pin has 96 bytes before the snapshot's name");
 enum qcow2_pin_flags { QCOW2_PIN_COMMITTING = 1 };
 
-/* Reads from file; what lies beyond its end is zeros. */
-int qcow2_read_clipped(struct node *file, void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
-
 /* Log2 of the bytes of the disk that one L2 table maps. */
 static inline unsigned qcow2_l2_span_shift(const struct qcow2_header *h)
 {
@@ -48,6 +45,13 @@ int qcow2_extensions_load(struct qcow2_header *h, const uint8_t *cluster, struct
 
 /* "subclusters, bit 9": incompatible features by the image's own table of names. */
 void qcow2_feature_names(const struct qcow2_header *h, uint64_t bits, char *out, size_t out_bytes);
+
+/* Records ref, with the pin; NULL: none. Changes h alone. IMG_E_INVALID for what the format cannot hold: then h is as
+ * it was. */
+int qcow2_header_set_backing(struct qcow2_header *h, const struct backing_ref *ref, struct img_error *err);
+/* IMG_E_LIMIT if names and extensions of e->h do not fit into the header's cluster: for a transaction, before its
+ * commit. */
+int qcow2_header_fits(struct qcow2_engine *e, struct img_error *err);
 
 /* Our extension as bytes; out has room for QCOW2_PIN_MAX_BYTES. Returns its length, 0 where there is nothing to record.
  */

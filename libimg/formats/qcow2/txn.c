@@ -218,6 +218,11 @@ void qcow2_txn_set_snapshots(struct qcow2_engine *e, struct qcow2_snapshot *list
 	e->txn->nr_snapshots = n;
 }
 
+void qcow2_txn_whole_header(struct qcow2_engine *e)
+{
+	e->txn->whole_header = true;
+}
+
 int qcow2_txn_new_table(struct qcow2_engine *e, uint64_t bytes, uint64_t *off, struct img_error *err)
 {
 	*off = 0;
@@ -395,7 +400,7 @@ int qcow2_txn_commit(struct qcow2_engine *e, struct img_error *err)
 		qcow2_txn_abort(e);
 		return ret;
 	}
-	ret = qcow2_header_write_fields(e, err);
+	ret = t->whole_header ? qcow2_header_write(e, err) : qcow2_header_write_fields(e, err);
 	if (ret == 0)
 		ret = node_flush(e->file, 0, err);
 	if (ret != 0) {
