@@ -85,7 +85,7 @@ void dump_files(struct model *m, const char *folder, uint64_t seed)
 
 		snprintf(path, sizeof(path), "%s/%s", dir, f->name);
 		write_file(m, path, f->name);
-		if (f->raw || f->stale)
+		if (f->format->raw || f->stale)
 			continue;
 		write_truth(m, truth, &f->head, f->name, "");
 		for (size_t s = 0; s < f->nr_snaps; s++)

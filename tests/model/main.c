@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "driver.h"
 #include "dump.h"
 #include "model.h"
 
@@ -191,10 +192,14 @@ int main(int argc, char **argv)
 	uint64_t started = 0, done = 0, programs, checks = 0;
 	int bad = 0;
 
-	if (parse(argc, argv, &o) != 0) {
+	if (parse(argc, argv, &o) != 0 || !traits_of(o.format)) {
 		fputs("usage: model [--seed N] [--ops N] [--length N] [--format F] [--shrink] [--verbose] [--jobs N] [--dump DIR] [--without OP,...]\n",
 		      stderr);
 		return 2;
+	}
+	if (!registry_find(o.format)) {
+		printf("SKIPPED: this build has no format %s\n", o.format);
+		return 77;
 	}
 	outs = mmap(NULL, 64 * sizeof(*outs), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (outs == MAP_FAILED)

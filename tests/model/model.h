@@ -61,12 +61,26 @@ struct op {
 	uint32_t r[4];
 };
 
+/* What formats differ in, as far as the model must know. */
+struct traits {
+	const char *name;
+	bool raw;	     /* plain content and nothing else; not guessed */
+	bool discard_zeroes; /* whole blocks read as zeros after a discard; else they may also be as before */
+	bool has_parents;    /* a snapshot says which one it was made on */
+	bool strong_pins; /* identity is of the content; else every write to the file changes it, also for snapshots */
+	bool keeps_vm;	  /* the working machine state outlives the handle */
+	bool may_leak;	  /* a kill leaves leaks, never damage */
+};
+const struct traits *traits_of(const char *name); /* program.c; NULL: no such */
+
 struct geometry {
-	const char *format;
+	const struct traits *format;
 	uint32_t block_bytes, unit_bytes;
 	uint64_t size_bytes, max_bytes;
-	bool raw_base; /* the first file stands on a raw one */
-	const char *codec;
+	const struct traits
+		*base; /* the first file is of this format, and what is under test stands on it; NULL: no such */
+	unsigned refcount_bits; /* where snapshots may meet a limit of references; 0: they do not */
+	char options[128];
 };
 
 struct program {
@@ -97,7 +111,7 @@ struct mfile {
 	size_t nr_gone;
 	int parent;	      /* index in the stack, -1: none */
 	char parent_snap[24]; /* "": its head */
-	bool raw;
+	const struct traits *format;
 	bool stale; /* its parent's head was changed by a commit from elsewhere: it cannot be opened any more */
 };
 
@@ -111,8 +125,8 @@ struct model {
 	char held_name[24];
 	unsigned snap_seq;
 	uint32_t block_bytes, unit_bytes;
-	bool is_limg;
 	bool no_parents; /* do not look at who is made on whom: a conversion has one root only */
+	bool leaks_ok;	 /* this is what a kill left */
 	bool no_vm;	 /* leave out the working machine state: only with a snapshot is it durable, and converted */
 	uint8_t *buf, *buf2; /* IO_BYTES each */
 	bool verbose;

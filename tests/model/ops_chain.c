@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "checked.h"
+#include "driver.h"
 #include "model.h"
 
 static struct mfile *top(struct model *m)
@@ -34,7 +35,7 @@ static int check_file(struct model *m, const char *name, const struct mfile *f, 
 {
 	struct img *img = NULL;
 
-	if (open_other(m, name, f->raw ? "raw" : NULL, flags, &img) != 0)
+	if (open_other(m, name, f->format->raw ? "raw" : NULL, flags, &img) != 0)
 		return -1;
 	return close_other(m, img, check_everything(m, img, f, what));
 }
@@ -65,7 +66,7 @@ int op_pop(struct model *m, const uint32_t *r)
 	struct img *img = NULL;
 
 	(void)r;
-	if (m->top == 0 || m->files[m->top - 1].raw)
+	if (m->top == 0 || m->files[m->top - 1].format != top(m)->format)
 		return 0;
 	if (close_top(m) != 0)
 		return -1;
@@ -79,11 +80,12 @@ int op_pop(struct model *m, const uint32_t *r)
 	return open_top(m) != 0 ? -1 : check_everything(m, m->img, top(m), "after pop");
 }
 
-/* Files other than the top whose parent is the head of files[index]. */
+/* Files other than the top that a write to the head of files[index] cuts off. */
 static bool has_other_child(const struct model *m, int index)
 {
 	for (int i = 0; i < m->top; i++) {
-		if (m->files[i].parent == index && m->files[i].parent_snap[0] == '\0')
+		if (m->files[i].parent == index &&
+		    (m->files[i].parent_snap[0] == '\0' || !m->files[index].format->strong_pins))
 			return true;
 	}
 	return false;
@@ -154,7 +156,7 @@ int op_rebase(struct model *m, const uint32_t *r)
 		return 0;
 	s = r[1] & 1 && to->nr_snaps ? &to->snaps[r[2] % to->nr_snaps] : NULL;
 	opts.backing = to->name;
-	opts.backing_format = to->raw ? "raw" : "limg";
+	opts.backing_format = to->format->name;
 	opts.backing_snapshot = s ? s->name : NULL;
 	if (m->verbose)
 		printf("      onto %s %s\n", to->name, s ? s->name : "");
@@ -210,12 +212,13 @@ int op_replay(struct model *m, const uint32_t *r)
 		return fail(m, "no memory for a clone");
 	memfs_put(&m->fs, "clone", clone);
 	m->no_vm = true;
+	m->leaks_ok = top(m)->format->may_leak;
 	ret = check_file(m, "clone", top(m), 0, "replayed in memory");
 	if (ret == 0)
 		ret = check_file(m, "clone", top(m), IMG_OPEN_WRITE, "recovered");
 	if (ret == 0 && r[0] & 1)
 		ret = check_file(m, "clone", top(m), 0, "after recovery");
-	m->no_vm = false;
+	m->no_vm = m->leaks_ok = false;
 	memfs_remove(&m->fs, "clone");
 	return ret;
 }
@@ -262,10 +265,22 @@ static int compare_digests(struct model *m, struct img *a, struct img *b, unsign
 	return na == nb && memcmp(da, db, na) == 0 ? 0 : fail(m, "digests of equal images differ");
 }
 
+/* Where a conversion goes to: raw, or one of the formats with snapshots that this build has. */
+static const struct traits *pick_target(const struct model *m, const uint32_t *r)
+{
+	const struct traits *own = m->files[m->top].format,
+			    *other = traits_of(strcmp(own->name, "limg") ? "limg" : "qcow2");
+
+	if (own->raw || r[0] % 4 == 0)
+		return traits_of("raw");
+	return r[0] % 4 == 1 && registry_find(other->name) ? other : own;
+}
+
 int op_convert(struct model *m, const uint32_t *r)
 {
-	bool to_raw = !m->is_limg || r[0] % 4 == 0, snaps = !to_raw && r[0] >> 8 & 1;
-	struct img_create_options create = { .struct_size = sizeof(create), .format = to_raw ? "raw" : "limg" };
+	const struct traits *to = pick_target(m, r);
+	bool snaps = !to->raw && r[0] >> 8 & 1;
+	struct img_create_options create = { .struct_size = sizeof(create), .format = to->name };
 	struct img_copy_options opts = { .struct_size = sizeof(opts), .threads = 1 + r[1] % 3 };
 	struct img_error err = { 0 };
 	struct mfile *f = top(m);
@@ -273,13 +288,15 @@ int op_convert(struct model *m, const uint32_t *r)
 	char options[96];
 	int ret;
 
-	snprintf(options, sizeof(options), "block_size=%u,compression=%s", r[2] & 1 ? 4096 : 16384,
-		 r[2] & 2 ? "zstd" : "zlib");
-	create.options = to_raw ? NULL : options;
+	snprintf(options, sizeof(options), "%s=%u,compression%s=%s", to->has_parents ? "block_size" : "cluster_size",
+		 r[2] & 1 ? 4096 : 16384, to->has_parents ? "" : "_type", r[2] & 2 ? "zstd" : "zlib");
+	create.options = to->raw ? NULL : options;
 	opts.flags = (r[3] & 1 ? IMG_COPY_COMPRESS : 0u) | (r[3] & 2 ? IMG_COPY_NO_DETECT : 0u) |
 		     (snaps ? IMG_COPY_SNAPSHOTS : 0u);
+	if (m->verbose)
+		printf("      to %s %s%s\n", to->name, to->raw ? "" : options, snaps ? " with snapshots" : "");
 	if (expect(m, image_convert_env(m->img, "conv", &create, &opts, &m->fs.env, &err), 0, &err, "convert") != 0 ||
-	    open_other(m, "conv", to_raw ? "raw" : NULL, 0, &img) != 0)
+	    open_other(m, "conv", to->raw ? "raw" : NULL, 0, &img) != 0)
 		return -1;
 	m->no_vm = m->no_parents = true;
 	ret = snaps ? check_everything(m, img, f, "converted") : check_image(m, img, &f->head, "converted");
@@ -293,7 +310,8 @@ int op_convert(struct model *m, const uint32_t *r)
 	return ret;
 }
 
-/* Writes into the parent. An overlay on its head must then be refused; one on a snapshot goes on as before. */
+/* Writes into the parent. An overlay on its head must then be refused; one on a snapshot goes on as before, where that
+ * has an identity of its own. */
 int op_touch_parent(struct model *m, const uint32_t *r)
 {
 	struct img_open_options opts = { .struct_size = sizeof(opts), .flags = IMG_OPEN_WRITE, .refs = IMG_REFS_ANY };
@@ -304,7 +322,7 @@ int op_touch_parent(struct model *m, const uint32_t *r)
 	uint64_t value = UINT64_C(0x0102030405060708) * (r[1] | 1), old = 0, off;
 	int ret;
 
-	if (!parent || parent->raw || parent->stale || parent->head.size_bytes < 8)
+	if (!parent || parent->format->raw || parent->stale || parent->head.size_bytes < 8)
 		return 0;
 	off = r[0] % (parent->head.size_bytes - 7);
 	flat_read(&parent->head, &old, 8, off);
@@ -322,7 +340,8 @@ int op_touch_parent(struct model *m, const uint32_t *r)
 	img = NULL;
 	if (ret == 0)
 		ret = expect(m, image_open_env(f->name, &opts, &m->fs.env, &img, &err),
-			     f->parent_snap[0] ? 0 : IMG_E_CHANGED, &err, "open after a change of the parent");
+			     f->parent_snap[0] && parent->format->strong_pins ? 0 : IMG_E_CHANGED, &err,
+			     "open after a change of the parent");
 	if (img)
 		ret = close_other(m, img, check_image(m, img, &f->head, "overlay on a snapshot whose head moved"));
 	memfs_put(&m->fs, parent->name, before);

@@ -115,7 +115,7 @@ int op_zero(struct model *m, const uint32_t *r)
 	return 0;
 }
 
-/* Whole blocks read as zeros (limg); what is partial, and every byte of other formats, may also be as before. */
+/* Whole blocks read as zeros where the format says so; other bytes may also be as before. */
 int op_discard(struct model *m, const uint32_t *r)
 {
 	struct img_error err = { 0 };
@@ -137,7 +137,7 @@ int op_discard(struct model *m, const uint32_t *r)
 			return -1;
 		flat_read(head, m->buf2, n, at);
 		for (uint64_t i = 0; i < n; i++) {
-			if (m->buf[i] != 0 && ((m->is_limg && whole) || m->buf[i] != m->buf2[i]))
+			if (m->buf[i] != 0 && ((top(m)->format->discard_zeroes && whole) || m->buf[i] != m->buf2[i]))
 				return fail(m,
 					    "byte 0x%" PRIx64 " is 0x%02x after a discard of 0x%" PRIx64
 					    " at 0x%" PRIx64,

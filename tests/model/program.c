@@ -46,6 +46,21 @@ static const struct {
 	[OP_TOUCH_PARENT] = { "touch-parent", 4, false },
 };
 
+static const struct traits formats[] = {
+	{ .name = "raw", .raw = true },
+	{ .name = "limg", .discard_zeroes = true, .has_parents = true, .strong_pins = true, .keeps_vm = true },
+	{ .name = "qcow2", .may_leak = true },
+};
+
+const struct traits *traits_of(const char *name)
+{
+	for (size_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
+		if (strcmp(formats[i].name, name) == 0)
+			return &formats[i];
+	}
+	return NULL;
+}
+
 const char *op_name(enum op_kind kind)
 {
 	return kinds[kind].name;
@@ -90,10 +105,62 @@ static unsigned weight_of(size_t kind, bool raw, const char *without)
 	return (raw && !kinds[kind].raw_too) || named(without, kinds[kind].name) ? 0 : kinds[kind].weight;
 }
 
-void program_make(struct program *p, uint64_t seed, size_t nr_ops, const char *format, const char *without)
+static void limg_geometry(struct geometry *g, uint64_t *rng)
 {
 	static const uint32_t blocks[] = { 4096, 4096, 4096, 16384, 65536 };
 	static const char *const codecs[] = { "none", "zstd", "zstd", "zlib" };
+
+	g->block_bytes = blocks[rng_next(rng) % 5];
+	g->unit_bytes = UINT32_C(65536) << rng_next(rng) % 3;
+	if (g->unit_bytes < g->block_bytes)
+		g->unit_bytes = g->block_bytes;
+	snprintf(g->options, sizeof(g->options), "block_size=%u,unit_size=%u,compression=%s", g->block_bytes,
+		 g->unit_bytes, codecs[rng_next(rng) % 4]);
+}
+
+/* Small clusters most of the time: many tables, and tables that grow. */
+static void qcow2_geometry(struct geometry *g, uint64_t *rng)
+{
+	static const uint32_t clusters[] = { 512, 512, 512, 4096, 4096, 16384, 16384, 65536 };
+	static const unsigned bits[] = { 16, 16, 16, 64, 32, 8, 4, 2, 1 };
+	uint64_t r = rng_next(rng);
+	bool old = r % 6 == 0, extended;
+	int n;
+
+	g->block_bytes = g->unit_bytes = clusters[(r >> 8) % 8];
+	extended = !old && g->block_bytes >= 16384 && (r >> 16) % 3 != 0;
+	g->refcount_bits = old ? 16 : bits[(r >> 24) % 9];
+	n = snprintf(g->options, sizeof(g->options), "compat=%s,cluster_size=%u", old ? "0.10" : "1.1", g->block_bytes);
+	if (!old)
+		snprintf(g->options + n, sizeof(g->options) - (size_t)n,
+			 ",refcount_bits=%u,extended_l2=%s,compression_type=%s,lazy_refcounts=%s", g->refcount_bits,
+			 extended ? "on" : "off", r >> 32 & 1 ? "zstd" : "zlib", (r >> 33) % 4 ? "off" : "on");
+	/* Compressed clusters share what they lie in, so that also 8 bits may be few. */
+	if (g->refcount_bits > 8)
+		g->refcount_bits = 0;
+}
+
+static void make_geometry(struct geometry *g, const struct traits *format, uint64_t *rng)
+{
+	*g = (struct geometry){ .format = format, .block_bytes = 4096, .unit_bytes = 65536 };
+	if (strcmp(format->name, "limg") == 0)
+		limg_geometry(g, rng);
+	else if (!format->raw)
+		qcow2_geometry(g, rng);
+	g->size_bytes = pick_size(rng, g->block_bytes);
+	g->max_bytes = MODEL_MAX_BYTES;
+	if (rng_next(rng) % 24 == 0) {
+		g->max_bytes = MODEL_WIDE_BYTES;
+		g->size_bytes = rng_next(rng) % MODEL_WIDE_BYTES / 512 * 512;
+	}
+	if (!format->raw && rng_next(rng) % 4 == 0)
+		g->base = traits_of("raw");
+	else if (!format->raw && !format->has_parents && rng_next(rng) % 8 == 0)
+		g->base = traits_of("limg");
+}
+
+void program_make(struct program *p, uint64_t seed, size_t nr_ops, const char *format, const char *without)
+{
 	bool raw = strcmp(format, "raw") == 0;
 	uint64_t rng = seed * 2 + 1;
 	unsigned total = 0;
@@ -102,17 +169,7 @@ void program_make(struct program *p, uint64_t seed, size_t nr_ops, const char *f
 	p->ops = calloc(nr_ops + 1, sizeof(*p->ops));
 	if (!p->ops)
 		abort();
-	p->geometry.format = format;
-	p->geometry.block_bytes = blocks[rng_next(&rng) % 5];
-	p->geometry.unit_bytes = UINT32_C(65536) << rng_next(&rng) % 3;
-	p->geometry.size_bytes = pick_size(&rng, p->geometry.block_bytes);
-	p->geometry.max_bytes = MODEL_MAX_BYTES;
-	if (rng_next(&rng) % 24 == 0) {
-		p->geometry.max_bytes = MODEL_WIDE_BYTES;
-		p->geometry.size_bytes = rng_next(&rng) % MODEL_WIDE_BYTES / 512 * 512;
-	}
-	p->geometry.raw_base = !raw && rng_next(&rng) % 4 == 0;
-	p->geometry.codec = codecs[rng_next(&rng) % 4];
+	make_geometry(&p->geometry, traits_of(format), &rng);
 	for (size_t i = 0; i < NR_OPS; i++)
 		total += weight_of(i, raw, without);
 	for (size_t i = 0; i < nr_ops; i++) {
@@ -130,8 +187,8 @@ void program_print(const struct program *p)
 {
 	const struct geometry *g = &p->geometry;
 
-	printf("seed %" PRIu64 ": %s size %" PRIu64 " block %u unit %u codec %s%s\n", p->seed, g->format, g->size_bytes,
-	       g->block_bytes, g->unit_bytes, g->codec, g->raw_base ? " on a raw base" : "");
+	printf("seed %" PRIu64 ": %s size %" PRIu64 " %s%s%s\n", p->seed, g->format->name, g->size_bytes, g->options,
+	       g->base ? " on a base of " : "", g->base ? g->base->name : "");
 	for (size_t i = 0; i < p->nr; i++) {
 		printf("%5zu %-16s", i, op_name(p->ops[i].kind));
 		for (size_t j = 0; j < 4; j++)

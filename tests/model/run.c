@@ -42,13 +42,30 @@ static const op_fn functions[NR_OPS] = {
 	[OP_TOUCH_PARENT] = op_touch_parent,
 };
 
+/* Something to stand on. */
+static int fill_base(struct model *m)
+{
+	struct mfile *f = &m->files[0];
+	struct img_open_options opts = { .struct_size = sizeof(opts),
+					 .format = f->format->name,
+					 .flags = IMG_OPEN_WRITE };
+	struct img_error err = { 0 };
+	struct img *img = NULL;
+	uint64_t bytes = f->head.size_bytes < 100000 ? f->head.size_bytes : 100000;
+
+	memset(m->buf, 'r', (size_t)bytes);
+	flat_write(&f->head, m->buf, bytes, 0);
+	if (expect(m, image_open_env(f->name, &opts, &m->fs.env, &img, &err), 0, &err, "open of a base") != 0 ||
+	    expect(m, img_pwrite(img, m->buf, bytes, 0, 0, &err), 0, &err, "write to a base") != 0)
+		return -1;
+	return expect(m, img_close(img, &err), 0, &err, "close of a base");
+}
+
 static int begin(const struct program *p, struct model *m)
 {
 	m->geometry = p->geometry;
-	m->is_limg = strcmp(p->geometry.format, "limg") == 0;
 	m->block_bytes = p->geometry.block_bytes;
-	m->unit_bytes = p->geometry.unit_bytes > m->block_bytes ? p->geometry.unit_bytes : m->block_bytes;
-	m->geometry.unit_bytes = m->unit_bytes;
+	m->unit_bytes = p->geometry.unit_bytes;
 	m->buf = malloc(IO_BYTES);
 	m->buf2 = malloc(IO_BYTES);
 	if (!m->buf || !m->buf2)
@@ -57,24 +74,8 @@ static int begin(const struct program *p, struct model *m)
 	m->top = -1;
 	if (make_file(m, -1, "", p->geometry.size_bytes) != 0)
 		return -1;
-	if (p->geometry.raw_base) {
-		/* Something to stand on. */
-		struct img_open_options opts = { .struct_size = sizeof(opts),
-						 .format = "raw",
-						 .flags = IMG_OPEN_WRITE };
-		struct img_error err = { 0 };
-		struct img *img = NULL;
-		uint64_t bytes = p->geometry.size_bytes < 100000 ? p->geometry.size_bytes : 100000;
-
-		memset(m->buf, 'r', (size_t)bytes);
-		flat_write(&m->files[0].head, m->buf, bytes, 0);
-		if (expect(m, image_open_env("f0", &opts, &m->fs.env, &img, &err), 0, &err, "open of a raw base") !=
-			    0 ||
-		    expect(m, img_pwrite(img, m->buf, bytes, 0, 0, &err), 0, &err, "write to a raw base") != 0 ||
-		    expect(m, img_close(img, &err), 0, &err, "close of a raw base") != 0 ||
-		    make_file(m, 0, "", p->geometry.size_bytes) != 0)
-			return -1;
-	}
+	if (p->geometry.base && (fill_base(m) != 0 || make_file(m, 0, "", p->geometry.size_bytes) != 0))
+		return -1;
 	return open_top(m);
 }
 
@@ -87,7 +88,7 @@ static int end(struct model *m)
 		struct mfile *f = &m->files[i];
 		struct img_open_options opts = { .struct_size = sizeof(opts),
 						 .refs = IMG_REFS_ANY,
-						 .format = f->raw ? "raw" : NULL };
+						 .format = f->format->raw ? "raw" : NULL };
 		struct img_error err = { 0 };
 		struct img *img = NULL;
 		int ret = image_open_env(f->name, &opts, &m->fs.env, &img, &err);

@@ -29,7 +29,7 @@ static struct img_open_options open_options(const struct mfile *f)
 {
 	return (struct img_open_options){
 		.struct_size = sizeof(struct img_open_options),
-		.format = f->raw ? "raw" : NULL,
+		.format = f->format->raw ? "raw" : NULL,
 		.flags = IMG_OPEN_WRITE,
 		.refs = IMG_REFS_ANY,
 	};
@@ -60,6 +60,8 @@ int close_top(struct model *m)
 	if (release_held(m) != 0)
 		return -1;
 	m->img = NULL;
+	if (!m->files[m->top].format->keeps_vm)
+		flat_resize(&m->files[m->top].vm, 0);
 	return img ? expect(m, img_close(img, &err), 0, &err, "close") : 0;
 }
 
@@ -68,30 +70,25 @@ int make_file(struct model *m, int parent, const char *parent_snap, uint64_t siz
 {
 	const struct geometry *g = &m->geometry;
 	struct mfile *f = &m->files[m->top + 1];
-	bool raw = !m->is_limg || (parent < 0 && g->raw_base);
+	const struct traits *t = parent < 0 && g->base ? g->base : g->format;
 	struct img_create_options opts = {
 		.struct_size = sizeof(opts),
-		.format = raw ? "raw" : "limg",
+		.format = t->name,
+		.options = t == g->format ? g->options : NULL,
 		.size_bytes = size_bytes,
 		.size_given = true,
 		.backing = parent < 0 ? NULL : m->files[parent].name,
 		.backing_snapshot = *parent_snap ? parent_snap : NULL,
-		.backing_format = parent < 0	       ? NULL :
-				  m->files[parent].raw ? "raw" :
-							 "limg",
+		.backing_format = parent < 0 ? NULL : m->files[parent].format->name,
 		.refs = IMG_REFS_ANY,
 	};
 	struct img_error err = { 0 };
-	char options[96];
 
-	snprintf(options, sizeof(options), "block_size=%u,unit_size=%u,compression=%s", g->block_bytes, g->unit_bytes,
-		 g->codec);
-	opts.options = raw ? NULL : options;
 	memset(f, 0, sizeof(*f));
 	snprintf(f->name, sizeof(f->name), "f%d", m->top + 1);
 	snprintf(f->parent_snap, sizeof(f->parent_snap), "%s", parent_snap);
 	f->parent = parent;
-	f->raw = raw;
+	f->format = t;
 	f->next_id = 1;
 	if (expect(m, image_create_env(f->name, &opts, &m->fs.env, &err), 0, &err, "create") != 0)
 		return -1;

@@ -15,7 +15,7 @@
  * With --wild the last thread also reverts and resizes, under the feet of the others. Then any version will do, but a
  * cell still holds one of its own, whole, and snapshots stay as they are.
  *
- *   model-threads [--seconds N] [--seed N] [--writers N] [--wild]
+ *   model-threads [--seconds N] [--seed N] [--writers N] [--wild] [--format F] [--options O]
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -27,6 +27,7 @@
 #include <time.h>
 
 #include "checked.h"
+#include "driver.h"
 #include "memfs.h"
 #include "model.h"
 
@@ -449,15 +450,13 @@ static void run(unsigned seconds)
 
 int main(int argc, char **argv)
 {
-	static const struct option names[] = { { "seconds", 1, NULL, 't' },
-					       { "seed", 1, NULL, 's' },
-					       { "writers", 1, NULL, 'w' },
-					       { "wild", 0, NULL, 'x' },
+	static const struct option names[] = { { "seconds", 1, NULL, 't' }, { "seed", 1, NULL, 's' },
+					       { "writers", 1, NULL, 'w' }, { "wild", 0, NULL, 'x' },
+					       { "format", 1, NULL, 'f' },  { "options", 1, NULL, 'o' },
 					       { NULL, 0, NULL, 0 } };
 	struct img_create_options create = { .struct_size = sizeof(create),
 					     .format = "limg",
-					     .size_bytes = DISK_BYTES,
-					     .options = "block_size=4096,unit_size=131072" };
+					     .size_bytes = DISK_BYTES };
 	struct img_error err = { 0 };
 	unsigned seconds = 10;
 	int c;
@@ -473,11 +472,21 @@ int main(int argc, char **argv)
 			t.seed = strtoull(optarg, NULL, 0);
 		else if (c == 'x')
 			t.wild = true;
+		else if (c == 'f')
+			create.format = optarg;
+		else if (c == 'o')
+			create.options = optarg;
 		else
 			return 2;
 	}
 	if (t.nr_writers < 1 || t.nr_writers > MAX_WRITERS)
 		return 2;
+	if (!registry_find(create.format)) {
+		printf("SKIPPED: this build has no format %s\n", create.format);
+		return 77;
+	}
+	if (!create.options && strcmp(create.format, "limg") == 0)
+		create.options = "block_size=4096,unit_size=131072";
 	memfs_init(&t.fs);
 	must(image_create_env("a", &create, &t.fs.env, &err), "create", &err);
 	open_image(IMG_OPEN_WRITE);
@@ -488,8 +497,9 @@ int main(int argc, char **argv)
 	check_last("opened again");
 	must(img_close(t.img, &err), "close", &err);
 	memfs_destroy(&t.fs);
-	printf("model-threads: seed %" PRIu64 ": %" PRIu64 " writes, %" PRIu64 " reads, %" PRIu64 " snapshots, %" PRIu64
-	       " flushes: all right\n",
-	       t.seed, atomic_load(&t.writes), atomic_load(&t.reads), atomic_load(&t.snaps), atomic_load(&t.flushes));
+	printf("model-threads: %s, seed %" PRIu64 ": %" PRIu64 " writes, %" PRIu64 " reads, %" PRIu64
+	       " snapshots, %" PRIu64 " flushes: all right\n",
+	       create.format, t.seed, atomic_load(&t.writes), atomic_load(&t.reads), atomic_load(&t.snaps),
+	       atomic_load(&t.flushes));
 	return 0;
 }
