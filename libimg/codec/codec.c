@@ -9,7 +9,7 @@
 #include "codec_ops.h"
 #include "libimg.h"
 
-static const struct codec_ops *const codecs[] = { &codec_zstd, &codec_deflate };
+static const struct codec_ops *const codecs[] = { &codec_zstd, &codec_deflate, &codec_deflate_4k };
 
 #define NR_CODECS (sizeof(codecs) / sizeof(codecs[0]))
 
@@ -73,6 +73,18 @@ int codec_expand(struct codec_ctx *ctx, enum codec_id id, const void *src, size_
 	if (r < 0)
 		return r;
 	return ops->expand(state, src, src_bytes, dst, dst_bytes);
+}
+
+int codec_expand_prefix(struct codec_ctx *ctx, enum codec_id id, const void *src, size_t src_bytes, void *dst,
+			size_t dst_bytes)
+{
+	const struct codec_ops *ops;
+	void *state;
+	int r = prepare(ctx, id, &ops, &state);
+
+	if (r < 0)
+		return r;
+	return ops->expand_prefix(state, src, src_bytes, dst, dst_bytes);
 }
 
 const char *codec_name(enum codec_id id)

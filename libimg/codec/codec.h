@@ -10,7 +10,12 @@
 
 #include <stddef.h>
 
-enum codec_id { CODEC_NONE = 0, CODEC_ZSTD = 3, CODEC_DEFLATE = 4 };
+enum codec_id {
+	CODEC_NONE = 0,
+	CODEC_ZSTD = 3,
+	CODEC_DEFLATE = 4,
+	CODEC_DEFLATE_4K = 0x100, /* for qcow2: as DEFLATE, but what is written needs a window of no more than 4 KiB */
+};
 
 struct codec_ctx; /* compressors and expanders of one thread, made when they are first used */
 
@@ -35,6 +40,13 @@ int codec_compress(struct codec_ctx *ctx, enum codec_id id, int level, const voi
  */
 int codec_expand(struct codec_ctx *ctx, enum codec_id id, const void *src, size_t src_bytes, void *dst,
 		 size_t dst_bytes);
+
+/*
+ * As codec_expand(), where the end of the stored bytes is known only up to a sector: expanding ends when dst is full,
+ * and what follows the stream or frame in src is not looked at. CODEC_ZSTD: several frames in a row may make up dst.
+ */
+int codec_expand_prefix(struct codec_ctx *ctx, enum codec_id id, const void *src, size_t src_bytes, void *dst,
+			size_t dst_bytes);
 
 /* "none", "zstd", "zlib"; "unknown" for anything else. */
 const char *codec_name(enum codec_id id);

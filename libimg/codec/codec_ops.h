@@ -15,8 +15,9 @@ struct codec_ops {
 	int (*compress)(void *state, int level, const void *src, size_t src_bytes, void *dst, size_t dst_cap,
 			size_t *out);
 	int (*expand)(void *state, const void *src, size_t src_bytes, void *dst, size_t dst_bytes);
+	int (*expand_prefix)(void *state, const void *src, size_t src_bytes, void *dst, size_t dst_bytes);
 };
 
-extern const struct codec_ops codec_zstd, codec_deflate;
+extern const struct codec_ops codec_zstd, codec_deflate, codec_deflate_4k;
 
 #endif

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Raw deflate (RFC 1951) by zlib: no header, no trailer, window of 32 KiB. */
+/*
+ * Raw deflate (RFC 1951) by zlib: no header, no trailer, window of 32 KiB; or of 4 KiB for those whose readers have no
+ * more. Expanding always takes the large one.
+ */
 #include <limits.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -10,17 +13,33 @@
 
 #define DEFAULT_LEVEL	6
 #define RAW_WINDOW_BITS (-15)
+#define RAW_4K_BITS	(-12)
 #define MEM_LEVEL	8
 
 struct deflate_state {
 	z_stream out, in; /* compressor, expander */
 	int level;	  /* of the compressor; 0: not made yet */
+	int window_bits;
 	bool has_in;
 };
 
+static void *new_state(int window_bits)
+{
+	struct deflate_state *state = calloc(1, sizeof(*state));
+
+	if (state)
+		state->window_bits = window_bits;
+	return state;
+}
+
 static void *deflate_new_state(void)
 {
-	return calloc(1, sizeof(struct deflate_state));
+	return new_state(RAW_WINDOW_BITS);
+}
+
+static void *deflate_4k_new_state(void)
+{
+	return new_state(RAW_4K_BITS);
 }
 
 static void deflate_free_state(void *opaque)
@@ -43,7 +62,7 @@ static int begin_deflate(struct deflate_state *state, int level)
 		deflateEnd(&state->out);
 	state->level = 0;
 	state->out = (z_stream){ 0 };
-	if (deflateInit2(&state->out, level, Z_DEFLATED, RAW_WINDOW_BITS, MEM_LEVEL, Z_DEFAULT_STRATEGY) != Z_OK)
+	if (deflateInit2(&state->out, level, Z_DEFLATED, state->window_bits, MEM_LEVEL, Z_DEFAULT_STRATEGY) != Z_OK)
 		return IMG_E_NOMEM;
 	state->level = level;
 	return 0;
@@ -81,9 +100,10 @@ static int begin_inflate(struct deflate_state *state)
 	return 0;
 }
 
-static int deflate_expand(void *opaque, const void *src, size_t src_bytes, void *dst, size_t dst_bytes)
+/* inflate() of everything; its answer in *answer. */
+static int expand(struct deflate_state *state, const void *src, size_t src_bytes, void *dst, size_t dst_bytes,
+		  int *answer)
 {
-	struct deflate_state *state = opaque;
 	int r;
 
 	if (src_bytes > UINT_MAX || dst_bytes > UINT_MAX)
@@ -95,13 +115,31 @@ static int deflate_expand(void *opaque, const void *src, size_t src_bytes, void 
 	state->in.avail_in = (uInt)src_bytes;
 	state->in.next_out = dst;
 	state->in.avail_out = (uInt)dst_bytes;
-	r = inflate(&state->in, Z_FINISH);
-	if (r == Z_MEM_ERROR)
-		return IMG_E_NOMEM;
+	*answer = inflate(&state->in, Z_FINISH);
+	return *answer == Z_MEM_ERROR ? IMG_E_NOMEM : 0;
+}
+
+static int deflate_expand(void *opaque, const void *src, size_t src_bytes, void *dst, size_t dst_bytes)
+{
+	struct deflate_state *state = opaque;
+	int answer, r = expand(state, src, src_bytes, dst, dst_bytes, &answer);
+
+	if (r < 0)
+		return r;
 	/* A stream that wants more room ends in Z_BUF_ERROR, a short one leaves room, and neither may leave input. */
-	if (r != Z_STREAM_END || state->in.avail_out != 0 || state->in.avail_in != 0)
+	if (answer != Z_STREAM_END || state->in.avail_out != 0 || state->in.avail_in != 0)
 		return IMG_E_CORRUPT;
 	return 0;
+}
+
+static int deflate_expand_prefix(void *opaque, const void *src, size_t src_bytes, void *dst, size_t dst_bytes)
+{
+	struct deflate_state *state = opaque;
+	int answer, r = expand(state, src, src_bytes, dst, dst_bytes, &answer);
+
+	if (r < 0)
+		return r;
+	return (answer == Z_STREAM_END || answer == Z_BUF_ERROR) && state->in.avail_out == 0 ? 0 : IMG_E_CORRUPT;
 }
 
 const struct codec_ops codec_deflate = {
@@ -112,4 +150,17 @@ const struct codec_ops codec_deflate = {
 	.free_state = deflate_free_state,
 	.compress = deflate_compress,
 	.expand = deflate_expand,
+	.expand_prefix = deflate_expand_prefix,
+};
+
+/* Behind the other one in the table: the name means that one. */
+const struct codec_ops codec_deflate_4k = {
+	.id = CODEC_DEFLATE_4K,
+	.name = "zlib",
+	.max_level = 9,
+	.new_state = deflate_4k_new_state,
+	.free_state = deflate_free_state,
+	.compress = deflate_compress,
+	.expand = deflate_expand,
+	.expand_prefix = deflate_expand_prefix,
 };

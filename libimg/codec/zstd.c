@@ -89,25 +89,56 @@ static int check_frame_header(const uint8_t *src, size_t src_bytes)
 	return base + base / 8 * (src[5] & 7) > MAX_WINDOW_BYTES ? IMG_E_CORRUPT : 0;
 }
 
-static int zstd_expand(void *opaque, const void *src, size_t src_bytes, void *dst, size_t dst_bytes)
+/* The frame at the start of src, into at most dst_bytes; *taken and *made say how much it was. */
+static int expand_frame(struct zstd_state *state, const uint8_t *src, size_t src_bytes, void *dst, size_t dst_bytes,
+			size_t *taken, size_t *made)
 {
-	struct zstd_state *state = opaque;
 	size_t n;
 
 	if (check_frame_header(src, src_bytes) < 0)
 		return IMG_E_CORRUPT;
-	n = ZSTD_findFrameCompressedSize(src, src_bytes);
-	if (ZSTD_isError(n) || n != src_bytes)
+	*taken = ZSTD_findFrameCompressedSize(src, src_bytes);
+	if (ZSTD_isError(*taken))
 		return IMG_E_CORRUPT;
 	if (!state->dctx) {
 		state->dctx = ZSTD_createDCtx();
 		if (!state->dctx)
 			return IMG_E_NOMEM;
 	}
-	n = ZSTD_decompressDCtx(state->dctx, dst, dst_bytes, src, src_bytes);
+	n = ZSTD_decompressDCtx(state->dctx, dst, dst_bytes, src, *taken);
 	if (ZSTD_isError(n))
 		return ZSTD_getErrorCode(n) == ZSTD_error_memory_allocation ? IMG_E_NOMEM : IMG_E_CORRUPT;
-	return n == dst_bytes ? 0 : IMG_E_CORRUPT;
+	*made = n;
+	return 0;
+}
+
+static int zstd_expand(void *opaque, const void *src, size_t src_bytes, void *dst, size_t dst_bytes)
+{
+	size_t taken, made;
+	int r = expand_frame(opaque, src, src_bytes, dst, dst_bytes, &taken, &made);
+
+	if (r < 0)
+		return r;
+	return taken == src_bytes && made == dst_bytes ? 0 : IMG_E_CORRUPT;
+}
+
+static int zstd_expand_prefix(void *opaque, const void *src, size_t src_bytes, void *dst, size_t dst_bytes)
+{
+	const uint8_t *from = src;
+	uint8_t *to = dst;
+
+	do {
+		size_t taken, made;
+		int r = expand_frame(opaque, from, src_bytes, to, dst_bytes, &taken, &made);
+
+		if (r < 0)
+			return r;
+		from += taken;
+		src_bytes -= taken;
+		to += made;
+		dst_bytes -= made;
+	} while (dst_bytes);
+	return 0;
 }
 
 const struct codec_ops codec_zstd = {
@@ -118,4 +149,5 @@ const struct codec_ops codec_zstd = {
 	.free_state = zstd_free_state,
 	.compress = zstd_compress,
 	.expand = zstd_expand,
+	.expand_prefix = zstd_expand_prefix,
 };
