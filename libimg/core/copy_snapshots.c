@@ -9,11 +9,12 @@
  * included, so the result is right whatever either image stands on.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "checked.h"
 #include "copy.h"
 #include "error.h"
-#include "image.h"
+#include "image_int.h"
 #include "transfer.h"
 
 #define CHANGES_AT_ONCE	    65536u /* bounds memory: a longer difference is walked again for its next part */
@@ -287,6 +288,30 @@ static int bring_head(struct carry *c, uint64_t size_bytes, struct img_error *er
 	return r;
 }
 
+/* Names from elsewhere may be longer, hold anything, and stand there twice: then they say neither which snapshot is
+ * meant nor what to call the copy. */
+static int check_name(struct carry *c, size_t i, struct img_error *err)
+{
+	const struct img_snapshot *s = &c->snaps[i];
+	struct img *view = NULL;
+	const char *why = image_check_snapshot_name(s->name, NULL) < 0 ? "has a name that the copy cannot have" : NULL;
+
+	for (size_t k = 0; k < i && !why; k++)
+		if (strcmp(c->snaps[k].name, s->name) == 0)
+			why = "has the name of another";
+	/* One that was too long for the list is not found by what the list says. */
+	if (!why && strlen(s->name) + 4 > IMG_SNAPSHOT_NAME_MAX) {
+		if (img_snapshot_open(c->src, s->name, &view, NULL) == IMG_E_NOENT)
+			why = "has a name that the copy cannot have";
+		(void)img_close(view, NULL);
+	}
+	if (!why)
+		return 0;
+	return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, "core",
+			 "snapshot %llu of the source %s: rename it by its id, or leave the snapshots out",
+			 (unsigned long long)s->id, why);
+}
+
 static int read_list(struct carry *c, struct img_error *err)
 {
 	struct img_snapshot first;
@@ -301,6 +326,8 @@ static int read_list(struct carry *c, struct img_error *err)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, "core", "no memory for a list of snapshots");
 	r = img_snapshot_list(c->src, c->snaps, nr, &c->nr_snaps, err);
 	c->nr_snaps = (size_t)min_u64(c->nr_snaps, nr);
+	for (size_t i = 0; i < c->nr_snaps && r == 0; i++)
+		r = check_name(c, i, err);
 	return r;
 }
 

@@ -9,5 +9,7 @@
 int image_invalid(struct img_error *err, const char *what);
 /* IMG_E_INVALID if flags has bits outside known. */
 int image_check_flags(unsigned flags, unsigned known, struct img_error *err);
+/* IMG_E_INVALID unless a new snapshot may be called so (snapshot.c). */
+int image_check_snapshot_name(const char *name, struct img_error *err);
 
 #endif

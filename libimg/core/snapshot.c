@@ -41,7 +41,7 @@ static bool is_utf8(const char *text)
 	return true;
 }
 
-static int check_name(const char *name, struct img_error *err)
+int image_check_snapshot_name(const char *name, struct img_error *err)
 {
 	size_t len = name ? strlen(name) : 0;
 
@@ -74,7 +74,7 @@ int img_snapshot_create(struct img *img, const char *name, unsigned flags, struc
 	if (ret == 0)
 		ret = image_check_flags(flags, IMG_SNAPSHOT_VMSTATE, err);
 	if (ret == 0)
-		ret = check_name(name, err);
+		ret = image_check_snapshot_name(name, err);
 	if (ret != 0)
 		return ret;
 	pthread_rwlock_rdlock(&img->content_lock);
@@ -118,7 +118,7 @@ int img_snapshot_rename(struct img *img, const char *name, const char *new_name,
 	if (ret == 0)
 		ret = check_given(name, err);
 	if (ret == 0)
-		ret = check_name(new_name, err);
+		ret = image_check_snapshot_name(new_name, err);
 	if (ret != 0)
 		return ret;
 	pthread_rwlock_rdlock(&img->content_lock);

@@ -264,12 +264,12 @@ IMG_API int img_extents(struct img *img, uint64_t bytes, uint64_t off, unsigned 
 
 struct img_snapshot {
 	char name[IMG_SNAPSHOT_NAME_MAX + 1];
-	uint8_t uuid[16];
+	uint8_t uuid[16];	/* zero where the format has none */
 	uint64_t id;		/* unique in the image, ascending with creation */
 	uint64_t parent;	/* id of the snapshot it was made on, 0 if none (deleted ancestors are skipped) */
 	int64_t created_ns;	/* since 1970, UTC */
 	uint64_t size_bytes;	/* virtual size */
-	uint64_t data_bytes;	/* bytes mapped as data in its tree (shared with others or not) */
+	uint64_t data_bytes;	/* bytes mapped as data in its tree (shared with others or not); qcow2: 0, not known */
 	uint64_t vmstate_bytes; /* 0: disk only */
 	uint8_t hash[16];	/* logical root: equal for equal content of this layer */
 };
@@ -306,7 +306,7 @@ IMG_API int img_snapshot_diff(struct img *img, const char *a, const char *b, img
 /*
  * Machine state. The image has one working vmstate volume beside the disk; img_snapshot_create(..., IMG_SNAPSHOT_VMSTATE)
  * stores it with the disk in one atomic commit, and later writes store only what changes. Writing grows the volume;
- * resize cuts it. It becomes durable with that snapshot, not by img_flush(). After a revert it is as in the snapshot: empty where
+ * resize cuts it. It becomes durable with that snapshot, not by img_flush(); in qcow2 it ends with the handle. After a revert it is as in the snapshot: empty where
  * that holds none. Reading names a snapshot, or NULL for the working volume; ranges beyond its size are INVALID.
  */
 IMG_API int img_vmstate_write(struct img *img, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err);

@@ -4,6 +4,7 @@
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "output.h"
 
@@ -35,6 +36,14 @@ void snapshots_free(struct snapshot_list *list)
 	list->nr = 0;
 }
 
+/* Formats without identities keep no books about content either. */
+static bool is_known(const struct img_snapshot *s)
+{
+	static const uint8_t none[16];
+
+	return memcmp(s->uuid, none, sizeof(none)) != 0;
+}
+
 void snapshots_print(const struct snapshot_list *list)
 {
 	char created[TIME_TEXT_BYTES], size[SIZE_TEXT_BYTES], data[SIZE_TEXT_BYTES], vmstate[SIZE_TEXT_BYTES];
@@ -44,7 +53,7 @@ void snapshots_print(const struct snapshot_list *list)
 		const struct img_snapshot *s = &list->at[i];
 
 		printf("%4" PRIu64 "  %-20s  %10s  %10s  %10s  ", s->id, output_time(s->created_ns, created),
-		       output_size(s->size_bytes, size), output_size(s->data_bytes, data),
+		       output_size(s->size_bytes, size), is_known(s) ? output_size(s->data_bytes, data) : "-",
 		       s->vmstate_bytes ? output_size(s->vmstate_bytes, vmstate) : "-");
 		output_escaped(stdout, s->name);
 		putchar('\n');
@@ -54,14 +63,16 @@ void snapshots_print(const struct snapshot_list *list)
 static json_t *json_snapshot(const struct img_snapshot *s)
 {
 	char created[TIME_TEXT_BYTES], uuid[UUID_TEXT_BYTES], hash[HEX_TEXT_BYTES];
+	bool known = is_known(s);
 
-	return json_pack("{s:o, s:o, s:s, s:o, s:s, s:I, s:o, s:o, s:o, s:s}", "id", output_json_size(s->id), "name",
-			 output_json_text(s->name), "uuid", output_uuid(s->uuid, uuid), "parent",
+	return json_pack("{s:o, s:o, s:s?, s:o, s:s, s:I, s:o, s:o, s:o, s:s?}", "id", output_json_size(s->id), "name",
+			 output_json_text(s->name), "uuid", known ? output_uuid(s->uuid, uuid) : NULL, "parent",
 			 s->parent ? output_json_size(s->parent) : json_null(), "created",
 			 output_time(s->created_ns, created), "created_ns", (json_int_t)s->created_ns, "virtual_size",
-			 output_json_size(s->size_bytes), "data_bytes", output_json_size(s->data_bytes), "vmstate_size",
+			 output_json_size(s->size_bytes), "data_bytes",
+			 known ? output_json_size(s->data_bytes) : json_null(), "vmstate_size",
 			 output_json_size(s->vmstate_bytes), "content_hash",
-			 output_hex(s->hash, sizeof(s->hash), hash));
+			 known ? output_hex(s->hash, sizeof(s->hash), hash) : NULL);
 }
 
 json_t *snapshots_json(const struct snapshot_list *list)
