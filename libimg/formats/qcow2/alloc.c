@@ -24,6 +24,9 @@ void qcow2_note_freed(struct qcow2_engine *e, uint64_t cluster)
 
 	if (!e->txn && cluster < e->alloc_hint)
 		e->alloc_hint = cluster;
+	/* It may have been an L2 table that snapshots kept. The end of a transaction makes the set anew. */
+	if (!e->txn)
+		qcow2_meta_remove(e, off, e->cluster_bytes);
 	if (e->packed_off > off && e->packed_off < off + e->cluster_bytes)
 		e->packed_off = e->packed_end = 0;
 }
@@ -135,8 +138,7 @@ static int take_run(struct qcow2_engine *e, uint64_t first, uint64_t nr, uint64_
 	int ret = 0;
 
 	if (qcow2_meta_overlaps(e, first << e->h.cluster_bits, (nr + missing) << e->h.cluster_bits, &where))
-		return qcow2_mark_corrupt(e, where, err,
-					  "a cluster with refcount 0 holds metadata: run imgtool check --repair");
+		return qcow2_mark_corrupt(e, where, err, "a cluster with refcount 0 holds metadata");
 	qcow2_cache_drop(e, first << e->h.cluster_bits, (nr + missing) << e->h.cluster_bits);
 	for (uint64_t b = first >> e->rb_shift; ret == 0 && b <= last; b++) {
 		if (e->reftable[b] == 0)
@@ -314,7 +316,7 @@ int qcow2_free_entry(struct qcow2_engine *e, uint64_t desc, struct img_error *er
 	if (off == 0)
 		return 0;
 	if (qcow2_meta_overlaps(e, off, bytes, &where))
-		return qcow2_mark_corrupt(e, where, err, "an L2 entry refers to metadata: run imgtool check --repair");
+		return qcow2_mark_corrupt(e, where, err, "an L2 entry refers to metadata");
 	return qcow2_free(e, off, qcow2_clusters(e, bytes), err);
 }
 

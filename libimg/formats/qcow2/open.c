@@ -65,8 +65,7 @@ static void engine_free(struct qcow2_engine *e)
 	qcow2_snapshots_free(e->snapshots, e->h.nr_snapshots);
 	qcow2_cache_free(e);
 	qcow2_meta_free(e);
-	for (size_t i = 0; i < ARRAY_LEN(e->idle_codecs); i++)
-		codec_ctx_free(e->idle_codecs[i]);
+	qcow2_codecs_free(e);
 	free(e->l1);
 	free(e->l1_dirty);
 	free(e->reftable);
@@ -338,8 +337,8 @@ int qcow2_mark_corrupt(struct qcow2_engine *e, uint64_t off, struct img_error *e
 	(void)vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	/*
-	 * Best effort: version 2 has no place for it, and the file may be what fails. Only these bits: in a transaction the other
-	 * fields are not the disk's.
+	 * Best effort: version 2 has no place for it, and the file may be what fails. Only these bits: in a transaction
+	 * the other fields are not the disk's.
 	 */
 	if (e->writable && e->h.version >= 3 && !(e->h.incompatible & QCOW2_CORRUPT)) {
 		struct be64 bits = be64_of(e->h.incompatible | QCOW2_CORRUPT);

@@ -70,9 +70,7 @@ int qcow2_guard(struct qcow2_engine *e, uint64_t host_off, uint64_t bytes, struc
 
 	if (!qcow2_meta_overlaps(e, host_off, bytes, &where))
 		return 0;
-	return qcow2_mark_corrupt(e, where, err,
-				  "data would be written over metadata at 0x%" PRIx64 ": run imgtool check --repair",
-				  where);
+	return qcow2_mark_corrupt(e, where, err, "data would be written over metadata at 0x%" PRIx64, where);
 }
 
 static int write_in_place(struct qcow2_engine *e, const uint8_t *buf, uint64_t bytes, uint64_t host_off,
