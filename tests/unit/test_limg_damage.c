@@ -191,6 +191,54 @@ static void test_first_place_lost(void **state)
 	close_image(img);
 }
 
+static void expect_clean(void)
+{
+	struct img_check_result result;
+	struct img *img = open_image("a", NULL, 0);
+
+	assert_ok(img_check(img, 0, NULL, NULL, NULL, &result, ERR));
+	assert_int_equal(result.damage + result.leaks + result.redundancy, 0);
+	close_image(img);
+}
+
+/* Neither copy of the newest superblock can be read: what is opened is the state before, and that must not pass in
+ * silence. */
+static void newest_lost_at(uint64_t in_page)
+{
+	uint64_t generation;
+	struct img_info info;
+	struct img *img;
+	unsigned slot;
+	int fd;
+
+	make();
+	expect_clean();
+	fd = open(in_dir("a"), O_RDONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	slot = newest(fd);
+	generation = load64(fd, slot * AU + GENERATION);
+	close(fd);
+	flip(slot * AU + in_page);
+	flip((uint64_t)(PLACE_B + slot) * AU + in_page + 1);
+	img = open_image("a", NULL, 0);
+	assert_ok(img_info(img, &info, ERR));
+	assert_int_equal(info.generation, generation - 1);
+	expect_finding(img, slot * AU, IMG_FINDING_REDUNDANCY);
+	close_image(img);
+	/* A writer goes on from that state; its next superblock takes the place of the lost one. */
+	close_image(open_image("a", NULL, IMG_OPEN_WRITE));
+	expect_clean();
+	fixture_files(true);
+}
+
+static void test_newest_superblock_lost(void **state)
+{
+	(void)state;
+	newest_lost_at(2000);	    /* names its generation still */
+	newest_lost_at(GENERATION); /* names another one */
+	newest_lost_at(0);	    /* names nothing */
+}
+
 /* What merely looks like a superblock there is anybody's data. */
 static void test_magic_in_a_raw_disk(void **state)
 {
@@ -211,6 +259,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_catalog),
 		T(test_first_place_lost),
+		T(test_newest_superblock_lost),
 		T(test_magic_in_a_raw_disk),
 	};
 

@@ -369,6 +369,7 @@ static int pending_check(struct check *k)
 static void supers_check(struct check *k)
 {
 	struct engine *e = k->e;
+	uint64_t claims;
 
 	for (unsigned p = 0; p < 2; p++) {
 		uint64_t at = au_off(super_slot_au(p, e->sb.generation));
@@ -383,6 +384,12 @@ static void supers_check(struct check *k)
 				"copy %u of the superblock is that of an earlier checkpoint: the last writer was interrupted",
 				p + 1);
 	}
+	if (super_other_slot_lost(e->file, &e->sb, &claims))
+		finding(k, IMG_FINDING_REDUNDANCY, "LIMG-1", au_off(super_slot_au(0, e->sb.generation + 1)), NO_OFFSET,
+			claims ?
+				"both copies of superblock %llu, the newest, are damaged: this is the state before it, unless its writer was cut off just then" :
+				"both copies of the superblock beside generation %llu are damaged: if they were the newer ones, this is an older state",
+			(unsigned long long)(claims ? claims : e->sb.generation));
 }
 
 static void ring_check(struct check *k)

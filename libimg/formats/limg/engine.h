@@ -348,6 +348,12 @@ enum super_copy { SUPER_COPY_GOOD, SUPER_COPY_OLD, SUPER_COPY_DAMAGED };
 enum super_copy super_copy_state(struct node *file, unsigned place, const struct super *sb, struct img_error *err);
 /* Before a writer goes on: writes the copy that is not good, and syncs. *damaged is set where one was worse than old. */
 int super_mend(struct node *file, const struct super *sb, bool *damaged, struct img_error *err);
+/*
+ * The slot that the current generation is not in holds the one before it, or what an interrupted writer left of the next. Is
+ * neither of its copies readable? Then it may as well have been the newest state. *claims: the newer generation that a damaged
+ * copy names, 0 if none does.
+ */
+bool super_other_slot_lost(struct node *file, const struct super *sb, uint64_t *claims);
 uint64_t super_slot_au(unsigned place, uint64_t generation);
 void ptr_store(struct disk_ptr *d, const struct ptr *p);
 int ptr_load(const struct disk_ptr *d, struct ptr *p, struct img_error *err);

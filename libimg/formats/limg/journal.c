@@ -207,7 +207,7 @@ static int scan_stable(struct scan *s, uint64_t *stable, struct img_error *err)
 	return 0;
 }
 
-/* One delta in host order, checked against the volume and the file. */
+/* One delta in host order, checked against the volume. */
 struct delta {
 	uint64_t block, word;
 	unsigned nr, vol;
@@ -236,7 +236,6 @@ static bool delta_load(struct engine *e, const uint8_t *p, size_t left, struct d
 		return false;
 	for (unsigned i = 0; i < out->nr; i++) {
 		struct le64 c = { { 0 } };
-		uint64_t aus = e->block_aus;
 
 		if (st >= ST_RAW)
 			memcpy(&c, p + sizeof d + i * sizeof c, sizeof c);
@@ -244,14 +243,26 @@ static bool delta_load(struct engine *e, const uint8_t *p, size_t left, struct d
 		en = (struct entry){ out->word, out->csum[i] };
 		if (st == ST_RAW)
 			en.word += (uint64_t)i * e->block_aus;
-		if (state_compressed(st))
-			aus = entry_unit_aus(&en);
 		if (!entry_sound(e, VOL_DISK, &en))
-			return false;
-		if (st >= ST_RAW && au_off(word_addr(en.word) + aus) > node_size(e->file))
 			return false;
 	}
 	return true;
+}
+
+/* Does what it names lie in the file? A file that was to grow with the record may not have. */
+static bool delta_inside(struct engine *e, const struct delta *d)
+{
+	uint64_t size = node_size(e->file);
+	unsigned st = word_state(d->word);
+	bool inside = true;
+
+	for (unsigned i = 0; st >= ST_RAW && inside && i < d->nr; i++) {
+		struct entry en = { d->word, d->csum[i] };
+		uint64_t aus = state_compressed(st) ? entry_unit_aus(&en) : (i + 1u) * (uint64_t)e->block_aus;
+
+		inside = au_off(word_addr(en.word) + aus) <= size;
+	}
+	return inside;
 }
 
 /* Is the data that a delta names all there? */
@@ -281,7 +292,7 @@ static int delta_verify(struct engine *e, const struct delta *d, uint8_t *buf, b
 	return 0;
 }
 
-/* Applies (or only verifies) the deltas of the record in s->buf. */
+/* Applies (or only verifies) the deltas of the record in s->buf. *holds: the data that they name is there. */
 static int record_deltas(struct scan *s, bool apply, bool *holds, struct img_error *err)
 {
 	struct engine *e = s->e;
@@ -304,6 +315,13 @@ static int record_deltas(struct scan *s, bool apply, bool *holds, struct img_err
 				       (unsigned long long)le64_get(r->seq));
 			break;
 		}
+		*holds = delta_inside(e, d);
+		if (!*holds && apply)
+			rc = error_set(err, IMG_E_CORRUPT, 0, s->ring_off, LAYER,
+				       "delta %u of journal record %llu lies beyond the end of the file (LIMG-15)", i,
+				       (unsigned long long)le64_get(r->seq));
+		if (!*holds)
+			break;
 		rc = apply ? overlay_replay(e, d->vol, d->block, d->nr, d->word, d->csum, err) :
 			     delta_verify(e, d, buf, holds, err);
 		p += taken;

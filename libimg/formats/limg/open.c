@@ -126,6 +126,8 @@ static int claim_replayed(struct engine *e, struct img_error *err)
 static int open_writable(struct engine *e, struct img_error *err)
 {
 	struct ckpt_req req = { .action = CKPT_RECOVER };
+	uint64_t claims;
+	bool lost;
 	int rc;
 
 	if (e->sb.rocompat)
@@ -141,8 +143,12 @@ static int open_writable(struct engine *e, struct img_error *err)
 		e->space_bad = true; /* reading and repair go on */
 	}
 	rc = super_mend(e->file, &e->sb, &e->mended, err);
-	if (rc || !e->sb.ring_aus)
+	if (rc)
 		return rc;
+	lost = super_other_slot_lost(e->file, &e->sb, &claims);
+	e->mended |= lost;
+	if (!e->sb.ring_aus) /* a checkpoint of what there is fills the lost slot */
+		return lost && !e->space_bad ? engine_checkpoint(e, &req, err) : 0;
 	rc = journal_recover(e, err);
 	if (rc)
 		return rc;

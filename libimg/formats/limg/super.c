@@ -414,6 +414,33 @@ enum super_copy super_copy_state(struct node *file, unsigned place, const struct
 	return state;
 }
 
+bool super_other_slot_lost(struct node *file, const struct super *sb, uint64_t *claims)
+{
+	uint8_t *page = malloc(AU_BYTES);
+	struct super *found = malloc(sizeof *found);
+	unsigned bad = 0;
+
+	*claims = 0;
+	for (unsigned place = 0; page && found && place < 2; place++) {
+		const struct disk_super *d = (const struct disk_super *)page;
+
+		if (node_pread(file, page, AU_BYTES, au_off(super_slot_au(place, sb->generation + 1)), 0, NULL)) {
+			bad++;
+			continue;
+		}
+		if (sb->generation == 1 && is_zero(page, AU_BYTES))
+			continue; /* not used yet */
+		if (super_decode(page, found, NULL) == 0)
+			continue;
+		bad++;
+		if (!memcmp(d->uuid, sb->uuid, 16) && le64_get(d->generation) > sb->generation)
+			*claims = le64_get(d->generation);
+	}
+	free(page);
+	free(found);
+	return bad == 2;
+}
+
 int super_mend(struct node *file, const struct super *sb, bool *damaged, struct img_error *err)
 {
 	uint8_t *page = malloc(AU_BYTES);
