@@ -197,11 +197,12 @@ static int alloc_run(struct qcow2_engine *e, uint64_t least, uint64_t want, uint
 		if (ret != 0)
 			return ret;
 	}
+	/* Counting it may need clusters for copies of blocks, in a transaction: not these. */
+	if (first == e->alloc_hint || e->txn)
+		e->alloc_hint = first + nr + missing;
 	ret = take_run(e, first, nr, missing, err);
 	if (ret != 0)
 		return ret;
-	if (first == e->alloc_hint)
-		e->alloc_hint = first + nr + missing;
 	*off = first << e->h.cluster_bits;
 	*got = nr;
 	return 0;
