@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Workloads B1 to B10 against qemu-img, in pairs in turn (ours, theirs, theirs, ours, ...) in one run on one machine.
+"""Workloads B1 to B12 against qemu-img, in pairs in turn (ours, theirs, theirs, ours, ...) in one run on one machine.
 
 Absolute times on a busy machine prove nothing, so each row is the ratio of two neighbours in time: the median of the pairs
 after a warm-up, with the smallest and the largest. A ratio above 1 is in our favour. The processor time of both (median,
@@ -8,6 +8,9 @@ user and system, the whole program) stands beside it: it hardly depends on what 
 what it saw, with the commit, the machine and the versions.
 
   bench.py [--quick] [--pairs N] [--dir DIR]... [--image RAW] [--imgtool PROGRAM] [--output FILE] [B1 ...]
+
+B1 to B10 are limg against qcow2 by qemu-img. B11 is B2, B3, B6, B7 and B8 again with our own qcow2 in the place of limg, and B12
+is snapshots of qcow2: there both sides have the same format, and the difference is the program.
 
 Folders: /dev/shm (no disk in the way) and one on disk. Each run starts with sync on disk, and ends with its output removed.
 """
@@ -90,12 +93,18 @@ class Bench:
         self.count = 50000 if args.quick else 100000
         self.mapped = GIB // 2 if args.quick else GIB
         self.raw = os.path.join(self.dir, "src.raw")
+        self.format = "limg"  # of our side
+        self.part_of = None  # the workload that the present one is run for, its target
 
     def close(self):
         shutil.rmtree(self.dir, ignore_errors=True)
 
     def path(self, name):
         return os.path.join(self.dir, name)
+
+    def mine(self, name):
+        """Our image; theirs is always NAME.qcow2."""
+        return "%s-ours.%s" % (name, self.format)
 
     def remove(self, *names):
         for name in names:
@@ -147,6 +156,9 @@ class Bench:
                   "target": target, "note": note})
 
     def add(self, row):
+        if self.part_of:
+            row["label"] = row["work"] + ": " + row["label"]
+            row["work"], row["target"] = self.part_of[0], row["target"] and self.part_of[1]
         self.rows.append(row)
         print(show(row), flush=True)
 
@@ -191,15 +203,15 @@ class Bench:
 
     def b2(self):
         self.need_raw()
-        to_ours = lambda: self.convert_ours("src.raw", "z.limg", "-f", "raw", "-O", "limg", "-c", "zstd")
-        self.pair("B2", "raw to limg, zstd", to_ours,
+        to_ours = lambda: self.convert_ours("src.raw", self.mine("z"), "-f", "raw", "-O", self.format, "-c", "zstd")
+        self.pair("B2", "raw to %s, zstd" % self.format, to_ours,
                   lambda: self.convert_theirs("src.raw", "z.qcow2", "-c", "-m", "16", "-W", "-o",
                                               "compression_type=zstd", "-f", "raw", "-O", "qcow2"),
-                  "qemu-img -c -m 16 -W, zstd", target="2.5, no larger", note=lambda: self.sizes("z.limg", "z.qcow2"))
-        self.pair("B2", "raw to limg, zstd", to_ours, lambda: self.floor("zstd"), "floor: 2 threads zstd -1, 128 KiB")
+                  "qemu-img -c -m 16 -W, zstd", target="2.5, no larger", note=lambda: self.sizes(self.mine("z"), "z.qcow2"))
+        self.pair("B2", "raw to %s, zstd" % self.format, to_ours, lambda: self.floor("zstd"), "floor: 2 threads zstd -1, 128 KiB")
         if shutil.which("zstd"):
-            self.pair("B2", "raw to limg, zstd", to_ours, self.zstd, "zstd -T2 -1")
-        self.remove("z.limg", "z.qcow2")
+            self.pair("B2", "raw to %s, zstd" % self.format, to_ours, self.zstd, "zstd -T2 -1")
+        self.remove(self.mine("z"), "z.qcow2")
 
     def zstd(self):
         self.remove("src.zst")
@@ -209,12 +221,12 @@ class Bench:
 
     def b3(self):
         self.need_raw()
-        for label, ours, theirs, target in (("limg to raw", [], [], "1.3"),
-                                            ("zstd limg to raw", ["-c", "zstd"],
+        for label, ours, theirs, target in ((self.format + " to raw", [], [], "1.3"),
+                                            ("zstd %s to raw" % self.format, ["-c", "zstd"],
                                              ["-c", "-m", "16", "-W", "-o", "compression_type=zstd"], "2")):
-            self.convert_ours("src.raw", "b.limg", "-f", "raw", "-O", "limg", *ours)
+            self.convert_ours("src.raw", self.mine("b"), "-f", "raw", "-O", self.format, *ours)
             self.convert_theirs("src.raw", "b.qcow2", "-f", "raw", "-O", "qcow2", *theirs)
-            back_ours = lambda: self.convert_ours("b.limg", "b1.raw", "-O", "raw")
+            back_ours = lambda: self.convert_ours(self.mine("b"), "b1.raw", "-O", "raw")
             self.pair("B3", label, back_ours,
                       lambda: self.convert_theirs("b.qcow2", "b2.raw", "-m", "16", "-W", "-f", "qcow2", "-O", "raw"),
                       "qemu-img -m 16 -W", target=target)
@@ -223,7 +235,7 @@ class Bench:
                           lambda: self.convert_theirs("b.qcow2", "b2.raw", "-t", "writeback", "-m", "16", "-W", "-f",
                                                       "qcow2", "-O", "raw"), "qemu-img -t writeback")
             run(["cmp", self.raw, self.path("b1.raw")])  # a fast wrong answer is no answer
-            self.remove("b.limg", "b.qcow2", "b1.raw", "b2.raw")
+            self.remove(self.mine("b"), "b.qcow2", "b1.raw", "b2.raw")
 
     # -- snapshots ------------------------------------------------------------------------------------------------------
 
@@ -240,7 +252,10 @@ class Bench:
         self.remove("s.limg", "s.qcow2")
 
     def b4_verb(self, gib, verb, ours, theirs):
-        image, qcow2 = self.path("s.limg"), self.path("s.qcow2")
+        self.snapshot_verb("B4", gib, verb, ours, theirs, self.path("s.limg"), self.path("s.qcow2"),
+                           written_target="under 131072")
+
+    def snapshot_verb(self, work, gib, verb, ours, theirs, image, qcow2, target="", written_target="", with_peak=False):
         undo_create = verb == "create"
         need_create = verb in ("revert", "delete")
 
@@ -268,9 +283,9 @@ class Bench:
         their_command = ["qemu-img", "snapshot", theirs, "s", qcow2]
         prepare = make if need_create else lambda side: None
         undo = drop if undo_create or verb == "revert" else lambda side: None
-        self.pair("B4", "snapshot %s, %d GiB mapped" % (verb, gib), timed(our_command, prepare("ours"), undo("ours")),
-                  timed(their_command, prepare("theirs"), undo("theirs")), "qemu-img snapshot", digits=4)
-        written = []
+        self.pair(work, "snapshot %s, %d GiB mapped" % (verb, gib), timed(our_command, prepare("ours"), undo("ours")),
+                  timed(their_command, prepare("theirs"), undo("theirs")), "qemu-img snapshot", target=target, digits=4)
+        written, peaks = [], []
         for side, command in (("ours", our_command), ("theirs", their_command)):
             if prepare(side):
                 prepare(side)()
@@ -278,27 +293,50 @@ class Bench:
             written.append(sum(seen[call][1] for call in WRITES))
             if undo(side):
                 undo(side)()
-        self.fact("B4", "bytes written by snapshot %s, %d GiB mapped" % (verb, gib), "%d" % written[0], "%d" % written[1],
-                  target="under 131072")
+        self.fact(work, "bytes written by snapshot %s, %d GiB mapped" % (verb, gib), "%d" % written[0], "%d" % written[1],
+                  target=written_target)
+        if not with_peak:
+            return
+        for side, command in (("ours", our_command), ("theirs", their_command)):
+            if prepare(side):
+                prepare(side)()
+            peaks.append("%.0f MiB" % (run(command)[1] / 1024))
+            if undo(side):
+                undo(side)()
+        self.fact(work, "peak memory, snapshot %s, %d GiB mapped" % (verb, gib), *peaks)
+
+    def b12(self):
+        """Mapped clusters whose data are holes: neither side looks at data."""
+        for gib in [8, 64] if self.args.quick else [64, 256]:
+            self.remove("so.qcow2", "st.qcow2")
+            for name in ("so.qcow2", "st.qcow2"):
+                self.qemu("create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", self.path(name), "%dG" % gib)
+            for verb, ours, theirs in (("create", ["snapshot", "create"], "-c"), ("revert", ["revert"], "-a"),
+                                       ("delete", ["snapshot", "delete"], "-d")):
+                self.snapshot_verb("B12", gib, verb, ours, theirs, self.path("so.qcow2"), self.path("st.qcow2"),
+                                   target="2", with_peak=True)
+            for name in ("so.qcow2", "st.qcow2"):
+                self.qemu("check", "-q", self.path(name))
+        self.remove("so.qcow2", "st.qcow2")
 
     # -- small I/O ------------------------------------------------------------------------------------------------------
 
     def full_images(self):
         """Both formats with the same incompressible data in every block."""
-        self.remove("io.raw", "io.limg", "io.qcow2")
+        self.remove("io.raw", self.mine("io"), "io.qcow2")
         run(["dd", "if=/dev/urandom", "of=" + self.path("io.raw"), "bs=1M", "count=%d" % (self.mapped >> 20), "status=none"])
-        self.convert_ours("io.raw", "io.limg", "-f", "raw", "-O", "limg")
+        self.convert_ours("io.raw", self.mine("io"), "-f", "raw", "-O", self.format)
         self.convert_theirs("io.raw", "io.qcow2", "-f", "raw", "-O", "qcow2")
         self.remove("io.raw")
 
     def empty_images(self):
-        self.remove("io.limg", "io.qcow2")
-        self.imgtool("create", "-q", "-f", "limg", self.path("io.limg"), str(self.mapped))
+        self.remove(self.mine("io"), "io.qcow2")
+        self.imgtool("create", "-q", "-f", self.format, self.path(self.mine("io")), str(self.mapped))
         self.qemu("create", "-q", "-f", "qcow2", self.path("io.qcow2"), str(self.mapped))
 
     def bench_ours(self, *options, count=None, depth=None):
         words = ["bench", "--json", "-s", "4096", "-c", str(count or self.count), "--step", str(scattered_step(self.mapped)),
-                 "-d", str(depth or self.args.depth), *options, self.path("io.limg")]
+                 "-d", str(depth or self.args.depth), *options, self.path(self.mine("io"))]
         result = json.loads(self.imgtool(*words)[2])
         return float(result["iops"])
 
@@ -329,9 +367,9 @@ class Bench:
         def fresh():
             turn[0] += 1
             if turn[0] > 1:
-                self.imgtool("snapshot", "delete", "-q", self.path("io.limg") + "@s")
+                self.imgtool("snapshot", "delete", "-q", self.path(self.mine("io")) + "@s")
                 self.qemu("snapshot", "-d", "s", self.path("io.qcow2"))
-            self.imgtool("snapshot", "create", "-q", self.path("io.limg") + "@s")
+            self.imgtool("snapshot", "create", "-q", self.path(self.mine("io")) + "@s")
             self.qemu("snapshot", "-c", "s", self.path("io.qcow2"))
         # Each write meets a 64 KiB cluster that no write met since the snapshot.
         self.io_pair("B5", "first 4 KiB write after a snapshot", ["-w"], ["-w"], target="20", before=fresh,
@@ -357,7 +395,7 @@ class Bench:
                   lambda: self.bench_theirs("-w", "--flush-interval=1", count=count, depth=1), "qemu-img bench -d 1",
                   unit="/s", target="1.2")
         commands = ([self.args.imgtool, "bench", "-w", "-s", "4096", "-c", "200", "--step", "1048576", "-d", "1",
-                     "--flush-interval", "1", self.path("io.limg")],
+                     "--flush-interval", "1", self.path(self.mine("io"))],
                     ["qemu-img", "bench", "-w", "-f", "qcow2", "-s", "4096", "-c", "200", "-S", "1048576", "-d", "1",
                      "--flush-interval=1", self.path("io.qcow2")])
         counts = [sum(seen[call][0] for call in SYNCS) for seen in (traced(c, SYNCS) for c in commands)]
@@ -389,6 +427,16 @@ class Bench:
         self.fact("B10", "peak memory, %s scattered 4 KiB writes over 100 GiB" % count, peak(a), peak(b), target="128 MiB",
                   note="theirs: a twentieth of the writes")
         self.remove("m.limg", "m.qcow2")
+
+    def b11(self):
+        self.format = "qcow2"
+        try:
+            for work, goal in ((self.b2, "no slower"), (self.b3, "1.5"), (self.b6, "no slower"), (self.b7, "no slower"),
+                               (self.b8, "1.5")):
+                self.part_of = "B11", goal
+                work()
+        finally:
+            self.format, self.part_of = "limg", None
 
 
 def allocated(path):
@@ -445,7 +493,7 @@ def heading(args):
 
 
 def main():
-    works = ["B%d" % i for i in range(1, 11)]
+    works = ["B%d" % i for i in range(1, 13)]
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer pairs, smaller counts, memory only")
     parser.add_argument("--pairs", type=int, default=0)
@@ -455,7 +503,7 @@ def main():
     parser.add_argument("--depth", type=int, default=2, help="our threads in B5 to B8")
     parser.add_argument("--output", help="the table, in Markdown")
     parser.add_argument("--json", help="all rows")
-    parser.add_argument("works", nargs="*", metavar="B1..B10")
+    parser.add_argument("works", nargs="*", metavar="B1..B12")
     args = parser.parse_args()
     for work in args.works:
         if work not in works:
