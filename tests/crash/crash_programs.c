@@ -381,7 +381,7 @@ static int run_setup(const struct options *opt, const struct setup *s)
 	fixed_host_reset(1);
 	memhost_init(&start);
 	r.start = &start;
-	ret = s->make(&start, ws, &err);
+	ret = s->make(s, &start, ws, &err);
 	if (ret != 0) {
 		printf("FAILED: setup %c cannot be made: %s\n", s->letter, err.msg);
 	} else if (opt->program != NULL) {

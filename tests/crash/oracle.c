@@ -148,22 +148,28 @@ static int observe_snaps(struct img *img, bool machine_state, struct observed *o
 	return 0;
 }
 
-int observe(struct img *img, bool machine_state, struct observed *out, char *why, size_t why_bytes)
+int observe(struct img *img, enum machine_state vm, struct observed *out, char *why, size_t why_bytes)
 {
 	memset(out, 0, sizeof(*out));
 	if (observe_disk(img, &out->head, why, why_bytes) != 0)
 		return -1;
-	if (machine_state && observe_vm(img, NULL, &out->head, why, why_bytes) != 0)
+	if (vm == VM_EVERYWHERE && observe_vm(img, NULL, &out->head, why, why_bytes) != 0)
 		return -1;
-	if (!(img_caps(img) & IMG_CAP_SNAPSHOTS) && strcmp(img_format(img), "limg") != 0)
+	if (vm == VM_IN_SNAPSHOTS)
+		out->head.vm_sectors = VM_NOT_SEEN;
+	/* A read-only handle has no such capability, and may have snapshots. */
+	if (strcmp(img_format(img), "raw") == 0)
 		return 0;
-	return observe_snaps(img, machine_state, out, why, why_bytes);
+	return observe_snaps(img, vm != VM_NOWHERE, out, why, why_bytes);
 }
 
 static bool content_equal(const struct content *a, const struct content *b)
 {
-	return a->sectors == b->sectors && a->vm_sectors == b->vm_sectors && memcmp(a->id, b->id, a->sectors) == 0 &&
-	       memcmp(a->vm, b->vm, a->vm_sectors) == 0;
+	if (a->sectors != b->sectors || memcmp(a->id, b->id, a->sectors) != 0)
+		return false;
+	if (a->vm_sectors == VM_NOT_SEEN || b->vm_sectors == VM_NOT_SEEN)
+		return true;
+	return a->vm_sectors == b->vm_sectors && memcmp(a->vm, b->vm, a->vm_sectors) == 0;
 }
 
 bool observed_equal(const struct observed *a, const struct observed *b)
@@ -184,7 +190,9 @@ bool observed_equal(const struct observed *a, const struct observed *b)
 
 static bool head_allowed(const struct world *w, const struct content *seen, char *why, size_t why_bytes)
 {
-	if (seen->sectors != w->latest.sectors || seen->vm_sectors != w->latest.vm_sectors) {
+	bool vm_seen = seen->vm_sectors != VM_NOT_SEEN;
+
+	if (seen->sectors != w->latest.sectors || (vm_seen && seen->vm_sectors != w->latest.vm_sectors)) {
 		snprintf(why, why_bytes, "the head has %u+%u sectors, not %u+%u", seen->sectors, seen->vm_sectors,
 			 w->latest.sectors, w->latest.vm_sectors);
 		return false;
@@ -196,7 +204,7 @@ static bool head_allowed(const struct world *w, const struct content *seen, char
 			return false;
 		}
 	}
-	for (uint32_t s = 0; s < seen->vm_sectors; s++) {
+	for (uint32_t s = 0; vm_seen && s < seen->vm_sectors; s++) {
 		if (!(w->vm_allowed[s] >> seen->vm[s] & 1)) {
 			snprintf(why, why_bytes, "sector %u of the vm state is of write %u, allowed are 0x%llx", s,
 				 seen->vm[s], (unsigned long long)w->vm_allowed[s]);
@@ -370,6 +378,8 @@ void worlds_of_observed(const struct observed *seen, struct worlds *ws)
 	memset(ws, 0, sizeof(*ws));
 	ws->nr = 1;
 	world_set_head(w, &seen->head);
+	if (w->latest.vm_sectors == VM_NOT_SEEN)
+		w->latest.vm_sectors = 0;
 	w->nr_snaps = seen->nr_snaps;
 	memcpy(w->snap, seen->snap, sizeof(w->snap));
 	w->has_new = seen->has_new;

@@ -17,9 +17,17 @@
 #define MAX_SNAPS   5u
 #define MAX_WORLDS  8u
 
+/* Where a format keeps machine state. */
+enum machine_state {
+	VM_NOWHERE,
+	VM_EVERYWHERE,	 /* in snapshots, and what is worked on outlives the handle */
+	VM_IN_SNAPSHOTS, /* what is worked on is gone with the handle: of the head it is not looked at */
+};
+#define VM_NOT_SEEN UINT32_MAX
+
 /* Content that is known exactly. */
 struct content {
-	uint32_t sectors, vm_sectors;
+	uint32_t sectors, vm_sectors; /* vm_sectors of an observed head may be VM_NOT_SEEN */
 	uint8_t id[MAX_SECTORS], vm[MAX_VM];
 };
 
@@ -60,7 +68,7 @@ void pattern_fill(void *buf, uint64_t bytes, uint32_t first_sector, uint8_t id);
 
 /* Reads everything that img shows into *out. 0, or -1 with a sentence in why: unreadable, or a sector that no write
  * wrote. */
-int observe(struct img *img, bool machine_state, struct observed *out, char *why, size_t why_bytes);
+int observe(struct img *img, enum machine_state vm, struct observed *out, char *why, size_t why_bytes);
 int observe_disk(struct img *img, struct content *out, char *why, size_t why_bytes);
 bool observed_equal(const struct observed *a, const struct observed *b);
 /* Does what was seen fit one of the worlds? why says how it differs from the last one. */

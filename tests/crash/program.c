@@ -145,11 +145,33 @@ static int run_zero(struct machine *m, struct img_error *err)
 	return expect(img_zero(m->img, 3 * BLOCK * SECTOR, 4 * BLOCK * SECTOR, 0, err), 0, err);
 }
 
+/* Each sector is zeros now or as before; which, is what the next flush makes durable. */
+static int take_discarded(struct machine *m, uint32_t first, uint32_t nr, struct img_error *err)
+{
+	static const uint8_t zeros[SECTOR];
+	uint8_t buf[SECTOR];
+
+	for (uint32_t s = first; s < first + nr; s++) {
+		if (img_pread(m->img, buf, SECTOR, (uint64_t)s * SECTOR, 0, err) != 0)
+			return -1;
+		if (memcmp(buf, zeros, SECTOR) == 0)
+			worlds_write(&m->ws, s, 1, 0);
+	}
+	return 0;
+}
+
 static int run_discard(struct machine *m, struct img_error *err)
 {
+	struct worlds before = m->ws;
+
 	worlds_write(&m->ws, 5 * BLOCK, 3 * BLOCK, 0);
 	m->in_flight = m->ws;
-	return expect(img_discard(m->img, 3 * BLOCK * SECTOR, 5 * BLOCK * SECTOR, 0, err), 0, err);
+	if (expect(img_discard(m->img, 3 * BLOCK * SECTOR, 5 * BLOCK * SECTOR, 0, err), 0, err) != 0)
+		return -1;
+	if (!m->setup->may_keep_discarded)
+		return 0;
+	m->ws = before;
+	return take_discarded(m, 5 * BLOCK, 3 * BLOCK, err);
 }
 
 static int run_flush(struct machine *m, struct img_error *err)
@@ -173,6 +195,8 @@ static int run_reopen(struct machine *m, struct img_error *err)
 	m->in_flight = m->ws;
 	worlds_settle(&m->ws);
 	m->img = NULL;
+	if (m->setup->vm == VM_IN_SNAPSHOTS)
+		worlds_latest(&m->ws)->latest.vm_sectors = 0;
 	if (img_close(img, err) != 0)
 		return -1;
 	return machine_open(m, err) == 0 ? 0 : -1;
@@ -341,9 +365,10 @@ static int run_vm(struct machine *m, struct img_error *err)
 
 static int run_convert(struct machine *m, struct img_error *err)
 {
-	struct img_create_options create = {
-		.struct_size = sizeof(create), .format = "limg", .flags = IMG_CREATE_OVERWRITE, .options = LIMG_OPTIONS
-	};
+	struct img_create_options create = { .struct_size = sizeof(create),
+					     .format = m->setup->format,
+					     .flags = IMG_CREATE_OVERWRITE,
+					     .options = m->setup->options };
 	struct img_copy_options copy = { .struct_size = sizeof(copy), .threads = 1, .flags = IMG_COPY_COMPRESS };
 	struct content made = worlds_latest(&m->ws)->latest;
 	unsigned nr = m->ws.nr;
@@ -370,33 +395,33 @@ static int run_commit(struct machine *m, struct img_error *err)
 }
 
 static const struct operation operations[] = {
-	{ "block", "sjwour", run_block },    { "sub", "sjwour", run_sub },
-	{ "unit", "sjwou", run_unit },	     { "inunit", "sjw", run_in_unit },
-	{ "leaf", "sjw", run_leaf },	     { "fua", "sjwr", run_fua },
-	{ "zero", "sjwour", run_zero },	     { "discard", "sjwou", run_discard },
-	{ "flush", "sjwour", run_flush },    { "checkpoint", "sjwou", run_checkpoint },
-	{ "reopen", "sjwour", run_reopen },  { "createC", "sjwou", run_create_c },
-	{ "createV", "sjw", run_create_vm }, { "deleteA", "sjw", run_delete_a },
-	{ "deleteB", "sjw", run_delete_b },  { "deleteC", "sjwou", run_delete_c },
-	{ "renameA", "sjw", run_rename },    { "revertA", "sjw", run_revert_a },
-	{ "revertB", "sjw", run_revert_b },  { "revertC", "ou", run_revert_c },
-	{ "grow", "sjwour", run_grow },	     { "shrink", "sjwour", run_shrink },
-	{ "vmstate", "sjw", run_vm },	     { "convert", "sjwou", run_convert },
-	{ "commit", "ou", run_commit },
+	{ "block", "sjwourqkxvp", run_block },	 { "sub", "sjwourqkxvp", run_sub },
+	{ "unit", "sjwouqkxvp", run_unit },	 { "inunit", "sjwqkxv", run_in_unit },
+	{ "leaf", "sjwqkxv", run_leaf },	 { "fua", "sjwrqkxv", run_fua },
+	{ "zero", "sjwourqkxvp", run_zero },	 { "discard", "sjwouqkxvp", run_discard },
+	{ "flush", "sjwourqkxvp", run_flush },	 { "checkpoint", "sjwouqkxvp", run_checkpoint },
+	{ "reopen", "sjwourqkxvp", run_reopen }, { "createC", "sjwouqkxvp", run_create_c },
+	{ "createV", "sjwqkxv", run_create_vm }, { "deleteA", "sjwqkxv", run_delete_a },
+	{ "deleteB", "sjwqkxv", run_delete_b },	 { "deleteC", "sjwouqkxvp", run_delete_c },
+	{ "renameA", "sjwqkxv", run_rename },	 { "revertA", "sjwqkxv", run_revert_a },
+	{ "revertB", "sjwqkxv", run_revert_b },	 { "revertC", "oup", run_revert_c },
+	{ "grow", "sjwourqkxvp", run_grow },	 { "shrink", "sjwourqkxvp", run_shrink },
+	{ "vmstate", "sjwqkxv", run_vm },	 { "convert", "sjwouqkxvp", run_convert },
+	{ "commit", "oup", run_commit },
 };
 
 /* ---- setups ------------------------------------------------------------------------------------------------------ */
 
-static int create(struct memhost *host, const char *file, const char *format, const char *backing,
+static int create(struct memhost *host, const struct setup *s, const char *file, const char *backing,
 		  struct img_error *err)
 {
 	struct img_create_options o = {
 		.struct_size = sizeof(o),
-		.format = format,
+		.format = s->format,
 		.size_bytes = (uint64_t)DISK_SECTORS * SECTOR,
 		.backing = backing,
-		.backing_format = backing != NULL ? "limg" : NULL,
-		.options = strcmp(format, "limg") == 0 ? LIMG_OPTIONS : NULL,
+		.backing_format = backing != NULL ? s->format : NULL,
+		.options = s->options,
 		.refs = IMG_REFS_ANY,
 	};
 
@@ -429,11 +454,10 @@ static void snap_both(struct worlds *ws, const char *name, bool vm)
 		snap->content.vm_sectors = 0;
 }
 
-static int make_snapshots(struct memhost *host, struct worlds *ws, struct img_error *err)
+static int make_snapshots(const struct setup *s, struct memhost *host, struct worlds *ws, struct img_error *err)
 {
-	const struct setup *s = setup_find('s');
 	struct img *img;
-	int ret = create(host, s->file, s->format, NULL, err);
+	int ret = create(host, s, s->file, NULL, err);
 
 	empty_world(ws);
 	if (ret != 0 || open_image(host, s, IMG_OPEN_WRITE, &img, err) != 0)
@@ -456,16 +480,17 @@ static int make_snapshots(struct memhost *host, struct worlds *ws, struct img_er
 		img_close(img, NULL);
 		return -1;
 	}
+	if (s->vm == VM_IN_SNAPSHOTS)
+		worlds_latest(ws)->latest.vm_sectors = 0;
 	worlds_settle(ws);
 	return img_close(img, err);
 }
 
-static int make_overlay(struct memhost *host, struct worlds *ws, struct img_error *err)
+static int make_overlay(const struct setup *s, struct memhost *host, struct worlds *ws, struct img_error *err)
 {
-	static const struct setup base = { .format = "limg", .file = "base.limg" };
-	const struct setup *s = setup_find('o');
+	struct setup base = { .format = s->format, .file = "base.img" };
 	struct img *img;
-	int ret = create(host, base.file, "limg", NULL, err);
+	int ret = create(host, s, base.file, NULL, err);
 
 	empty_world(ws);
 	if (ret != 0 || open_image(host, &base, IMG_OPEN_WRITE, &img, err) != 0)
@@ -474,7 +499,7 @@ static int make_overlay(struct memhost *host, struct worlds *ws, struct img_erro
 	ret = ret ? ret : write_both(img, ws, LEAF - BLOCK, 2 * BLOCK, 2, 0, err);
 	if (img_close(img, ret == 0 ? err : NULL) != 0 || ret != 0)
 		return -1;
-	ret = create(host, s->file, s->format, base.file, err);
+	ret = create(host, s, s->file, base.file, err);
 	if (ret != 0 || open_image(host, s, IMG_OPEN_WRITE, &img, err) != 0)
 		return -1;
 	ret = write_both(img, ws, 5 * BLOCK, BLOCK, 3, 0, err);
@@ -484,11 +509,10 @@ static int make_overlay(struct memhost *host, struct worlds *ws, struct img_erro
 	return img_close(img, ret == 0 ? err : NULL) != 0 || ret != 0 ? -1 : 0;
 }
 
-static int make_raw(struct memhost *host, struct worlds *ws, struct img_error *err)
+static int make_raw(const struct setup *s, struct memhost *host, struct worlds *ws, struct img_error *err)
 {
-	const struct setup *s = setup_find('r');
 	struct img *img;
-	int ret = create(host, s->file, s->format, NULL, err);
+	int ret = create(host, s, s->file, NULL, err);
 
 	empty_world(ws);
 	if (ret != 0 || open_image(host, s, IMG_OPEN_WRITE, &img, err) != 0)
@@ -498,15 +522,25 @@ static int make_raw(struct memhost *host, struct worlds *ws, struct img_error *e
 	return img_close(img, ret == 0 ? err : NULL) != 0 || ret != 0 ? -1 : 0;
 }
 
+#define LIMG  .format = "limg", .file = "top.img", .options = LIMG_OPTIONS, .garbage = true, .vm = VM_EVERYWHERE
+#define QCOW2 .format = "qcow2", .file = "top.img", .may_leak = true, .may_keep_discarded = true, .vm = VM_IN_SNAPSHOTS
+
 static const struct setup setups[] = {
-	{ 'r', "raw", "top.raw", "a raw file", false, false, 0, 0, make_raw },
-	{ 's', "limg", "top.limg", "two snapshots, machine state, a compressed unit", true, true, 0, 0,
-	  make_snapshots },
-	{ 'j', "limg", "top.limg", "the same, journal in use", true, true, 4, 1, make_snapshots },
-	{ 'w', "limg", "top.limg", "the same, space reused while the journal names it", true, true, 40, 16,
-	  make_snapshots },
-	{ 'o', "limg", "top.limg", "an overlay", true, true, 0, 0, make_overlay },
-	{ 'u', "limg", "top.limg", "an overlay, journal in use", true, true, 4, 1, make_overlay },
+	{ 'r', "a raw file", make_raw, .format = "raw", .file = "top.raw" },
+	{ 's', "two snapshots, machine state, a compressed unit", make_snapshots, LIMG },
+	{ 'j', "the same, journal in use", make_snapshots, LIMG, .warm_rounds = 4, .warm_blocks = 1 },
+	{ 'w', "the same, space reused while the journal names it", make_snapshots, LIMG, .warm_rounds = 40,
+	  .warm_blocks = 16 },
+	{ 'o', "an overlay", make_overlay, LIMG },
+	{ 'u', "an overlay, journal in use", make_overlay, LIMG, .warm_rounds = 4, .warm_blocks = 1 },
+	{ 'q', "qcow2, two snapshots, machine state, compressed clusters", make_snapshots, QCOW2,
+	  .options = "cluster_size=4096" },
+	{ 'k', "the same with tables that grow", make_snapshots, QCOW2,
+	  .options = "cluster_size=512,refcount_bits=64" },
+	{ 'x', "the same with subclusters", make_snapshots, QCOW2,
+	  .options = "cluster_size=16384,extended_l2=on,compression_type=zstd" },
+	{ 'v', "the same, version 2", make_snapshots, QCOW2, .options = "compat=0.10,cluster_size=4096" },
+	{ 'p', "a qcow2 overlay", make_overlay, QCOW2, .options = "cluster_size=512" },
 };
 
 const struct setup *setup_at(unsigned i)

@@ -13,13 +13,15 @@
 
 struct setup {
 	char letter;
-	const char *format, *file; /* of the image under test */
 	const char *what;
-	bool garbage;	    /* unsynced writes may leave rubbish: not for formats that overwrite in place */
-	bool machine_state; /* has snapshots and vm state */
+	int (*make)(const struct setup *s, struct memhost *host, struct worlds *ws, struct img_error *err);
+	const char *format, *file, *options; /* of the image under test */
+	bool garbage; /* unsynced writes may leave rubbish: not for formats that overwrite in place */
+	enum machine_state vm;
+	bool may_keep_discarded;
+	bool may_leak; /* a crash leaves leaks, which a repair takes away */
 	/* A program starts after this many rounds of writing this many blocks and a flush: with the journal in use. */
 	unsigned warm_rounds, warm_blocks;
-	int (*make)(struct memhost *host, struct worlds *ws, struct img_error *err);
 };
 
 struct machine {
@@ -50,6 +52,6 @@ int machine_warm(struct machine *m, struct img_error *err);
 int open_image(struct memhost *host, const struct setup *s, unsigned flags, struct img **out, struct img_error *err);
 
 #define FRESH_WRITE_ID 60u /* of what a test writes after recovery */
-#define NEW_FILE       "new.limg"
+#define NEW_FILE       "new.img"
 
 #endif

@@ -23,19 +23,23 @@ static void take_finding(void *ctx, const struct img_finding *f)
 		snprintf(first->text, sizeof(first->text), "%s %.200s", f->rule, f->msg);
 }
 
-static int check_clean(struct img *img, bool spares_too, const char *when, char *why)
+enum strict { LEAKS_OK, SPARES_OK, SPOTLESS };
+
+static int check_clean(struct img *img, unsigned flags, enum strict strict, const char *when, char *why)
 {
 	struct first_finding first = { "" };
 	struct img_check_result result;
 	struct img_error err;
+	bool repair = flags & IMG_CHECK_REPAIR;
 
-	if (!(img_caps(img) & IMG_CAP_CHECK) && strcmp(img_format(img), "limg") != 0)
+	if (strcmp(img_format(img), "raw") == 0)
 		return 0;
-	if (img_check(img, 0, take_finding, &first, NULL, &result, &err) != 0) {
+	if (img_check(img, flags, take_finding, &first, NULL, &result, &err) != 0) {
 		snprintf(why, WHY_BYTES, "check %s: %s", when, err.msg);
 		return -1;
 	}
-	if (result.damage != 0 || result.leaks != 0 || (spares_too && result.redundancy != 0)) {
+	if (result.damage != 0 || (!repair && strict > LEAKS_OK && result.leaks != 0) ||
+	    (strict == SPOTLESS && result.redundancy != 0)) {
 		snprintf(why, WHY_BYTES, "check %s finds %llu damage, %llu leaks, %llu spare: %s", when,
 			 (unsigned long long)result.damage, (unsigned long long)result.leaks,
 			 (unsigned long long)result.redundancy, first.text);
@@ -44,9 +48,20 @@ static int check_clean(struct img *img, bool spares_too, const char *when, char 
 	return 0;
 }
 
-static int observe_new(struct memhost *disk, struct observed *seen, char *why)
+/* Leaks are what a crash may leave in some formats; a repair takes them all away. */
+static int check_recovered(struct img *img, const struct setup *s, char *why)
 {
-	static const struct setup made = { .format = "limg", .file = NEW_FILE };
+	int ret = check_clean(img, 0, s->may_leak ? LEAKS_OK : SPARES_OK, "while recovered", why);
+
+	if (ret != 0 || !s->may_leak)
+		return ret;
+	ret = check_clean(img, IMG_CHECK_REPAIR, LEAKS_OK, "with repair", why);
+	return ret == 0 ? check_clean(img, 0, SPOTLESS, "after repair", why) : ret;
+}
+
+static int observe_new(struct memhost *disk, const struct setup *s, struct observed *seen, char *why)
+{
+	struct setup made = { .format = s->format, .file = NEW_FILE };
 	struct img_error err;
 	struct img *img;
 	int ret;
@@ -60,7 +75,7 @@ static int observe_new(struct memhost *disk, struct observed *seen, char *why)
 	}
 	ret = observe_disk(img, &seen->made, why, WHY_BYTES);
 	if (ret == 0)
-		ret = check_clean(img, true, "of the converted file", why);
+		ret = check_clean(img, 0, SPOTLESS, "of the converted file", why);
 	img_close(img, NULL);
 	return ret;
 }
@@ -96,14 +111,14 @@ static int look(struct memhost *disk, const struct setup *s, bool settled, struc
 		snprintf(why, WHY_BYTES, "does not open read-only%s: %s", settled ? " after recovery" : "", err.msg);
 		return seen->committing ? 0 : -1;
 	}
-	ret = observe(img, s->machine_state, seen, why, WHY_BYTES);
+	ret = observe(img, s->vm, seen, why, WHY_BYTES);
 	if (ret == 0 && settled)
-		ret = check_clean(img, true, "after recovery", why);
+		ret = check_clean(img, 0, SPOTLESS, "after recovery", why);
 	if (img_close(img, &err) != 0 && ret == 0) {
 		snprintf(why, WHY_BYTES, "does not close read-only: %s", err.msg);
 		ret = -1;
 	}
-	return ret == 0 ? observe_new(disk, seen, why) : -1;
+	return ret == 0 ? observe_new(disk, s, seen, why) : -1;
 }
 
 static int recover(struct memhost *disk, const struct setup *s, bool commit, bool committing, char *why)
@@ -117,7 +132,7 @@ static int recover(struct memhost *disk, const struct setup *s, bool commit, boo
 		snprintf(why, WHY_BYTES, "does not open for writing: %s", err.msg);
 		return -1;
 	}
-	ret = check_clean(img, false, "while recovered", why);
+	ret = check_recovered(img, s, why);
 	if (ret == 0 && commit && img_commit(img, &copy, &err) != 0) {
 		snprintf(why, WHY_BYTES, "commit cannot be run again: %s", err.msg);
 		ret = -1;

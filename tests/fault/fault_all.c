@@ -160,7 +160,7 @@ static int judge_handle(struct attempt *a, struct worlds *ws)
 	 * left to read. */
 	if (strcmp(a->step, "commit") == 0 && img_pread(a->m.img, &byte, 1, 0, 0, NULL) == IMG_E_REFUSED)
 		return 0;
-	if (observe(a->m.img, a->setup->machine_state, &a->seen, a->why, sizeof(a->why)) != 0)
+	if (observe(a->m.img, a->setup->vm, &a->seen, a->why, sizeof(a->why)) != 0)
 		return -1;
 	a->seen.has_new = memhost_find(&a->host, NEW_FILE) != NULL;
 	if (a->seen.has_new)
@@ -355,7 +355,7 @@ static int run_scenario(const struct scenario *sc, const char *only_mode, uint64
 		abort();
 	fixed_host_reset(1);
 	memhost_init(&start);
-	ret = s->make(&start, ws, &err);
+	ret = s->make(s, &start, ws, &err);
 	if (ret == 0 && sc->unclean)
 		ret = make_unclean(s, &start, ws, &err);
 	if (ret != 0) {

@@ -95,7 +95,7 @@ static int fill(struct test *t, bool *full)
 static int look(struct test *t, struct observed *seen)
 {
 	memset(seen, 0, sizeof(*seen));
-	return observe(t->img, true, seen, t->why, sizeof(t->why)) == 0 &&
+	return observe(t->img, t->setup->vm, seen, t->why, sizeof(t->why)) == 0 &&
 			       worlds_allow(&t->ws, seen, t->why, sizeof(t->why)) ?
 		       0 :
 		       -1;
@@ -241,7 +241,7 @@ int main(void)
 	fixed_host_reset(1);
 	memhost_init(&start);
 	t->setup = s;
-	if (s->make(&start, ws, &err) != 0) {
+	if (s->make(s, &start, ws, &err) != 0) {
 		printf("FAILED: setup cannot be made: %s\n", err.msg);
 		bad++;
 	}

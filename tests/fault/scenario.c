@@ -88,15 +88,15 @@ static int step_make(struct machine *m, struct img_error *err)
 {
 	struct img_create_options o = {
 		.struct_size = sizeof(o),
-		.format = "limg",
+		.format = m->setup->format,
 		.size_bytes = 1 << 20,
 		.backing = m->setup->file,
 		.backing_snapshot = "A",
-		.backing_format = "limg",
+		.backing_format = m->setup->format,
 		.refs = IMG_REFS_ANY,
 	};
 
-	return image_create_env("made.limg", &o, &m->host->env, err);
+	return image_create_env("made.img", &o, &m->host->env, err);
 }
 
 int scenario_step(struct machine *m, const char *name, struct img_error *err)
