@@ -226,6 +226,9 @@ struct img_driver {
 
 	/* Fills what the format knows; the core fills format, virtual, file, allocated and backing_* from get_backing. */
 	int (*info)(struct node *node, struct img_info *out, struct img_error *err);
+	int (*info_details)(struct node *node, img_detail_fn fn, void *ctx, struct img_error *err);
+	/* Options as in create; see img_amend(). */
+	int (*amend)(struct node *node, const char *options, struct img_error *err);
 	int (*measure)(const struct img_measure_args *args, struct img_measure *out, struct img_error *err);
 	int (*check)(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
 		     struct img_check_result *out, struct img_error *err);

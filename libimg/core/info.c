@@ -53,6 +53,32 @@ int img_info(struct img *img, struct img_info *out, struct img_error *err)
 	return ret;
 }
 
+int img_info_details(struct img *img, img_detail_fn fn, void *ctx, struct img_error *err)
+{
+	int ret;
+
+	error_clear(err);
+	if (!img || !fn)
+		return image_invalid(err, "no image, or nobody to tell");
+	pthread_rwlock_rdlock(&img->content_lock);
+	ret = node_info_details(img->top, fn, ctx, err);
+	pthread_rwlock_unlock(&img->content_lock);
+	return ret;
+}
+
+int img_amend(struct img *img, const char *options, struct img_error *err)
+{
+	int ret;
+
+	error_clear(err);
+	if (!img || !options)
+		return image_invalid(err, "no image, or no options");
+	pthread_rwlock_wrlock(&img->content_lock);
+	ret = node_amend(img->top, options, err);
+	pthread_rwlock_unlock(&img->content_lock);
+	return ret;
+}
+
 static int check_args(unsigned flags, struct img_check_result *out, struct img_error *err)
 {
 	int ret = image_check_flags(flags, IMG_CHECK_REPAIR | IMG_CHECK_METADATA, err);

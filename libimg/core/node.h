@@ -92,6 +92,8 @@ int node_bitmap_merge(struct node *node, const char *name, const struct bitmap_s
 int node_bitmap_ranges(struct node *node, const char *name, uint64_t off, struct img_range *out, size_t cap, size_t *nr,
 		       struct img_error *err);
 int node_info(struct node *node, struct img_info *out, struct img_error *err); /* without: success */
+int node_info_details(struct node *node, img_detail_fn fn, void *ctx, struct img_error *err); /* without: success */
+int node_amend(struct node *node, const char *options, struct img_error *err);
 int node_check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
 	       struct img_check_result *out, struct img_error *err);
 /* No node yet: drv->probe (0 without) and drv->measure. */

@@ -436,6 +436,24 @@ int node_info(struct node *node, struct img_info *out, struct img_error *err)
 	return node->drv->info ? node_judge(node, node->drv->info(node, out, err), "info", err) : 0;
 }
 
+int node_info_details(struct node *node, img_detail_fn fn, void *ctx, struct img_error *err)
+{
+	if (!node->drv->info_details)
+		return 0;
+	return node_judge(node, node->drv->info_details(node, fn, ctx, err), "info", err);
+}
+
+int node_amend(struct node *node, const char *options, struct img_error *err)
+{
+	int ret = node_check_change(node, "amend", err);
+
+	if (ret != 0)
+		return ret;
+	if (!node->drv->amend)
+		return unsupported(node, "options that can be changed", err);
+	return node_judge(node, node->drv->amend(node, options, err), "amend", err);
+}
+
 int node_check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
 	       struct img_check_result *out, struct img_error *err)
 {

@@ -489,6 +489,26 @@ struct img_info {
 };
 IMG_API int img_info(struct img *img, struct img_info *out, struct img_error *err);
 
+/* What only this format has to say about itself; valid during the call. */
+enum img_detail_kind { IMG_DETAIL_TEXT, IMG_DETAIL_NUMBER, IMG_DETAIL_BOOL };
+struct img_detail {
+	const char *key; /* snake_case, as the creation option where there is one */
+	enum img_detail_kind kind;
+	const char *text;
+	uint64_t number; /* NUMBER; BOOL: 0 or 1 */
+};
+typedef void (*img_detail_fn)(void *ctx, const struct img_detail *detail);
+/* Formats without have none. fn must not call the library on img. */
+IMG_API int img_info_details(struct img *img, img_detail_fn fn, void *ctx, struct img_error *err);
+
+/*
+ * Changes what an image was created with, where the format can do that in place: options as in img_create_options, and those that the
+ * format adds (qcow2: size, backing_file, backing_fmt; these record another parent without looking at it: the handle goes on with the
+ * one it has). All options are judged before anything is changed. Errors: INVALID (does not exist, does not go together), UNSUPPORTED
+ * (cannot be changed), those of img_resize().
+ */
+IMG_API int img_amend(struct img *img, const char *options, struct img_error *err);
+
 /*
  * Writes what img holds over its backing into the backing's head, empties img and pins it to the new state. May be run again
  * after a crash. Errors: REFUSED (no backing; img has snapshots; the backing's head moved on from the snapshot that img stands on),

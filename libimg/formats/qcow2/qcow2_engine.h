@@ -388,6 +388,8 @@ int qcow2_vmstate_size(struct node *n, const char *snap, uint64_t *bytes, struct
 int qcow2_create(struct node *file, const struct driver_create *args, struct img_error *err);
 int qcow2_measure(const struct img_measure_args *args, struct img_measure *out, struct img_error *err);
 int qcow2_info(struct node *n, struct img_info *out, struct img_error *err);
+int qcow2_info_details(struct node *n, img_detail_fn fn, void *ctx, struct img_error *err);
+int qcow2_amend(struct node *n, const char *options, struct img_error *err);
 int qcow2_resize(struct node *n, uint64_t size_bytes, struct img_error *err);
 bool qcow2_get_backing(struct node *n, struct backing_ref *out);
 int qcow2_set_backing(struct node *n, const struct backing_ref *ref, enum backing_change how, struct img_error *err);
