@@ -3,7 +3,7 @@
  * Opening and closing, and the state of an open image.
  *
  * Reading needs header, L1, and the snapshots' table; the rest is loaded for who writes, and must be whole then. Who
- * checks (args->for_check) gets what could be loaded, so that the check can say what is wrong with the rest.
+ * checks (args->for_check) gets the header alone, so that the check can say what is wrong with the rest.
  *
  * The first change (qcow2_touch) clears what other programs may not rely on any more: autoclear bits that are not known
  * here, bitmaps that are not followed.
@@ -102,13 +102,13 @@ void qcow2_set_geometry(struct qcow2_engine *e)
 	atomic_store(&e->disk_bytes, h->size);
 }
 
-static int may_open(const struct qcow2_engine *e, const struct driver_open *args, struct img_error *err)
+static int may_open(const struct qcow2_engine *e, struct img_error *err)
 {
 	if (e->h.crypt_method != 0)
 		return error_set(err, IMG_E_UNSUPPORTED, 0, offsetof(struct disk_qcow2_header, crypt_method), LAYER,
 				 "the image is encrypted (%s), which this version cannot read",
 				 e->h.crypt_method == 1 ? "AES" : "LUKS");
-	if (e->writable && (e->h.incompatible & QCOW2_CORRUPT) && !args->for_check)
+	if (e->writable && (e->h.incompatible & QCOW2_CORRUPT))
 		return error_set(err, IMG_E_CORRUPT, 0, offsetof(struct disk_qcow2_header, incompatible), LAYER,
 				 "the image is marked as corrupt and can only be read: run imgtool check --repair");
 	return 0;
@@ -151,13 +151,13 @@ static int load_l1(struct qcow2_engine *e, struct img_error *err)
 	return e->l1_dirty ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 }
 
-/* The refcounts: who only reads does not need them, who checks looks for himself. */
-static int load_refcounts(struct qcow2_engine *e, const struct driver_open *args, struct img_error *err)
+/* The refcounts: who only reads does not need them. */
+static int load_refcounts(struct qcow2_engine *e, struct img_error *err)
 {
 	struct img_error unused = { .code = IMG_OK };
-	int ret = qcow2_reftable_load(e, e->writable && !args->for_check ? err : &unused);
+	int ret = qcow2_reftable_load(e, e->writable ? err : &unused);
 
-	if (ret == 0 || (e->writable && !args->for_check))
+	if (ret == 0 || e->writable)
 		return ret;
 	if (ret == IMG_E_CORRUPT)
 		return 0;
@@ -170,16 +170,21 @@ static int load(struct qcow2_engine *e, const struct driver_open *args, struct i
 {
 	int ret = qcow2_header_load(e->file, !e->writable || args->for_check, &e->h, err);
 
-	if (ret == 0)
-		ret = may_open(e, args, err);
 	if (ret != 0)
 		return ret;
 	qcow2_set_geometry(e);
-	ret = learn_file_end(e, err);
+	e->check_only = args->for_check;
+	if (e->check_only)
+		return 0;
+	ret = may_open(e, err);
+	if (ret == 0 && e->writable && (e->h.incompatible & QCOW2_DIRTY))
+		ret = qcow2_rebuild_refcounts(e, err);
+	if (ret == 0)
+		ret = learn_file_end(e, err);
 	if (ret == 0)
 		ret = qcow2_cache_init(e, args->cache_bytes ? args->cache_bytes : CACHE_DEFAULT_BYTES, err);
 	if (ret == 0)
-		ret = load_refcounts(e, args, err);
+		ret = load_refcounts(e, err);
 	if (ret == 0)
 		ret = qcow2_snapshots_load(e, err);
 	if (ret == 0)
@@ -188,18 +193,6 @@ static int load(struct qcow2_engine *e, const struct driver_open *args, struct i
 		ret = qcow2_bitmaps_load(e, err);
 	if (ret == 0)
 		ret = open_data(e, args, err);
-	return ret;
-}
-
-static int begin_writing(struct qcow2_engine *e, const struct driver_open *args, struct img_error *err)
-{
-	int ret;
-
-	if (!e->writable || args->for_check)
-		return 0;
-	ret = qcow2_meta_build(e, err);
-	if (ret == 0 && (e->h.incompatible & QCOW2_DIRTY))
-		ret = qcow2_rebuild_refcounts(e, err);
 	return ret;
 }
 
@@ -212,12 +205,15 @@ int qcow2_open(struct node *n, const struct driver_open *args, struct img_error 
 	if (!e)
 		return IMG_E_NOMEM;
 	ret = load(e, args, err);
-	if (ret == 0)
-		ret = begin_writing(e, args, err);
-	if (ret == 0 && args->snapshot)
+	if (ret == 0 && e->writable && !e->check_only)
+		ret = qcow2_meta_build(e, err);
+	*v = (struct qcow2_view){ .e = e };
+	if (ret == 0 && args->snapshot && e->check_only) {
+		v->is_snapshot = true;
+		(void)snprintf(v->snapshot, sizeof(v->snapshot), "%s", args->snapshot);
+	} else if (ret == 0 && args->snapshot) {
 		ret = qcow2_snapshot_view(e, args->snapshot, v, err);
-	else if (ret == 0)
-		*v = (struct qcow2_view){ .e = e };
+	}
 	if (ret != 0) {
 		engine_free(e);
 		memset(v, 0, sizeof(*v));
@@ -265,10 +261,10 @@ int qcow2_close(struct node *n, struct img_error *err)
 
 	if (!e)
 		return 0;
-	if (v->is_snapshot)
+	if (v->is_snapshot && !e->check_only)
 		qcow2_view_release(v);
 	if (!n->view_of) {
-		if (e->writable)
+		if (e->writable && !e->check_only)
 			ret = close_writable(e, err);
 		engine_free(e);
 	}
