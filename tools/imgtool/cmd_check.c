@@ -27,7 +27,7 @@ static const struct cli_option options[] = {
 struct report {
 	const struct target *target;
 	struct progress progress;
-	bool quiet;
+	bool quiet, may_be_stale;
 	json_t *findings; /* NULL: text */
 };
 
@@ -121,13 +121,13 @@ static int finish(const struct report *report, const struct img_check_result *r)
 			print_summary(report, r);
 		return status;
 	}
-	printed = output_json(json_pack("{s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:O}", "filename",
-					output_json_text(report->target->path), "clean", status == EXIT_DONE, "damage",
-					output_json_size(r->damage), "leaks", output_json_size(r->leaks), "redundancy",
-					output_json_size(r->redundancy), "repaired", output_json_size(r->repaired),
-					"leaked_bytes", output_json_size(r->leaked_bytes), "data_bytes",
-					output_json_size(r->data_bytes), "metadata_bytes",
-					output_json_size(r->metadata_bytes), "findings", report->findings));
+	printed = output_json(json_pack(
+		"{s:o, s:b, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:O}", "filename",
+		output_json_text(report->target->path), "clean", status == EXIT_DONE, "may_be_stale",
+		report->may_be_stale, "damage", output_json_size(r->damage), "leaks", output_json_size(r->leaks),
+		"redundancy", output_json_size(r->redundancy), "repaired", output_json_size(r->repaired),
+		"leaked_bytes", output_json_size(r->leaked_bytes), "data_bytes", output_json_size(r->data_bytes),
+		"metadata_bytes", output_json_size(r->metadata_bytes), "findings", report->findings));
 	return printed != EXIT_DONE ? printed : status;
 }
 
@@ -161,13 +161,15 @@ static int check(const struct cli_verb *verb, const struct check_args *args, str
 	int ret = img_check_file(report->target->path, &open, flags, add_finding, report, &progress, &result, &err);
 
 	progress_end(&report->progress, ret == 0);
+	if (args->common.force_share && !args->common.quiet && ret == 0)
+		open_tell_stale(report->target);
 	return ret == 0 ? finish(report, &result) : report_unopened(report, &err);
 }
 
 static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
 	const struct check_args *args = verb_args;
-	struct report report = { .quiet = args->common.quiet };
+	struct report report = { .quiet = args->common.quiet, .may_be_stale = args->common.force_share };
 	struct target target;
 	int status = target_parse_image(&target, verb, operands[0]);
 

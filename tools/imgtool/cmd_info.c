@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bitmaps.h"
 #include "open.h"
 #include "output.h"
 #include "snapshots.h"
@@ -25,21 +26,33 @@ struct layer {
 	const char *snapshot; /* NULL: the head */
 	struct img_info info;
 	struct snapshot_list snapshots;
+	struct bitmap_list bitmaps;
+	bool may_be_stale; /* another process may be writing it */
 };
 
-static int load(struct layer *layer, struct img *img, const char *snapshot)
+static int load(struct layer *layer, struct img *img, const char *snapshot, const struct common_args *common)
 {
 	struct img_error err = { .code = IMG_OK };
+	int status = EXIT_DONE;
 
 	memset(layer, 0, sizeof(*layer));
 	layer->img = img;
 	layer->snapshot = snapshot;
+	layer->may_be_stale = common->force_share;
 	if (img_info(img, &layer->info, &err) != 0)
 		return cli_fail(img_path(img), &err);
 	/* of a snapshot the others are not listed: it is the image that has them */
 	if (!snapshot && layer->info.nr_snapshots > 0)
-		return snapshots_load(&layer->snapshots, img);
-	return EXIT_DONE;
+		status = snapshots_load(&layer->snapshots, img);
+	if (!snapshot && status == EXIT_DONE)
+		status = bitmaps_load(&layer->bitmaps, img);
+	return status;
+}
+
+static void unload(struct layer *layer)
+{
+	snapshots_free(&layer->snapshots);
+	bitmaps_free(&layer->bitmaps);
 }
 
 static bool has_hash(const struct img_info *info)
@@ -94,6 +107,8 @@ static json_t *json_layer(const struct layer *layer)
 	json_object_set_new(o, "vmstate_size", output_json_size(info->vmstate_bytes));
 	json_object_set_new(o, "backing", json_backing(info));
 	json_object_set_new(o, "snapshots", snapshots_json(&layer->snapshots));
+	json_object_set_new(o, "bitmaps", bitmaps_json(&layer->bitmaps));
+	json_object_set_new(o, "may_be_stale", json_boolean(layer->may_be_stale));
 	return o;
 }
 
@@ -176,6 +191,10 @@ static void print_layer(const struct layer *layer)
 		printf("\nsnapshots:\n");
 		snapshots_print(&layer->snapshots);
 	}
+	if (layer->bitmaps.nr) {
+		printf("\nbitmaps:\n");
+		bitmaps_print(&layer->bitmaps);
+	}
 }
 
 /* ---- the verb ---------------------------------------------------------------------------------------------------- */
@@ -195,7 +214,7 @@ static int describe_chain(const struct info_args *args, struct img *img, const c
 	bool first = true;
 
 	for (; img && status == EXIT_DONE; img = img_backing(img), first = false) {
-		status = load(&layer, img, snapshot);
+		status = load(&layer, img, snapshot, &args->common);
 		if (status == EXIT_DONE && args->common.json) {
 			json_array_append_new(chain, json_layer(&layer));
 		} else if (status == EXIT_DONE) {
@@ -203,7 +222,7 @@ static int describe_chain(const struct info_args *args, struct img *img, const c
 				putchar('\n');
 			print_layer(&layer);
 		}
-		snapshots_free(&layer.snapshots);
+		unload(&layer);
 		snapshot = backing_snapshot(&layer);
 		if (snapshot)
 			snapshot = memcpy(name, snapshot, sizeof(name));
@@ -217,13 +236,13 @@ static int describe_chain(const struct info_args *args, struct img *img, const c
 static int describe(const struct info_args *args, struct img *img, const char *snapshot)
 {
 	struct layer layer;
-	int status = load(&layer, img, snapshot);
+	int status = load(&layer, img, snapshot, &args->common);
 
 	if (status == EXIT_DONE && args->common.json)
 		status = output_json(json_layer(&layer));
 	else if (status == EXIT_DONE)
 		print_layer(&layer);
-	snapshots_free(&layer.snapshots);
+	unload(&layer);
 	return status;
 }
 

@@ -75,7 +75,8 @@ static int map(const struct common_args *common, const struct target *target)
 	if (status != EXIT_DONE)
 		return status;
 	if (common->json)
-		printf("{\n  \"virtual_size\": %" PRIu64 ",\n  \"extents\": [", img_size(img));
+		printf("{\n  \"virtual_size\": %" PRIu64 ",\n  \"may_be_stale\": %s,\n  \"extents\": [", img_size(img),
+		       common->force_share ? "true" : "false");
 	else
 		printf("%14s  %14s  %5s  %-10s  %14s\n", "start", "length", "depth", "kind", "host offset");
 	status = print_extents(common, target, img);

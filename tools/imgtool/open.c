@@ -115,13 +115,18 @@ enum img_refs open_refs(const struct common_args *common)
 	return IMG_REFS_DEFAULT;
 }
 
+void open_tell_stale(const struct target *target)
+{
+	cli_message(target->path, "read while another process may write it: what is read may be stale");
+}
+
 /* A foreign format names files without saying that they are its own: who did not ask is told what was opened. */
 static void notice(struct img *img, const struct target *target, const struct common_args *common)
 {
 	if (common->quiet)
 		return;
 	if (common->force_share)
-		cli_message(target->path, "read while another process may write it: what is read may be stale");
+		open_tell_stale(target);
 	if (common->allow_refs)
 		return;
 	for (struct img *backing = img_backing(img); backing; img = backing, backing = img_backing(img)) {

@@ -30,6 +30,9 @@ void target_free(struct target *target);
 /* The policy that --allow-refs names. */
 enum img_refs open_refs(const struct common_args *common);
 
+/* What is said of an image that is read with --force-share. */
+void open_tell_stale(const struct target *target);
+
 /*
  * Opens, says what there is to say about it (stale reads, foreign files opened) and reports failures. flags: enum
  * img_open_flags beside what common asks for. Returns an exit status; *out is NULL unless it is EXIT_DONE.

@@ -6,6 +6,13 @@
 #include "cli.h"
 
 extern const struct cli_verb verb_bench;
+extern const struct cli_verb verb_bitmap_add;
+extern const struct cli_verb verb_bitmap_clear;
+extern const struct cli_verb verb_bitmap_disable;
+extern const struct cli_verb verb_bitmap_enable;
+extern const struct cli_verb verb_bitmap_list;
+extern const struct cli_verb verb_bitmap_merge;
+extern const struct cli_verb verb_bitmap_remove;
 extern const struct cli_verb verb_check;
 extern const struct cli_verb verb_checksum;
 extern const struct cli_verb verb_commit;
