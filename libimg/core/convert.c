@@ -23,6 +23,7 @@ struct conversion {
 	const struct img_driver *drv;
 	uint64_t size_bytes;
 	bool with_snapshots; /* asked for, and the source has some */
+	bool with_bitmaps;   /* the same */
 	bool has_ref;
 	struct backing_ref ref; /* of the new image, with has_ref */
 	char *temp_path;
@@ -66,6 +67,23 @@ static int choose_snapshots(struct conversion *c, struct img_error *err)
 	return 0;
 }
 
+static int choose_bitmaps(struct conversion *c, struct img_error *err)
+{
+	size_t nr = 0;
+	int r;
+
+	if (!(c->copy.flags & IMG_COPY_BITMAPS) || c->src->snapshot)
+		return 0;
+	r = img_bitmap_list(c->src, NULL, 0, &nr, err);
+	if (r < 0)
+		return r;
+	c->with_bitmaps = nr > 0;
+	if (c->with_bitmaps && !(c->drv->caps & IMG_CAP_BITMAPS))
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core", "%s: format %s has no dirty bitmaps",
+				 c->path, c->drv->name);
+	return 0;
+}
+
 /* Everything that can be refused before there is a file. */
 static int prepare(struct conversion *c, struct img_error *err)
 {
@@ -88,6 +106,8 @@ static int prepare(struct conversion *c, struct img_error *err)
 		r = choose_size(c, err);
 	if (r == 0)
 		r = choose_snapshots(c, err);
+	if (r == 0)
+		r = choose_bitmaps(c, err);
 	if (r == 0 && c->create.backing) {
 		r = chain_make_ref(c->path, c->create.backing, c->create.backing_snapshot, c->create.backing_format,
 				   c->create.refs ? c->create.refs : IMG_REFS_DIR, c->env, &c->ref, err);
@@ -142,6 +162,8 @@ static int make_file(struct conversion *c, struct img_error *err)
 	r = open_target(c, file, &dst, err);
 	if (r == 0) {
 		r = fill_target(c, dst, err);
+		if (r == 0 && c->with_bitmaps)
+			r = copy_bitmaps(c->src, dst, err);
 		closed = img_close(dst, r < 0 ? NULL : err);
 		r = r < 0 ? r : closed;
 	}
@@ -175,7 +197,9 @@ int image_convert_env(struct img *src, const char *path, const struct img_create
 	if (r == 0)
 		r = image_check_flags(
 			c->copy.flags,
-			IMG_COPY_COMPRESS | IMG_COPY_TARGET_ZERO | IMG_COPY_NO_DETECT | IMG_COPY_SNAPSHOTS, err);
+			IMG_COPY_COMPRESS | IMG_COPY_TARGET_ZERO | IMG_COPY_NO_DETECT | IMG_COPY_SNAPSHOTS |
+				IMG_COPY_BITMAPS,
+			err);
 	if (r == 0)
 		r = prepare(c, err);
 	if (r == 0)

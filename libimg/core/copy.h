@@ -20,4 +20,7 @@ int copy_content(struct img *src, struct img *base, struct img *dst, const struc
 int copy_snapshots(struct img *src, struct img *base, struct img *dst, uint64_t size_bytes,
 		   const struct img_copy_options *opts, struct img_error *err);
 
+/* Brings the bitmaps of src that are consistent to dst, whose content is complete. */
+int copy_bitmaps(struct img *src, struct img *dst, struct img_error *err);
+
 #endif

@@ -377,6 +377,7 @@ enum img_copy_flags {
 	IMG_COPY_TARGET_ZERO = 1u << 1,	 /* the target reads as zeros already: write no zeros */
 	IMG_COPY_NO_DETECT = 1u << 2,	 /* do not look for zeros in data */
 	IMG_COPY_SNAPSHOTS = 1u << 3,	 /* convert: internal snapshots too */
+	IMG_COPY_BITMAPS = 1u << 4,	 /* convert: dirty bitmaps too, but those that are inconsistent */
 };
 
 /*

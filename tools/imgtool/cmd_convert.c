@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bitmaps.h"
 #include "create_options.h"
 #include "open.h"
 #include "progress.h"
@@ -21,6 +22,7 @@ struct convert_args {
 	const char *backing_format;
 	struct size_arg threads;
 	bool snapshots;
+	bool bitmaps;
 	bool force;
 };
 
@@ -41,6 +43,7 @@ static const struct cli_option options[] = {
 	  offsetof(struct convert_args, threads) },
 	{ "snapshots", 0, OPTION_FLAG, NULL, "copy the internal snapshots too",
 	  offsetof(struct convert_args, snapshots) },
+	{ "bitmaps", 0, OPTION_FLAG, NULL, "copy the dirty bitmaps too", offsetof(struct convert_args, bitmaps) },
 	{ "force", 0, OPTION_FLAG, NULL, "replace DST if it exists, when the new image is complete",
 	  offsetof(struct convert_args, force) },
 };
@@ -83,6 +86,31 @@ static void tell_left_out(const struct convert_args *args, const struct target *
 			    nr == 1 ? " is" : "s are");
 }
 
+static void tell_bitmaps_left_out(const struct convert_args *args, const struct target *src, struct img *img)
+{
+	struct bitmap_list list = { NULL, 0 };
+	size_t broken = 0;
+
+	if (src->snapshot || args->common.quiet || !(img_caps(img) & IMG_CAP_BITMAPS))
+		return;
+	if (img_bitmap_list(img, NULL, 0, &list.nr, NULL) != 0) {
+		cli_message(src->path,
+			    "its bitmaps cannot be read and are left out of the copy: see " PROGRAM " check");
+		return;
+	}
+	if (list.nr > 0 && !args->bitmaps)
+		cli_message(src->path, "%zu bitmap%s left out of the copy: --bitmaps keeps them", list.nr,
+			    list.nr == 1 ? " is" : "s are");
+	if (args->bitmaps && list.nr > 0 && bitmaps_load(&list, img) == EXIT_DONE) {
+		for (size_t i = 0; i < list.nr; i++)
+			broken += (list.at[i].flags & (IMG_BITMAP_INCONSISTENT | IMG_BITMAP_UNSUPPORTED)) != 0;
+		if (broken > 0)
+			cli_message(src->path, "%zu bitmap%s left out of the copy: see " PROGRAM " bitmap list", broken,
+				    broken == 1 ? " is inconsistent and" : "s are inconsistent and");
+	}
+	bitmaps_free(&list);
+}
+
 static int convert(const struct cli_verb *verb, const struct convert_args *args, const struct target *src,
 		   const struct target *dst, const struct target *backing)
 {
@@ -100,7 +128,7 @@ static int convert(const struct cli_verb *verb, const struct convert_args *args,
 		.struct_size = sizeof(copy),
 		.threads = (unsigned)args->threads.value,
 		.flags = (wants_compression(args) ? IMG_COPY_COMPRESS : 0u) |
-			 (args->snapshots ? IMG_COPY_SNAPSHOTS : 0u),
+			 (args->snapshots ? IMG_COPY_SNAPSHOTS : 0u) | (args->bitmaps ? IMG_COPY_BITMAPS : 0u),
 	};
 	struct img_error err = { .code = IMG_OK };
 	char *joined = driver_options(args);
@@ -109,6 +137,7 @@ static int convert(const struct cli_verb *verb, const struct convert_args *args,
 
 	if (status == EXIT_DONE) {
 		tell_left_out(args, src, img);
+		tell_bitmaps_left_out(args, src, img);
 		create.options = joined[0] ? joined : NULL;
 		copy.progress = progress_begin(&progress, verb, &args->common);
 		if (img_convert(img, dst->path, &create, &copy, &err) != 0) {
@@ -189,8 +218,8 @@ const struct cli_verb verb_convert = {
 	.operands = "SRC[@SNAP] DST",
 	.summary = "Copies an image, or one of its snapshots, into a new one",
 	.details = "The copy is sparse and parallel, and holds what the guest sees: a chain of overlays becomes one "
-		   "image, unless -b names a parent for DST. -f is the format of SRC. Snapshots are left out, with a "
-		   "notice, unless --snapshots is given.\n\n"
+		   "image, unless -b names a parent for DST. -f is the format of SRC. Snapshots and dirty bitmaps "
+		   "are left out, with a notice, unless --snapshots and --bitmaps are given.\n\n"
 		   "An existing DST is not touched without --force. After a failure, an interruption or a crash "
 		   "nothing stays under DST's name.",
 	.example = PROGRAM " convert -c zstd debian.raw debian.limg\n" PROGRAM
