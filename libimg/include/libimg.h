@@ -416,7 +416,7 @@ IMG_API int img_checksum(struct img *img, enum img_digest algo, const struct img
 			 size_t *out_bytes, struct img_error *err);
 
 struct img_measure {
-	uint64_t required_bytes;	/* file size after a conversion (uncompressed) */
+	uint64_t required_bytes;	/* file size after a conversion (uncompressed), or somewhat more: never less */
 	uint64_t fully_allocated_bytes; /* file size when every block is allocated */
 };
 /* src may be NULL: an image of size_bytes without data. format NULL: "limg". options as in img_create_options. */

@@ -67,6 +67,24 @@ static void limg_is_foretold(void **state)
 	close_image(src);
 }
 
+/* Little data, and data in many small pieces: what writers leave over counts most there. */
+static void limg_in_small_pieces(void **state)
+{
+	struct img_measure m;
+	struct img *src;
+
+	(void)state;
+	make_image("b", "raw", 64 * MIB, NULL, NULL);
+	src = open_image("b", "raw", IMG_OPEN_WRITE);
+	for (unsigned nr = 1; nr <= 1024; nr *= 4) {
+		for (unsigned i = 0; i < nr; i++)
+			write_pattern(src, random_below(64 * MIB / 4096) * 4096, 4096, i);
+		assert_ok(img_measure(src, 0, "limg", NULL, &m, ERR));
+		assert_true(converted_bytes(src) <= m.required_bytes);
+	}
+	close_image(src);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, fixture_setup, fixture_teardown)
@@ -74,6 +92,7 @@ int main(void)
 		T(raw_is_its_size),
 		T(refuses_nonsense),
 		T(limg_is_foretold),
+		T(limg_in_small_pieces),
 	};
 
 	return cmocka_run_group_tests_name("measure", tests, NULL, NULL);

@@ -349,9 +349,9 @@ enum super_copy super_copy_state(struct node *file, unsigned place, const struct
 /* Before a writer goes on: writes the copy that is not good, and syncs. *damaged is set where one was worse than old. */
 int super_mend(struct node *file, const struct super *sb, bool *damaged, struct img_error *err);
 /*
- * The slot that the current generation is not in holds the one before it, or what an interrupted writer left of the next. Is
- * neither of its copies readable? Then it may as well have been the newest state. *claims: the newer generation that a damaged
- * copy names, 0 if none does.
+ * The slot that the current generation is not in holds the one before it, or what an interrupted writer left of the
+ * next. Is neither of its copies readable? Then it may as well have been the newest state. *claims: the newer
+ * generation that a damaged copy names, 0 if none does.
  */
 bool super_other_slot_lost(struct node *file, const struct super *sb, uint64_t *claims);
 uint64_t super_slot_au(unsigned place, uint64_t generation);
@@ -505,6 +505,8 @@ void space_punch(struct engine *e, const struct runs *r, uint64_t min_aus);
 void space_punch_touched(struct engine *e);
 size_t space_dirty_groups(struct engine *e);
 int space_last_used(struct engine *e, uint64_t *aus, struct img_error *err);
+/* By how many AUs a file that was filled in one go may be longer than what it holds. */
+uint64_t space_waste_bound(uint64_t blocks, uint64_t data_aus, uint64_t nodes);
 bool space_fixed(uint64_t au); /* a fixed AU of section 2 */
 /* The persistent bitmap of a group, read from the file. */
 int space_read_bitmap(struct engine *e, uint64_t group, uint8_t *page, struct img_error *err);

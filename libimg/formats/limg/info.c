@@ -41,8 +41,6 @@ int limg_info(struct node *n, struct img_info *out, struct img_error *err)
 	return 0;
 }
 
-#define MEASURE_SLACK_AUS 256u
-
 struct counting {
 	unsigned shift;
 	uint64_t blocks, leaves, next_block, next_leaf;
@@ -68,18 +66,18 @@ static int count_data(void *arg, uint64_t off, uint64_t bytes)
 	return 0;
 }
 
+/* An upper bound: how much is left over between what several writers took at a time is not known before. */
 static uint64_t file_bytes_for(const struct counting *c, uint64_t leaves_in_volume)
 {
-	uint64_t aus = MIN_FILE_AUS + (c->blocks << (c->shift - AU_SHIFT)) + c->leaves, nodes = c->leaves;
+	uint64_t data_aus = c->blocks << (c->shift - AU_SHIFT), nodes = c->leaves, at_level = nodes, aus;
 
-	while (leaves_in_volume > 1 && nodes) {
+	while (leaves_in_volume > 1 && at_level) {
 		leaves_in_volume = (leaves_in_volume + FANOUT - 1) >> FANOUT_SHIFT;
-		nodes = min_u64(nodes, leaves_in_volume);
-		aus += nodes;
+		at_level = min_u64(at_level, leaves_in_volume);
+		nodes += at_level;
 	}
-	/* Map pages of further groups; rests of the runs that writers and nodes took. */
-	return au_off(aus + aus / GROUP_AUS * 2 +
-		      min_u64(MEASURE_SLACK_AUS, 16 + (c->blocks << (c->shift - AU_SHIFT)) / 2));
+	aus = MIN_FILE_AUS + data_aus + nodes + space_waste_bound(c->blocks, data_aus, nodes);
+	return au_off(aus + aus / GROUP_AUS * 2); /* map pages of further groups */
 }
 
 int limg_measure(const struct img_measure_args *args, struct img_measure *out, struct img_error *err)

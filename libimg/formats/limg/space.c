@@ -387,6 +387,18 @@ int space_alloc(struct engine *e, uint64_t want, uint64_t min, uint64_t *addr, u
 	return rc;
 }
 
+uint64_t space_waste_bound(uint64_t blocks, uint64_t data_aus, uint64_t nodes)
+{
+	uint64_t held = data_aus + nodes;
+	/* What streams and the pool have in hand at the end; nodes that were superseded on the way. */
+	uint64_t rests = min_u64(NR_STREAMS, blocks) * (RUN_AUS - 1) + 2 * RUN_AUS + nodes / 8;
+
+	if (held == 0)
+		return 0;
+	/* Free space that was not worth looking for. */
+	return rests + min_u64(SLACK_AUS + held / 256, held);
+}
+
 /* ---- freeing ---- */
 
 static void free_locked(struct engine *e, uint64_t addr, uint64_t aus)
