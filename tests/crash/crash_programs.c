@@ -24,6 +24,7 @@
 #include "checked.h"
 #include "error.h"
 #include "fixed_host.h"
+#include "foreign.h"
 #include "states.h"
 #include "verify.h"
 
@@ -32,8 +33,9 @@
 
 struct options {
 	unsigned depth, jobs;
-	uint64_t sample; /* 0: none */
-	uint64_t random; /* programs of random length above depth */
+	uint64_t sample;  /* 0: none */
+	uint64_t foreign; /* every so many-th distinct state is also judged by QEMU's tools; 0: none */
+	uint64_t random;  /* programs of random length above depth */
 	uint64_t seed;
 	uint64_t part, parts; /* of the exhaustive programs, every parts-th from part on: a long run in pieces */
 	const char *setups, *program, *state;
@@ -103,6 +105,12 @@ static bool state_wanted(const struct run *r, uint64_t number)
 	return strcmp(id, r->opt->state) == 0;
 }
 
+/* Formats that QEMU does not know are left to us. */
+static uint64_t opt_foreign(const struct run *r)
+{
+	return strcmp(r->setup->format, "qcow2") == 0 ? r->opt->foreign : 0;
+}
+
 static int judge(void *ctx, uint64_t number, struct memhost *disk)
 {
 	struct run *r = ctx;
@@ -111,7 +119,7 @@ static int judge(void *ctx, uint64_t number, struct memhost *disk)
 	struct memhost copy;
 	struct observed seen;
 	uint64_t hash[2];
-	bool nested;
+	bool nested, foreign;
 	int ret;
 
 	if (!state_wanted(r, number))
@@ -122,17 +130,22 @@ static int judge(void *ctx, uint64_t number, struct memhost *disk)
 		return 0;
 	counts->distinct++;
 	nested = counts->distinct % NESTED_STRIDE == 0 || r->opt->state != NULL;
-	if (nested)
+	foreign = opt_foreign(r) != 0 && (counts->distinct % opt_foreign(r) == 0 || r->opt->state != NULL);
+	if (nested || foreign)
 		memhost_clone(&copy, disk);
 	fixed_host_reset(hash[0]);
 	ret = verify_disk(disk, r->setup, r->ws,
 			  last != NULL && strcmp(last->name, "commit") == 0 && r->ws->w[0].nr_snaps == 0, &seen,
 			  r->why);
+	if (ret == 0 && foreign && !seen.absent && !seen.committing) {
+		counts->foreign++;
+		ret = foreign_judge(&copy, r->setup, &seen, r->why);
+	}
 	if (ret == 0 && nested && !seen.absent && !seen.committing) {
 		fixed_host_reset(hash[1]);
 		ret = verify_recovery(&copy, r->setup, &seen, counts, r->why);
 	}
-	if (nested)
+	if (nested || foreign)
 		memhost_destroy(&copy);
 	if (ret != 0)
 		report(r, number, true);
@@ -313,6 +326,7 @@ static void add(struct totals *to, const struct totals *from)
 	to->failures += from->failures;
 	to->counts.states += from->counts.states;
 	to->counts.distinct += from->counts.distinct;
+	to->counts.foreign += from->counts.foreign;
 	to->counts.nested += from->counts.nested;
 	to->counts.nested_distinct += from->counts.nested_distinct;
 }
@@ -393,10 +407,11 @@ static int run_setup(const struct options *opt, const struct setup *s)
 	}
 	clock_gettime(CLOCK_MONOTONIC, &end);
 	printf("crash %c (%s): %llu programs, %llu states (%llu distinct), %llu after a second crash (%llu distinct), "
-	       "%llu unexplained, %.1f s\n",
+	       "%llu judged by qemu-img, %llu unexplained, %.1f s\n",
 	       s->letter, s->what, (unsigned long long)totals.programs, (unsigned long long)totals.counts.states,
 	       (unsigned long long)totals.counts.distinct, (unsigned long long)totals.counts.nested,
-	       (unsigned long long)totals.counts.nested_distinct, (unsigned long long)totals.failures,
+	       (unsigned long long)totals.counts.nested_distinct, (unsigned long long)totals.counts.foreign,
+	       (unsigned long long)totals.failures,
 	       (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9);
 	hash_set_free(&r.seen);
 	memhost_destroy(&start);
@@ -412,12 +427,19 @@ static int run_setup(const struct options *opt, const struct setup *s)
 static int parse_options(int argc, char **argv, struct options *opt)
 {
 	static const struct option longs[] = {
-		{ "depth", required_argument, NULL, 'd' },   { "sample", required_argument, NULL, 'k' },
-		{ "setup", required_argument, NULL, 's' },   { "jobs", required_argument, NULL, 'j' },
-		{ "program", required_argument, NULL, 'p' }, { "state", required_argument, NULL, 't' },
-		{ "random", required_argument, NULL, 'r' },  { "seed", required_argument, NULL, 'S' },
-		{ "part", required_argument, NULL, 'P' },    { "self-test", no_argument, NULL, 'T' },
-		{ "full", no_argument, NULL, 'f' },	     { NULL, 0, NULL, 0 },
+		{ "depth", required_argument, NULL, 'd' },
+		{ "sample", required_argument, NULL, 'k' },
+		{ "setup", required_argument, NULL, 's' },
+		{ "jobs", required_argument, NULL, 'j' },
+		{ "program", required_argument, NULL, 'p' },
+		{ "state", required_argument, NULL, 't' },
+		{ "random", required_argument, NULL, 'r' },
+		{ "seed", required_argument, NULL, 'S' },
+		{ "foreign", required_argument, NULL, 'F' },
+		{ "part", required_argument, NULL, 'P' },
+		{ "self-test", no_argument, NULL, 'T' },
+		{ "full", no_argument, NULL, 'f' },
+		{ NULL, 0, NULL, 0 },
 	};
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	int c;
@@ -438,6 +460,7 @@ static int parse_options(int argc, char **argv, struct options *opt)
 			    opt->part >= opt->parts)
 				return -1;
 			break;
+		case 'F': opt->foreign = strtoull(optarg, NULL, 10); break;
 		case 'T': opt->self_test = true; break;
 		case 'f': opt->depth = 3; break;
 		default: return -1;
@@ -449,8 +472,9 @@ static int parse_options(int argc, char **argv, struct options *opt)
 static void usage(void)
 {
 	fputs("usage: crash_programs [--depth N | --full] [--sample K] [--random M] [--seed S] [--setup LETTERS]\n"
-	      "                      [--part I/N] [--jobs N]\n"
-	      "         all programs to length N (--full: 3), every K-th of length N + 1, M random ones of 4 to 16 operations\n"
+	      "                      [--part I/N] [--jobs N] [--foreign K]\n"
+	      "         all programs to length N (--full: 3), every K-th of length N + 1, M random ones of 4 to 16 operations;\n"
+	      "         every K-th distinct state of a qcow2 image is judged by qemu-img too\n"
 	      "       crash_programs --program S:OP,OP... [--state P.N]\n"
 	      "       crash_programs --self-test [--setup LETTERS]\n",
 	      stderr);
@@ -465,6 +489,10 @@ int main(int argc, char **argv)
 	if (parse_options(argc, argv, &opt) != 0) {
 		usage();
 		return 2;
+	}
+	if (opt.foreign != 0 && !foreign_available()) {
+		printf("SKIPPED: the judgement of qemu-img, which is not installed\n");
+		opt.foreign = 0;
 	}
 	for (unsigned i = 0; setup_at(i) != NULL; i++) {
 		const struct setup *s = setup_at(i);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "checked.h"
+#include "disk_int.h"
 #include "error.h"
 #include "program.h"
 
@@ -395,18 +396,18 @@ static int run_commit(struct machine *m, struct img_error *err)
 }
 
 static const struct operation operations[] = {
-	{ "block", "sjwourqkxvp", run_block },	 { "sub", "sjwourqkxvp", run_sub },
-	{ "unit", "sjwouqkxvp", run_unit },	 { "inunit", "sjwqkxv", run_in_unit },
-	{ "leaf", "sjwqkxv", run_leaf },	 { "fua", "sjwrqkxv", run_fua },
-	{ "zero", "sjwourqkxvp", run_zero },	 { "discard", "sjwouqkxvp", run_discard },
-	{ "flush", "sjwourqkxvp", run_flush },	 { "checkpoint", "sjwouqkxvp", run_checkpoint },
-	{ "reopen", "sjwourqkxvp", run_reopen }, { "createC", "sjwouqkxvp", run_create_c },
-	{ "createV", "sjwqkxv", run_create_vm }, { "deleteA", "sjwqkxv", run_delete_a },
-	{ "deleteB", "sjwqkxv", run_delete_b },	 { "deleteC", "sjwouqkxvp", run_delete_c },
-	{ "renameA", "sjwqkxv", run_rename },	 { "revertA", "sjwqkxv", run_revert_a },
-	{ "revertB", "sjwqkxv", run_revert_b },	 { "revertC", "oup", run_revert_c },
-	{ "grow", "sjwourqkxvp", run_grow },	 { "shrink", "sjwourqkxvp", run_shrink },
-	{ "vmstate", "sjwqkxv", run_vm },	 { "convert", "sjwouqkxvp", run_convert },
+	{ "block", "sjwourqkxvlp", run_block },	  { "sub", "sjwourqkxvlp", run_sub },
+	{ "unit", "sjwouqkxvlp", run_unit },	  { "inunit", "sjwqkxvl", run_in_unit },
+	{ "leaf", "sjwqkxvl", run_leaf },	  { "fua", "sjwrqkxvl", run_fua },
+	{ "zero", "sjwourqkxvlp", run_zero },	  { "discard", "sjwouqkxvlp", run_discard },
+	{ "flush", "sjwourqkxvlp", run_flush },	  { "checkpoint", "sjwouqkxvlp", run_checkpoint },
+	{ "reopen", "sjwourqkxvlp", run_reopen }, { "createC", "sjwouqkxvlp", run_create_c },
+	{ "createV", "sjwqkxvl", run_create_vm }, { "deleteA", "sjwqkxvl", run_delete_a },
+	{ "deleteB", "sjwqkxvl", run_delete_b },  { "deleteC", "sjwouqkxvlp", run_delete_c },
+	{ "renameA", "sjwqkxvl", run_rename },	  { "revertA", "sjwqkxvl", run_revert_a },
+	{ "revertB", "sjwqkxvl", run_revert_b },  { "revertC", "oup", run_revert_c },
+	{ "grow", "sjwourqkxvlp", run_grow },	  { "shrink", "sjwourqkxvlp", run_shrink },
+	{ "vmstate", "sjwqkxvl", run_vm },	  { "convert", "sjwouqkxvlp", run_convert },
 	{ "commit", "oup", run_commit },
 };
 
@@ -525,6 +526,21 @@ static int make_raw(const struct setup *s, struct memhost *host, struct worlds *
 #define LIMG  .format = "limg", .file = "top.img", .options = LIMG_OPTIONS, .garbage = true, .vm = VM_EVERYWHERE
 #define QCOW2 .format = "qcow2", .file = "top.img", .may_leak = true, .may_keep_discarded = true, .vm = VM_IN_SNAPSHOTS
 
+/* The same image with a cluster that is counted and that nobody refers to. */
+static int make_leaky(const struct setup *s, struct memhost *host, struct worlds *ws, struct img_error *err)
+{
+	struct memhost_file *file;
+	struct be64 table, block;
+	struct be16 one = be16_of(1);
+
+	if (make_snapshots(s, host, ws, err) != 0)
+		return -1;
+	file = memhost_find(host, s->file);
+	mem_content_read(file->content, &table, sizeof(table), 48);
+	mem_content_read(file->content, &block, sizeof(block), be64_get(table));
+	return mem_content_write(file->content, &one, sizeof(one), be64_get(block) + 2 * 1500);
+}
+
 static const struct setup setups[] = {
 	{ 'r', "a raw file", make_raw, .format = "raw", .file = "top.raw" },
 	{ 's', "two snapshots, machine state, a compressed unit", make_snapshots, LIMG },
@@ -540,6 +556,7 @@ static const struct setup setups[] = {
 	{ 'x', "the same with subclusters", make_snapshots, QCOW2,
 	  .options = "cluster_size=16384,extended_l2=on,compression_type=zstd" },
 	{ 'v', "the same, version 2", make_snapshots, QCOW2, .options = "compat=0.10,cluster_size=4096" },
+	{ 'l', "qcow2 with a leak", make_leaky, QCOW2, .options = "cluster_size=4096" },
 	{ 'p', "a qcow2 overlay", make_overlay, QCOW2, .options = "cluster_size=512" },
 };
 

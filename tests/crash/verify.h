@@ -10,6 +10,7 @@
 struct verify_counts {
 	uint64_t states;   /* post-crash disks that were built */
 	uint64_t distinct; /* of which judged: the others equalled one that was judged under the same worlds */
+	uint64_t foreign;  /* of the distinct ones, judged by others too */
 	uint64_t nested;   /* disks after a second crash, while the first was being recovered from */
 	uint64_t nested_distinct;
 };

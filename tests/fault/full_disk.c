@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
+ *   full_disk [SETUP]
+ *
  * A host disk that fills up: with every amount of free space up to some, in steps of 8 KiB, blocks are written, a
  * snapshot is taken, the same blocks are written again, until the disk is full. What fails then says IMG_E_NOSPC and
  * changes nothing else. What was flushed is there; snapshots can still be deleted (where a flush failed: after the
@@ -126,12 +128,17 @@ static int delete_all(struct test *t, struct observed *seen)
 {
 	static const char *const names[] = { "C", "A", "B" };
 	struct img_error err;
+	int ret;
 
 	worlds_of_observed(seen, &t->ws);
 	for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
 		if (world_snap(&t->ws.w[0], names[i]) == NULL)
 			continue;
-		if (img_snapshot_delete(t->img, names[i], &err) != 0)
+		ret = img_snapshot_delete(t->img, names[i], &err);
+		/* qcow2 writes counts and tables anew before it gives up the old ones: that may be more than there is. */
+		if (ret == IMG_E_NOSPC && t->setup->may_leak)
+			continue;
+		if (ret != 0)
 			return failed(t, "a snapshot cannot be deleted on a full disk", &err);
 		world_drop_snap(&t->ws.w[0], names[i]);
 		t->nr_deleted++;
@@ -155,8 +162,9 @@ static int write_again(struct test *t)
 		t->nr_wrote_again++;
 		return 0;
 	}
-	return ret == IMG_E_NOSPC && t->nr_again < ENOUGH ? 0 :
-							    failed(t, "no write after snapshots were deleted", &err);
+	return ret == IMG_E_NOSPC && (t->nr_again < ENOUGH || t->setup->may_leak) ?
+		       0 :
+		       failed(t, "no write after snapshots were deleted", &err);
 }
 
 static int use(struct test *t)
@@ -221,16 +229,16 @@ static int run(struct test *t, const struct memhost *start, const struct worlds 
 	return ret;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-	const struct setup *s = setup_find('s');
+	const struct setup *s = setup_find(argc > 1 ? *argv[1] : 's');
 	struct worlds *ws = malloc(sizeof(*ws));
 	struct test *t = calloc(1, sizeof(*t));
 	struct img_error err = { 0 };
 	unsigned nr = 0, bad = 0;
 	struct memhost start;
 
-	if (ws == NULL || t == NULL)
+	if (ws == NULL || t == NULL || s == NULL)
 		abort();
 	if (registry_find(s->format) == NULL) {
 		printf("SKIPPED: full disk: this build has no format %s\n", s->format);
@@ -252,9 +260,9 @@ int main(void)
 		if (run(t, &start, ws, free_bytes) != 0 && bad++ < 8)
 			printf("FAILED with 0x%llx bytes free: %s\n", (unsigned long long)free_bytes, t->why);
 	}
-	printf("full disk: %u sizes, %llu blocks written, %llu times opened again after a failed flush, %llu snapshots deleted, %llu times "
+	printf("full disk (%s): %u sizes, %llu blocks written, %llu times opened again after a failed flush, %llu snapshots deleted, %llu times "
 	       "written after that, %u failures\n",
-	       nr, (unsigned long long)t->nr_written, (unsigned long long)t->nr_poisoned,
+	       s->what, nr, (unsigned long long)t->nr_written, (unsigned long long)t->nr_poisoned,
 	       (unsigned long long)t->nr_deleted, (unsigned long long)t->nr_wrote_again, bad);
 	memhost_destroy(&start);
 	free(t);

@@ -22,6 +22,23 @@ static const struct scenario scenarios[] = {
 	{ "recovery", 'j', true, "look,block,flush,deleteA" },
 	{ "recovery-overlay", 'u', true, "look,check,block,flush" },
 	{ "create", 's', false, "make" },
+	{ "qcow2-open", 'q', false, "look,reopen,look,list" },
+	{ "qcow2-write", 'q', false, "block,sub,unit,leaf,inunit,zero,discard,flush" },
+	{ "qcow2-tables", 'k', false, "block,unit,flush,inunit,zero,fua" },
+	{ "qcow2-subclusters", 'x', false, "block,sub,unit,leaf,inunit,zero,discard,flush" },
+	{ "qcow2-v2", 'v', false, "sub,inunit,zero,discard,flush,createC" },
+	{ "qcow2-snapshots", 'q', false, "block,createC,sub,createV,deleteA,leaf,deleteB,flush,deleteC" },
+	{ "qcow2-snapshots-small", 'k', false, "sub,createC,sub,deleteA,flush" },
+	{ "qcow2-revert", 'q', false, "block,revertA,sub,flush,deleteB,revertA" },
+	{ "qcow2-revert-small", 'k', false, "sub,revertB" },
+	{ "qcow2-resize", 'k', false, "grow,leaf,flush,shrink,checkpoint,grow" },
+	{ "qcow2-machine-state", 'q', false, "vmstate,createV,renameA,vmstate,checkpoint" },
+	{ "qcow2-check", 'q', false, "block,check,diff,list,flush,check" },
+	{ "qcow2-repair", 'l', false, "look,repair,block,flush,check" },
+	{ "qcow2-convert", 'q', false, "block,convert" },
+	{ "qcow2-commit", 'p', false, "block,commit,look" },
+	{ "qcow2-overlay", 'p', false, "sub,flush,createC,zero,reopen,look" },
+	{ "qcow2-create", 'q', false, "make" },
 };
 
 const struct scenario *scenario_at(unsigned i)
@@ -83,6 +100,13 @@ static int step_check(struct machine *m, struct img_error *err)
 	return img_check(m->img, 0, NULL, NULL, NULL, &result, err);
 }
 
+static int step_repair(struct machine *m, struct img_error *err)
+{
+	struct img_check_result result;
+
+	return img_check(m->img, IMG_CHECK_REPAIR, NULL, NULL, NULL, &result, err);
+}
+
 /* A second image beside the first; there whole or not at all. */
 static int step_make(struct machine *m, struct img_error *err)
 {
@@ -90,9 +114,9 @@ static int step_make(struct machine *m, struct img_error *err)
 		.struct_size = sizeof(o),
 		.format = m->setup->format,
 		.size_bytes = 1 << 20,
-		.backing = m->setup->file,
-		.backing_snapshot = "A",
-		.backing_format = m->setup->format,
+		.backing = m->setup->may_leak ? NULL : m->setup->file, /* there: its head is being written */
+		.backing_snapshot = m->setup->may_leak ? NULL : "A",
+		.backing_format = m->setup->may_leak ? NULL : m->setup->format,
 		.refs = IMG_REFS_ANY,
 	};
 
@@ -104,11 +128,8 @@ int scenario_step(struct machine *m, const char *name, struct img_error *err)
 	static const struct {
 		const char *name;
 		int (*run)(struct machine *m, struct img_error *err);
-	} own[] = { { "look", step_look },
-		    { "list", step_list },
-		    { "diff", step_diff },
-		    { "check", step_check },
-		    { "make", step_make } };
+	} own[] = { { "look", step_look },   { "list", step_list },	{ "diff", step_diff },
+		    { "check", step_check }, { "repair", step_repair }, { "make", step_make } };
 	const struct operation *op = operation_find(m->setup, name);
 
 	error_clear(err);

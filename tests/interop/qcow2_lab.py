@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """
-What the tests of qcow2 against QEMU's tools share: running the tools, a flat model of an image and of its snapshots, and
-two judges that compare an image with the model: one uses nothing of ours, the other nothing of theirs.
+What the tests of qcow2 against QEMU's tools share: running the tools, a flat model of an image and of its snapshots,
+and two judges that compare an image with the model: one uses nothing of ours, the other nothing of theirs.
 
 IMGTOOL names imgtool, IMAGE_IO the program of image_io.c.
 """

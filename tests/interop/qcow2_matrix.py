@@ -110,7 +110,7 @@ def change(lab, kind, who, rng):
 
 
 def compress(lab, kind, who, rng):
-    """Whole clusters. QEMU refuses to write one compressed twice, so each is written once: what it held is freed before."""
+    """Whole clusters. QEMU does not write one compressed over another: what it held is freed before."""
     off = rng.randrange(len(lab.head)) // kind.bytes * kind.bytes
     count = min(kind.bytes, len(lab.head) - off)
     if who == 'qemu':
@@ -133,7 +133,7 @@ def create(lab, kind, who, size):
 
 
 def refused_snapshots(lab, kind):
-    """Where a kind cannot have snapshots both say so. In ours nothing has happened then; QEMU leaks clusters: on a copy."""
+    """Where a kind cannot have snapshots both say so, and with us nothing has happened; QEMU leaks clusters: on a copy."""
     copy = os.path.join(lab.folder, 'refused.qcow2')
     shutil.copy(lab.path, copy)
     run('qemu-img', 'snapshot', '-c', 'no', copy, want=(1,))

@@ -63,7 +63,8 @@ def one_round(seed, steps, folder):
             step(lab, kind, rng, number)
             lab.judge()
     except Wrong as wrong:
-        raise Wrong('%s\n  step %d of %s, after:\n    %s' % (wrong, number, kind, '\n    '.join(lab.log[-10:]))) from None
+        raise Wrong('%s\n  step %d of %s, after:\n    %s' % (
+            wrong, number, kind, '\n    '.join(lab.log[-10:]))) from None
 
 
 def main():
