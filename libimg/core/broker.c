@@ -8,8 +8,8 @@
  *  - none: refused. dir: the image's own folder and below, which the kernel enforces against symbolic links and ".." by
  *    openat2(RESOLVE_BENEATH); where that call does not exist, we walk the path ourselves and take no symbolic link at
  * all. any: any path.
- *  - Always read-only; regular files, and with "any" block devices; opened so that nothing can block, and judged by
- * fstat() of the descriptor, not by name.
+ *  - Read-only; regular files, and with "any" block devices; opened so that nothing can block, and judged by fstat() of
+ *    the descriptor, not by name. For writing (the data file of an image that is written): regular files alone.
  *
  * Depth and cycles are the chain's business (chain.c).
  */
@@ -27,7 +27,7 @@
 #include "error.h"
 
 #define LAYER	   "broker"
-#define OPEN_FLAGS (O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
+#define OPEN_FLAGS (O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
 
 static int no_memory(struct img_error *err)
 {
@@ -103,7 +103,7 @@ static int judge(int fd, const char *path, bool devices, struct img_error *err)
 }
 
 /* For kernels and sandboxes without openat2(): no symbolic links, no "..". Returns a descriptor or -1 with errno. */
-static int walk_beneath(int dir, const char *name)
+static int walk_beneath(int dir, const char *name, int mode)
 {
 	char *copy = strdup(name), *save = NULL, *part, *next;
 	int at = dir, fd = -1, e = ENOENT;
@@ -119,7 +119,8 @@ static int walk_beneath(int dir, const char *name)
 			e = EXDEV;
 		} else {
 			fd = openat(at, part,
-				    next ? O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC : OPEN_FLAGS | O_NOFOLLOW);
+				    next ? O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC :
+					   OPEN_FLAGS | mode | O_NOFOLLOW);
 			e = errno;
 		}
 		if (at != dir)
@@ -133,16 +134,16 @@ static int walk_beneath(int dir, const char *name)
 	return fd;
 }
 
-static int open_beneath(int dir, const char *name)
+static int open_beneath(int dir, const char *name, int mode)
 {
 	struct open_how how = {
-		.flags = OPEN_FLAGS,
+		.flags = (unsigned)(OPEN_FLAGS | mode),
 		.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
 	};
 	long fd = syscall(SYS_openat2, dir, name, &how, sizeof(how));
 
 	if (fd < 0 && (errno == ENOSYS || errno == EPERM || errno == EINVAL))
-		return walk_beneath(dir, name);
+		return walk_beneath(dir, name, mode);
 	return (int)fd;
 }
 
@@ -172,7 +173,8 @@ static int outside(const char *child_path, const char *name, struct img_error *e
 			 child_path);
 }
 
-static int open_in_folder(const char *child_path, const char *folder, const char *name, int *fd, struct img_error *err)
+static int open_in_folder(const char *child_path, const char *folder, const char *name, int mode, int *fd,
+			  struct img_error *err)
 {
 	const char *relative = strip_folder(folder, name);
 	int dir, e;
@@ -182,7 +184,7 @@ static int open_in_folder(const char *child_path, const char *folder, const char
 	dir = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (dir < 0)
 		return error_errno(err, errno, NO_OFFSET, LAYER, "%s: cannot open folder", folder);
-	*fd = open_beneath(dir, relative);
+	*fd = open_beneath(dir, relative, mode);
 	e = errno;
 	close(dir);
 	if (*fd < 0 && (e == EXDEV || e == ELOOP))
@@ -192,14 +194,9 @@ static int open_in_folder(const char *child_path, const char *folder, const char
 	return 0;
 }
 
-int broker_open(const char *child_path, const char *name, enum img_refs refs, int *fd, char **resolved,
-		struct img_error *err)
+/* What is refused before anything is looked at. */
+static int judge_name(const char *child_path, const char *name, enum img_refs refs, struct img_error *err)
 {
-	char *folder, *path = NULL;
-	int ret;
-
-	*fd = -1;
-	*resolved = NULL;
 	if (name[0] == '\0')
 		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER, "%s names a file without a name", child_path);
 	if (has_scheme(name))
@@ -210,21 +207,35 @@ int broker_open(const char *child_path, const char *name, enum img_refs refs, in
 		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
 				 "%s names '%s', and no references are allowed; --allow-refs dir or any would allow it",
 				 child_path, name);
+	return 0;
+}
+
+/* mode: O_RDONLY or O_RDWR */
+static int open_reference(const char *child_path, const char *name, enum img_refs refs, int mode, int *fd,
+			  char **resolved, struct img_error *err)
+{
+	char *folder, *path = NULL;
+	int ret = judge_name(child_path, name, refs, err);
+
+	*fd = -1;
+	*resolved = NULL;
+	if (ret != 0)
+		return ret;
 	folder = broker_folder(child_path, err);
 	if (!folder)
 		return IMG_E_NOMEM;
 	path = join(folder, name, err);
 	ret = path ? 0 : IMG_E_NOMEM;
 	if (ret == 0 && refs != IMG_REFS_ANY)
-		ret = open_in_folder(child_path, folder, name, fd, err);
+		ret = open_in_folder(child_path, folder, name, mode, fd, err);
 	if (ret == 0 && refs == IMG_REFS_ANY) {
-		*fd = open(path, OPEN_FLAGS);
+		*fd = open(path, OPEN_FLAGS | mode);
 		if (*fd < 0)
 			ret = error_errno(err, errno, NO_OFFSET, LAYER, "cannot open '%s', named by %s", name,
 					  child_path);
 	}
 	if (ret == 0)
-		ret = judge(*fd, path, refs == IMG_REFS_ANY, err);
+		ret = judge(*fd, path, refs == IMG_REFS_ANY && mode == O_RDONLY, err);
 	free(folder);
 	if (ret != 0) {
 		if (*fd >= 0)
@@ -235,6 +246,49 @@ int broker_open(const char *child_path, const char *name, enum img_refs refs, in
 	}
 	*resolved = path;
 	return 0;
+}
+
+int broker_open(const char *child_path, const char *name, enum img_refs refs, int *fd, char **resolved,
+		struct img_error *err)
+{
+	return open_reference(child_path, name, refs, O_RDONLY, fd, resolved, err);
+}
+
+int broker_open_writable(const char *child_path, const char *name, enum img_refs refs, int *fd, char **resolved,
+			 struct img_error *err)
+{
+	return open_reference(child_path, name, refs, O_RDWR, fd, resolved, err);
+}
+
+static bool leads_up(const char *name)
+{
+	for (const char *part = name; *part; part += strcspn(part, "/"), part += strspn(part, "/")) {
+		if (strncmp(part, "..", 2) == 0 && (part[2] == '/' || part[2] == '\0'))
+			return true;
+	}
+	return false;
+}
+
+int broker_new_path(const char *child_path, const char *name, enum img_refs refs, char **out, struct img_error *err)
+{
+	const char *relative = name;
+	char *folder;
+	int ret = judge_name(child_path, name, refs, err);
+
+	*out = NULL;
+	if (ret != 0)
+		return ret;
+	folder = broker_folder(child_path, err);
+	if (!folder)
+		return IMG_E_NOMEM;
+	if (refs != IMG_REFS_ANY)
+		relative = strip_folder(folder, name);
+	if (!relative || (refs != IMG_REFS_ANY && leads_up(relative)))
+		ret = outside(child_path, name, err);
+	else
+		*out = join(folder, name, err);
+	free(folder);
+	return ret == 0 && !*out ? IMG_E_NOMEM : ret;
 }
 
 int broker_open_named(const char *path, bool writable, int *fd, struct img_error *err)

@@ -11,6 +11,11 @@
  */
 int broker_open(const char *child_path, const char *name, enum img_refs refs, int *fd, char **resolved,
 		struct img_error *err);
+/* The same for writing: regular files only. */
+int broker_open_writable(const char *child_path, const char *name, enum img_refs refs, int *fd, char **resolved,
+			 struct img_error *err);
+/* Where a new file that the image at child_path will name is to be made; malloc()ed. */
+int broker_new_path(const char *child_path, const char *name, enum img_refs refs, char **out, struct img_error *err);
 /* Opens what the user names: any path, a regular file or a block device. */
 int broker_open_named(const char *path, bool writable, int *fd, struct img_error *err);
 /* The folder of path, "." where it has none; malloc()ed. */

@@ -18,6 +18,7 @@
 
 #include "chain.h"
 #include "checked.h"
+#include "data_file.h"
 #include "error.h"
 #include "probe.h"
 
@@ -88,6 +89,7 @@ static int open_layer(struct node *file, const char *path, const struct img_open
 		      struct img_error *err)
 {
 	uint64_t limit = o->max_virtual_bytes ? min_u64(o->max_virtual_bytes, INT64_MAX) : INT64_MAX;
+	struct data_opening data = { .path = path, .file = file, .o = o, .env = env };
 	struct driver_open args = {
 		.writable = (o->flags & IMG_OPEN_WRITE) != 0,
 		.force_share = (o->flags & IMG_OPEN_FORCE_SHARE) != 0,
@@ -97,6 +99,8 @@ static int open_layer(struct node *file, const char *path, const struct img_open
 		.snapshot_uuid = snapshot_uuid,
 		.cache_bytes = o->cache_bytes,
 		.max_virtual_bytes = limit,
+		.open_data = data_file_open,
+		.open_data_ctx = &data,
 	};
 	const struct img_driver *drv;
 	struct node *top = NULL;
@@ -166,7 +170,7 @@ static struct img_open_options parent_options(const struct img_open_options *chi
 	struct img_open_options o = *child;
 
 	o.flags &= IMG_OPEN_FORCE_SHARE | IMG_OPEN_UNSAFE_BACKING | IMG_OPEN_DIRECT;
-	o.format = ref->format;
+	o.format = ref->format[0] ? ref->format : NULL;
 	o.snapshot = ref->snapshot[0] ? ref->snapshot : NULL;
 	return o;
 }
@@ -176,9 +180,9 @@ static int may_open_parent(const char *path, const struct backing_ref *ref, unsi
 	if (ref->committing)
 		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
 				 "%s: a commit into its backing file was interrupted: run imgtool commit again", path);
-	if (ref->format[0] == '\0' || ref->name[0] == '\0')
-		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
-				 "%s: the name or format of the backing file is missing", path);
+	if (ref->name[0] == '\0')
+		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "%s: the name of the backing file is missing",
+				 path);
 	if (depth_left == 0)
 		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "%s: the backing chain is deeper than allowed",
 				 path);
@@ -225,6 +229,17 @@ static int check_not_child(const struct opening *op, struct node *file, struct i
 	return ret;
 }
 
+/* Where a format records no format of the parent it is looked for; what is none at all must not pass for raw. */
+static int check_guess(const struct img *parent, const char *child_path, const char *format, struct img_error *err)
+{
+	if (!child_path || format || !parent->top->drv->never_guess_for_writing)
+		return 0;
+	return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
+			 "%s: %s names it without a format, and none is recognised; if it is raw, record that: imgtool "
+			 "rebase --unsafe -b NAME -F raw",
+			 parent->path, child_path);
+}
+
 /* The file was there, its snapshot was not: on record that is a parent that changed, not a name that was mistyped. */
 static int judge_missing(int ret, const char *child_path, const char *path, const char *snapshot, struct img_error *err)
 {
@@ -261,6 +276,8 @@ static int open_layers(struct node *file, const char *path, const struct opening
 		l = (*layers)[(*nr)++];
 		ret = open_layer(file, path, &o, uuid, op->env, &l->img, err);
 		ret = judge_missing(ret, child_path, path, o.snapshot, err);
+		if (ret == 0)
+			ret = check_guess(l->img, child_path, o.format, err);
 		if (ret == 0)
 			ret = node_stat(l->img->top, &l->host, err);
 		if (ret == 0)

@@ -82,7 +82,7 @@ static int open_for_writing(struct commit *c, struct img_error *err)
 	struct img *img = c->rs.img;
 	struct img_open_options opts = {
 		.struct_size = sizeof(opts),
-		.format = c->rs.ref.format,
+		.format = c->rs.ref.format[0] ? c->rs.ref.format : NULL,
 		.flags = IMG_OPEN_WRITE,
 		.refs = img->refs,
 	};

@@ -8,6 +8,7 @@
 
 #include "checked.h"
 #include "copy.h"
+#include "data_file.h"
 #include "error.h"
 #include "image_int.h"
 
@@ -27,6 +28,7 @@ struct conversion {
 	bool has_ref;
 	struct backing_ref ref; /* of the new image, with has_ref */
 	char *temp_path;
+	struct data_creation data;
 };
 
 static int choose_size(struct conversion *c, struct img_error *err)
@@ -123,6 +125,8 @@ static int open_target(struct conversion *c, struct node *file, struct img **out
 		.size_bytes = c->size_bytes,
 		.options = c->create.options,
 		.backing = c->has_ref ? &c->ref : NULL,
+		.create_data = data_file_create,
+		.create_data_ctx = &c->data,
 	};
 	struct img_open_options open = {
 		.struct_size = sizeof(open),
@@ -131,8 +135,13 @@ static int open_target(struct conversion *c, struct node *file, struct img **out
 		.flags = IMG_OPEN_WRITE | (c->with_snapshots ? 0 : IMG_OPEN_BULK),
 		.refs = c->create.refs,
 	};
-	int r = node_create(c->drv, file, &create, err);
+	int r;
 
+	c->data = (struct data_creation){ .path = c->path, .refs = c->create.refs, .env = c->env };
+	r = node_create(c->drv, file, &create, err);
+
+	if (r == 0)
+		r = data_file_publish(&c->data, err);
 	if (r < 0) {
 		node_close(file, NULL);
 		return r;
@@ -171,6 +180,7 @@ static int make_file(struct conversion *c, struct img_error *err)
 		r = c->env->publish(c->env->ctx, c->temp_path, c->path, c->create.flags & IMG_CREATE_OVERWRITE, err);
 	if (r < 0)
 		c->env->discard_temp(c->env->ctx, c->temp_path);
+	data_file_end(&c->data, r == 0);
 	free(c->temp_path);
 	return r;
 }

@@ -11,6 +11,7 @@
 #include "broker.h"
 #include "chain.h"
 #include "checked.h"
+#include "data_file.h"
 #include "error.h"
 #include "image_int.h"
 #include "probe.h"
@@ -137,7 +138,8 @@ int image_create_env(const char *path, const struct img_create_options *opts, co
 {
 	struct img_create_options o;
 	const struct img_driver *drv;
-	struct driver_create args = { 0 };
+	struct data_creation data = { .path = path, .env = env };
+	struct driver_create args = { .create_data = data_file_create, .create_data_ctx = &data };
 	struct backing_ref ref;
 	struct node *file;
 	char *temp;
@@ -149,6 +151,7 @@ int image_create_env(const char *path, const struct img_create_options *opts, co
 		ret = image_check_target(path, o.flags, env, err);
 	if (ret != 0)
 		return ret;
+	data.refs = o.refs;
 	args.size_bytes = o.size_bytes;
 	args.options = o.options;
 	if (o.backing) {
@@ -165,11 +168,14 @@ int image_create_env(const char *path, const struct img_create_options *opts, co
 		return ret;
 	ret = fill_file(drv, file, &args, err);
 	if (ret == 0)
+		ret = data_file_publish(&data, err);
+	if (ret == 0)
 		ret = env->publish(env->ctx, temp, path, (o.flags & IMG_CREATE_OVERWRITE) != 0, err);
 	if (ret != 0) {
 		error_prefix(err, "cannot create %s", path);
 		env->discard_temp(env->ctx, temp);
 	}
+	data_file_end(&data, ret == 0);
 	free(temp);
 	return ret;
 }

@@ -56,11 +56,9 @@ static int host_open_file(void *ctx, const char *child_path, const char *name, e
 	(void)ctx;
 	*out = NULL;
 	*resolved = NULL;
-	if (child_path && args->writable)
-		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s: referenced files are opened read-only",
-				 name);
 	if (child_path) {
-		ret = broker_open(child_path, name, refs, &fd, resolved, err);
+		ret = args->writable ? broker_open_writable(child_path, name, refs, &fd, resolved, err) :
+				       broker_open(child_path, name, refs, &fd, resolved, err);
 	} else {
 		*resolved = strdup(name);
 		ret = *resolved ? broker_open_named(name, args->writable, &fd, err) : no_memory(err);

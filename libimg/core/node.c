@@ -48,7 +48,8 @@ static void name_file(const struct node *node, struct img_error *err)
 		return;
 	for (const struct node *layer = node; layer; layer = layer->backing)
 		for (const struct node *n = layer; n; n = n->file)
-			if (begins_with_path(err->msg, n->path))
+			if (begins_with_path(err->msg, n->path) ||
+			    (n->data && begins_with_path(err->msg, n->data->path)))
 				return;
 	error_prefix(err, "%s", node->path);
 }

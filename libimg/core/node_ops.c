@@ -97,24 +97,37 @@ static int close_one(struct node *node, struct img_error *err)
 	return ret;
 }
 
+/* A protocol node and the filters on it, from the top. */
+static int close_files(struct node *file, struct img_error *err)
+{
+	int first = 0;
+
+	while (file) {
+		struct node *below = file->file;
+		int ret = close_one(file, first == 0 ? err : NULL);
+
+		if (first == 0)
+			first = ret;
+		file = below;
+	}
+	return first;
+}
+
 int node_close(struct node *node, struct img_error *err)
 {
 	int first = 0;
 
 	while (node) {
-		struct node *file = node->file;
+		struct node *below[] = { node->data, node->file };
 		struct node *next = node->view_of ? NULL : node->backing;
 		int ret = close_one(node, first == 0 ? err : NULL);
 
 		if (first == 0)
 			first = ret;
-		while (file) {
-			struct node *below = file->file;
-
-			ret = close_one(file, first == 0 ? err : NULL);
+		for (size_t i = 0; i < ARRAY_LEN(below); i++) {
+			ret = close_files(below[i], first == 0 ? err : NULL);
 			if (first == 0)
 				first = ret;
-			file = below;
 		}
 		node = next;
 	}
@@ -123,7 +136,7 @@ int node_close(struct node *node, struct img_error *err)
 
 /* ---- the host ---------------------------------------------------------------------------------------------------- */
 
-int node_stat(struct node *node, struct host_stat *out, struct img_error *err)
+static int stat_one(struct node *node, struct host_stat *out, struct img_error *err)
 {
 	memset(out, 0, sizeof(*out));
 	while (!node->drv->stat && node->file)
@@ -133,6 +146,21 @@ int node_stat(struct node *node, struct host_stat *out, struct img_error *err)
 		return 0;
 	}
 	return node_judge(node, node->drv->stat(node, out, err), "stat", err);
+}
+
+/* A data file's space and its last change are the image's, too. */
+int node_stat(struct node *node, struct host_stat *out, struct img_error *err)
+{
+	struct host_stat data;
+	int ret = stat_one(node, out, err);
+
+	if (ret != 0 || !node->data)
+		return ret;
+	ret = stat_one(node->data, &data, err);
+	out->allocated_bytes += data.allocated_bytes;
+	if (data.mtime_ns > out->mtime_ns)
+		out->mtime_ns = data.mtime_ns;
+	return ret;
 }
 
 int node_allocate(struct node *node, uint64_t bytes, uint64_t off, struct img_error *err)

@@ -464,7 +464,7 @@ static void test_descriptor_has_no_folder(void **state)
 	fixture_files(true);
 }
 
-/* The recorded format counts; a parent is never probed at open, and raw never guessed at creation. */
+/* The recorded format counts; only where none is recorded a parent is probed, and raw never guessed. */
 static void test_parents_format_is_on_record(void **state)
 {
 	struct backing_ref ref;
@@ -486,7 +486,13 @@ static void test_parents_format_is_on_record(void **state)
 	close_image(img);
 	ref.format[0] = '\0';
 	forge("top", &ref);
-	assert_int_equal(try_open("top", NULL), IMG_E_CORRUPT);
+	img = open_image("top", NULL, 0);
+	assert_string_equal(img_format(img_backing(img)), toy_driver.name);
+	close_image(img);
+	assert_int_equal(remove(in_dir("base.raw")), 0);
+	make_image("base.raw", "raw", NR_BLOCKS * BLOCK, NULL, NULL);
+	assert_int_equal(try_open("top", NULL), IMG_E_REFUSED);
+	assert_non_null(strstr(ERR->msg, "-F raw"));
 	ref = ref_to("", "raw");
 	forge("top", &ref);
 	assert_int_equal(try_open("top", NULL), IMG_E_CORRUPT);
