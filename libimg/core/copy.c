@@ -49,7 +49,7 @@ int copy_content(struct img *src, struct img *base, struct img *dst, const struc
 		.src = src,
 		.base = base,
 		.dst = dst,
-		.bytes = img_size(dst),
+		.bytes = img_size(opts->flags & IMG_COPY_KEEP_REST ? src : dst),
 		.flags = base ? opts->flags & ~(unsigned)IMG_COPY_TARGET_ZERO : opts->flags,
 		.plan = plan_copy,
 		.ctx = &plan,
@@ -72,8 +72,9 @@ int img_copy(struct img *src, struct img *dst, const struct img_copy_options *op
 		return image_invalid(err, "no source or no target");
 	r = image_copy_options(&options, sizeof(options), opts, err);
 	if (r == 0)
-		r = image_check_flags(options.flags, IMG_COPY_COMPRESS | IMG_COPY_TARGET_ZERO | IMG_COPY_NO_DETECT,
-				      err);
+		r = image_check_flags(
+			options.flags,
+			IMG_COPY_COMPRESS | IMG_COPY_TARGET_ZERO | IMG_COPY_NO_DETECT | IMG_COPY_KEEP_REST, err);
 	if (r < 0)
 		return r;
 	if (src == dst)

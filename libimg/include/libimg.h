@@ -378,10 +378,11 @@ enum img_copy_flags {
 	IMG_COPY_NO_DETECT = 1u << 2,	 /* do not look for zeros in data */
 	IMG_COPY_SNAPSHOTS = 1u << 3,	 /* convert: internal snapshots too */
 	IMG_COPY_BITMAPS = 1u << 4,	 /* convert: dirty bitmaps too, but those that are inconsistent */
+	IMG_COPY_KEEP_REST = 1u << 5,	 /* copy: what dst has beyond src's end stays as it is */
 };
 
 /*
- * Copies the content of src to dst, which must be at least as large; the rest of dst is zeroed. dst is flushed. After a failure
+ * Copies the content of src to dst, which must be at least as large; the rest of dst is zeroed (or kept). dst is flushed. After a failure
  * dst holds a part of it.
  */
 IMG_API int img_copy(struct img *src, struct img *dst, const struct img_copy_options *opts, struct img_error *err);

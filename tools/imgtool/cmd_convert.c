@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "bitmaps.h"
+#include "convert_device.h"
 #include "create_options.h"
 #include "open.h"
 #include "progress.h"
@@ -152,6 +153,41 @@ static int convert(const struct cli_verb *verb, const struct convert_args *args,
 	return status;
 }
 
+/* A device is no file that could be replaced: it takes the plain content. */
+static int check_device(const struct cli_verb *verb, const struct convert_args *args, const char *path)
+{
+	if (!args->format || strcmp(args->format, "raw") != 0)
+		return cli_usage_error(verb, "%s is a block device, which takes the content alone: say -O raw", path);
+	if (args->backing || args->options || args->snapshots || args->bitmaps)
+		return cli_usage_error(verb, "-o, -b, --snapshots and --bitmaps make no sense for a block device");
+	if (args->force)
+		return EXIT_DONE;
+	cli_message(path, "the block device exists, and what it holds would be lost: overwrite it with --force");
+	return EXIT_REFUSED;
+}
+
+static int convert_device(const struct cli_verb *verb, const struct convert_args *args, const struct target *src,
+			  const char *path)
+{
+	struct img_copy_options copy = { .struct_size = sizeof(copy), .threads = (unsigned)args->threads.value };
+	struct img_error err = { .code = IMG_OK };
+	struct progress progress;
+	struct img *img;
+	int status = check_device(verb, args, path);
+
+	if (status == EXIT_DONE)
+		status = open_image(src, &args->common, 0, &img);
+	if (status != EXIT_DONE)
+		return status;
+	tell_left_out(args, src, img);
+	copy.progress = progress_begin(&progress, verb, &args->common);
+	status = convert_into_device(img, path, &copy, &err);
+	progress_end(&progress, status == EXIT_DONE);
+	if (err.code != IMG_OK)
+		status = cli_fail(cli_blamed(&err, path, img), &err);
+	return close_image(img, src, status);
+}
+
 static bool good_codec(const char *codec)
 {
 	static const char *const names[] = { "zstd", "zlib", "none" };
@@ -189,15 +225,18 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 {
 	struct convert_args *args = verb_args;
 	struct target src = { NULL, NULL }, dst = { NULL, NULL }, backing = { NULL, NULL };
+	bool device;
 	int status;
 
-	args->format = create_format(args->format, nr_operands > 1 ? operands[1] : NULL);
+	device = nr_operands > 1 && is_block_device(operands[1]);
+	if (!device)
+		args->format = create_format(args->format, nr_operands > 1 ? operands[1] : NULL);
 	if (create_is_help(args->options))
 		return create_print_help(verb, args->format);
 	if (nr_operands < 2)
 		return cli_usage_error(verb, "expected %s", verb->operands);
-	status = check_args(verb, args, args->format);
-	if (args->compress && !compresses(args->format))
+	status = check_args(verb, args, args->format ? args->format : "raw");
+	if (args->compress && (device || !compresses(args->format)))
 		args->compress = NULL; /* none, of a format that never does */
 	if (status == EXIT_DONE)
 		status = target_parse(&src, verb, operands[0], args->common.snapshot, NULL);
@@ -206,7 +245,8 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 	if (status == EXIT_DONE && args->backing)
 		status = target_parse(&backing, verb, args->backing, NULL, dst.path);
 	if (status == EXIT_DONE)
-		status = convert(verb, args, &src, &dst, &backing);
+		status = device ? convert_device(verb, args, &src, operands[1]) :
+				  convert(verb, args, &src, &dst, &backing);
 	target_free(&src);
 	target_free(&dst);
 	target_free(&backing);
@@ -217,11 +257,14 @@ const struct cli_verb verb_convert = {
 	.name = "convert",
 	.operands = "SRC[@SNAP] DST",
 	.summary = "Copies an image, or one of its snapshots, into a new one",
-	.details = "The copy is sparse and parallel, and holds what the guest sees: a chain of overlays becomes one "
-		   "image, unless -b names a parent for DST. -f is the format of SRC. Snapshots and dirty bitmaps "
-		   "are left out, with a notice, unless --snapshots and --bitmaps are given.\n\n"
-		   "An existing DST is not touched without --force. After a failure, an interruption or a crash "
-		   "nothing stays under DST's name.",
+	.details =
+		"The copy is sparse and parallel, and holds what the guest sees: a chain of overlays becomes one "
+		"image, unless -b names a parent for DST. -f is the format of SRC. Snapshots and dirty bitmaps "
+		"are left out, with a notice, unless --snapshots and --bitmaps are given.\n\n"
+		"An existing DST is not touched without --force. After a failure, an interruption or a crash "
+		"nothing stays under DST's name.\n\n"
+		"DST may be a block device that is large enough and not mounted, with -O raw and --force: the content is "
+		"written to its start, and what lies beyond stays. There a failure leaves a part.",
 	.example = PROGRAM " convert -c zstd debian.raw debian.limg\n" PROGRAM
 			   " convert debian.limg@nightly backup.raw",
 	.max_operands = 2,
