@@ -234,10 +234,12 @@ static int check_guess(const struct img *parent, const char *child_path, const c
 {
 	if (!child_path || format || !parent->top->drv->never_guess_for_writing)
 		return 0;
-	return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
-			 "%s: %s names it without a format, and none is recognised; if it is raw, record that: imgtool "
-			 "rebase --unsafe -b NAME -F raw",
-			 parent->path, child_path);
+	/* Long paths may be cut off: they come last. */
+	return error_set(
+		err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
+		"the backing file's format is neither recorded nor recognised; if it is raw, say so: imgtool rebase "
+		"--unsafe -b NAME -F raw: %s, named by %s",
+		parent->path, child_path);
 }
 
 /* The file was there, its snapshot was not: on record that is a parent that changed, not a name that was mistyped. */
