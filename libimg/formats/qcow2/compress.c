@@ -34,7 +34,7 @@ static uint64_t bytes_of(const struct qcow2_engine *e, const struct batch *b, ui
 
 static uint64_t guest_off(const struct qcow2_engine *e, const struct batch *b, uint64_t i)
 {
-	return (b->g + i) << e->h.cluster_bits;
+	return (b->g + i) << e->cluster_bits;
 }
 
 /* ---- compressing ---- */
@@ -42,7 +42,7 @@ static uint64_t guest_off(const struct qcow2_engine *e, const struct batch *b, u
 static int pack_one(struct qcow2_engine *e, struct codec_ctx *ctx, struct batch *b, uint64_t i, size_t *used,
 		    struct img_error *err)
 {
-	const uint8_t *src = b->src + (i << e->h.cluster_bits);
+	const uint8_t *src = b->src + (i << e->cluster_bits);
 	enum codec_id id = e->codec == CODEC_DEFLATE ? CODEC_DEFLATE_4K : e->codec;
 	uint64_t bytes = bytes_of(e, b, i);
 	uint8_t *padded = NULL;
@@ -87,7 +87,7 @@ static int pack_batch(struct qcow2_engine *e, struct batch *b, struct img_error 
 
 static uint64_t packed_desc(const struct qcow2_engine *e, uint64_t host_off, uint64_t bytes)
 {
-	unsigned shift = 62 - (e->h.cluster_bits - 8);
+	unsigned shift = 62 - (e->cluster_bits - 8);
 	uint64_t more = (host_off + bytes - 1) / 512 - host_off / 512;
 
 	return QCOW2_COMPRESSED | more << shift | host_off;
@@ -102,7 +102,7 @@ static void give_back(struct qcow2_engine *e, const struct batch *b, uint64_t fr
 
 static int one_place(struct qcow2_engine *e, uint64_t bytes, uint64_t *host_off, struct img_error *err)
 {
-	uint64_t limit = UINT64_C(1) << (62 - (e->h.cluster_bits - 8));
+	uint64_t limit = UINT64_C(1) << (62 - (e->cluster_bits - 8));
 	int rc = qcow2_alloc_packed(e, bytes, host_off, err);
 
 	if (rc)
@@ -112,7 +112,7 @@ static int one_place(struct qcow2_engine *e, uint64_t bytes, uint64_t *host_off,
 		rc = error_set(err, IMG_E_LIMIT, 0, *host_off, LAYER,
 			       "the image file is too large for compressed clusters of this size");
 		qcow2_free(e, round_down(*host_off, e->cluster_bytes),
-			   (*host_off % e->cluster_bytes + bytes + e->cluster_bytes - 1) >> e->h.cluster_bits, NULL);
+			   (*host_off % e->cluster_bytes + bytes + e->cluster_bytes - 1) >> e->cluster_bits, NULL);
 	}
 	return rc;
 }
@@ -222,7 +222,7 @@ static int store_others(struct qcow2_engine *e, const struct batch *b, struct im
 		if (form == ZEROS)
 			rc = qcow2_zero_clusters(e, b->g + i, n, how, &done, err);
 		if (!rc && form != PACKED && !done)
-			rc = qcow2_write_held(e, b->src + (i << e->h.cluster_bits), bytes, guest_off(e, b, i), err);
+			rc = qcow2_write_held(e, b->src + (i << e->cluster_bits), bytes, guest_off(e, b, i), err);
 	}
 	return rc;
 }
@@ -230,11 +230,11 @@ static int store_others(struct qcow2_engine *e, const struct batch *b, struct im
 int qcow2_write_packed(struct qcow2_engine *e, const uint8_t *buf, uint64_t g, uint64_t nr, uint64_t tail,
 		       struct img_error *err)
 {
-	uint64_t max = min_u64(BATCH_MAX, max_u64(BATCH_BYTES >> e->h.cluster_bits, 1));
+	uint64_t max = min_u64(BATCH_MAX, max_u64(BATCH_BYTES >> e->cluster_bits, 1));
 	struct batch b = { .src = buf, .g = g };
 	int rc = 0;
 
-	b.out = malloc((size_t)(min_u64(max, nr) << e->h.cluster_bits));
+	b.out = malloc((size_t)(min_u64(max, nr) << e->cluster_bits));
 	if (!b.out)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 	while (!rc && nr) {
@@ -250,7 +250,7 @@ int qcow2_write_packed(struct qcow2_engine *e, const uint8_t *buf, uint64_t g, u
 		if (!rc)
 			rc = store_others(e, &b, err);
 		pthread_rwlock_unlock(&e->gate);
-		b.src += b.nr << e->h.cluster_bits;
+		b.src += b.nr << e->cluster_bits;
 		b.g += b.nr;
 		nr -= b.nr;
 	}

@@ -90,6 +90,7 @@ void qcow2_set_geometry(struct qcow2_engine *e)
 	bool extended = h->incompatible & QCOW2_EXTENDED_L2;
 
 	e->cluster_bytes = UINT64_C(1) << h->cluster_bits;
+	e->cluster_bits = h->cluster_bits;
 	e->entry_bytes = extended ? 16 : 8;
 	e->l2_shift = h->cluster_bits - (extended ? 4 : 3);
 	e->subclusters = extended ? QCOW2_SUBCLUSTERS : 1;

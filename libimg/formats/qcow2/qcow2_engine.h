@@ -118,6 +118,7 @@ struct qcow2_engine {
 
 	/* geometry, constant */
 	uint64_t cluster_bytes;
+	unsigned cluster_bits;	   /* h's, for those who do not hold map */
 	unsigned l2_shift;	   /* log2 of entries in an L2 table */
 	unsigned entry_bytes;	   /* 8, with subclusters 16 */
 	unsigned subclusters;	   /* 1 or 32 */

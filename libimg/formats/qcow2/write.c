@@ -132,7 +132,7 @@ static void window(const struct qcow2_engine *e, const struct run *r, const stru
 
 static uint64_t cluster_start(const struct qcow2_engine *e, uint64_t g)
 {
-	return g << e->h.cluster_bits;
+	return g << e->cluster_bits;
 }
 
 static void plan_window(const struct qcow2_engine *e, struct run *r)
@@ -181,11 +181,11 @@ static int plan_entries(struct qcow2_engine *e, struct run *r, uint64_t max, boo
 
 static int plan_run(struct qcow2_engine *e, struct run *r, uint64_t bytes, struct img_error *err)
 {
-	uint64_t last = (r->off + bytes - 1) >> e->h.cluster_bits, old_end = e->file_end, got;
+	uint64_t last = (r->off + bytes - 1) >> e->cluster_bits, old_end = e->file_end, got;
 	bool own = false;
 	int rc;
 
-	r->g = r->off >> e->h.cluster_bits;
+	r->g = r->off >> e->cluster_bits;
 	rc = plan_entries(e, r, min_u64(last - r->g + 1, RUN_MAX), &own, err);
 	if (rc)
 		return rc;
@@ -336,7 +336,7 @@ static int write_ranged(struct qcow2_engine *e, const uint8_t *buf, uint64_t byt
 	struct qcow2_inflight range;
 	int rc = 0;
 
-	qcow2_range_begin(e, &range, off >> e->h.cluster_bits, (off + bytes - 1) >> e->h.cluster_bits);
+	qcow2_range_begin(e, &range, off >> e->cluster_bits, (off + bytes - 1) >> e->cluster_bits);
 	while (!rc && bytes) {
 		uint64_t done = 0;
 
@@ -413,8 +413,8 @@ static int write_compressing(struct qcow2_engine *e, const uint8_t *buf, uint64_
 	if (off < first)
 		rc = write_plain(e, buf, first - off, off, err);
 	if (!rc)
-		rc = qcow2_write_packed(e, buf + (first - off), first >> e->h.cluster_bits,
-					(last - first) >> e->h.cluster_bits, tail, err);
+		rc = qcow2_write_packed(e, buf + (first - off), first >> e->cluster_bits,
+					(last - first) >> e->cluster_bits, tail, err);
 	if (!rc && stop < end)
 		rc = write_plain(e, buf + (stop - off), end - stop, stop, err);
 	return rc;

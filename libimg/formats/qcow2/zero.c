@@ -83,7 +83,7 @@ static int zero_step(struct qcow2_engine *e, uint64_t g, uint64_t *nr, struct qc
 		int rc = qcow2_entry_get(e, g + *nr, &old, err);
 
 		if (!rc)
-			rc = qcow2_entry_check(e, &old, (g + *nr) << e->h.cluster_bits, err);
+			rc = qcow2_entry_check(e, &old, (g + *nr) << e->cluster_bits, err);
 		if (rc)
 			return rc;
 		change = zero_cluster(e, g + *nr, &old, how, &en);
@@ -123,8 +123,8 @@ static uint64_t nothing_there(const struct qcow2_engine *e, uint64_t g, uint64_t
 static int zero_external(struct qcow2_engine *e, uint64_t g, uint64_t nr, struct qcow2_zeroing how,
 			 struct img_error *err)
 {
-	uint64_t off = g << e->h.cluster_bits, disk = atomic_load(&e->disk_bytes);
-	uint64_t end = min_u64((g + nr) << e->h.cluster_bits, disk);
+	uint64_t off = g << e->cluster_bits, disk = atomic_load(&e->disk_bytes);
+	uint64_t end = min_u64((g + nr) << e->cluster_bits, disk);
 
 	if (!e->external || off >= end)
 		return 0;
@@ -190,7 +190,7 @@ static int set_sub_zero(struct qcow2_engine *e, uint64_t g, unsigned first, unsi
 	int rc = qcow2_entry_get(e, g, &old, err);
 
 	if (!rc)
-		rc = qcow2_entry_check(e, &old, g << e->h.cluster_bits, err);
+		rc = qcow2_entry_check(e, &old, g << e->cluster_bits, err);
 	if (rc)
 		return rc;
 	*done = !(old.desc & QCOW2_COMPRESSED);
@@ -212,7 +212,7 @@ static int zero_part(struct qcow2_engine *e, uint64_t off, uint64_t end, struct 
 		     struct img_error *err)
 {
 	uint64_t first = round_up(off, e->sub_bytes), last = round_down(end, e->sub_bytes);
-	uint64_t g = off >> e->h.cluster_bits;
+	uint64_t g = off >> e->cluster_bits;
 	struct qcow2_inflight range;
 	bool done = false;
 	int rc = 0;
@@ -241,8 +241,7 @@ static int zero_whole(struct qcow2_engine *e, uint64_t off, uint64_t end, struct
 	int rc = 0;
 
 	while (!rc && off < end) {
-		uint64_t stop = min_u64(end, round_down(off, table_bytes) + table_bytes), g = off >> e->h.cluster_bits,
-			 n;
+		uint64_t stop = min_u64(end, round_down(off, table_bytes) + table_bytes), g = off >> e->cluster_bits, n;
 		bool done;
 
 		rc = qcow2_make_room(e, err);
@@ -251,11 +250,11 @@ static int zero_whole(struct qcow2_engine *e, uint64_t off, uint64_t end, struct
 		pthread_rwlock_rdlock(&e->gate);
 		if (!e->external) {
 			pthread_rwlock_rdlock(&e->map);
-			n = nothing_there(e, g, (end - off) >> e->h.cluster_bits);
+			n = nothing_there(e, g, (end - off) >> e->cluster_bits);
 			pthread_rwlock_unlock(&e->map);
-			stop = max_u64(stop, (g + n) << e->h.cluster_bits);
+			stop = max_u64(stop, (g + n) << e->cluster_bits);
 		}
-		rc = qcow2_zero_clusters(e, g, (stop - off) >> e->h.cluster_bits, how, &done, err);
+		rc = qcow2_zero_clusters(e, g, (stop - off) >> e->cluster_bits, how, &done, err);
 		if (!rc && !done)
 			rc = write_zeros(e, off, min_u64(stop, max_u64(off, atomic_load(&e->disk_bytes))), how, err);
 		pthread_rwlock_unlock(&e->gate);
