@@ -102,6 +102,17 @@ static int judge(int fd, const char *path, bool devices, struct img_error *err)
 	return 0;
 }
 
+/* Is it a link that made an openat() fail with e? */
+static bool is_link(int dir, const char *name, int e)
+{
+	struct stat sb;
+	bool is = (e == ELOOP || e == ENOTDIR) && fstatat(dir, name, &sb, AT_SYMLINK_NOFOLLOW) == 0 &&
+		  S_ISLNK(sb.st_mode);
+
+	errno = e;
+	return is;
+}
+
 /* For kernels and sandboxes without openat2(): no symbolic links, no "..". Returns a descriptor or -1 with errno. */
 static int walk_beneath(int dir, const char *name, int mode)
 {
@@ -121,7 +132,7 @@ static int walk_beneath(int dir, const char *name, int mode)
 			fd = openat(at, part,
 				    next ? O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC :
 					   OPEN_FLAGS | mode | O_NOFOLLOW);
-			e = errno;
+			e = fd < 0 && is_link(at, part, errno) ? ELOOP : errno;
 		}
 		if (at != dir)
 			close(at);
@@ -134,7 +145,8 @@ static int walk_beneath(int dir, const char *name, int mode)
 	return fd;
 }
 
-static int open_beneath(int dir, const char *name, int mode)
+/* *walked: by ourselves. */
+static int open_beneath(int dir, const char *name, int mode, bool *walked)
 {
 	struct open_how how = {
 		.flags = (unsigned)(OPEN_FLAGS | mode),
@@ -142,7 +154,8 @@ static int open_beneath(int dir, const char *name, int mode)
 	};
 	long fd = syscall(SYS_openat2, dir, name, &how, sizeof(how));
 
-	if (fd < 0 && (errno == ENOSYS || errno == EPERM || errno == EINVAL))
+	*walked = fd < 0 && (errno == ENOSYS || errno == EPERM || errno == EINVAL);
+	if (*walked)
 		return walk_beneath(dir, name, mode);
 	return (int)fd;
 }
@@ -177,6 +190,7 @@ static int open_in_folder(const char *child_path, const char *folder, const char
 			  struct img_error *err)
 {
 	const char *relative = strip_folder(folder, name);
+	bool walked;
 	int dir, e;
 
 	if (!relative)
@@ -184,9 +198,15 @@ static int open_in_folder(const char *child_path, const char *folder, const char
 	dir = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (dir < 0)
 		return error_errno(err, errno, NO_OFFSET, LAYER, "%s: cannot open folder", folder);
-	*fd = open_beneath(dir, relative, mode);
+	*fd = open_beneath(dir, relative, mode, &walked);
 	e = errno;
 	close(dir);
+	if (*fd < 0 && walked && (e == EXDEV || e == ELOOP))
+		return error_set(
+			err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
+			"'%s', named by %s, leads through %s, and the kernel or sandbox has no openat2() to follow it "
+			"safely; --allow-refs any would allow it",
+			name, child_path, e == ELOOP ? "a symbolic link" : "'..'");
 	if (*fd < 0 && (e == EXDEV || e == ELOOP))
 		return outside(child_path, name, err);
 	if (*fd < 0)
