@@ -48,8 +48,6 @@ static int end(struct qcow2_engine *e, int r, struct img_error *err)
 	if (r == 0)
 		return qcow2_txn_commit(e, err);
 	qcow2_txn_abort(e);
-	if (r == IMG_E_LIMIT && e->refcount_max < UINT16_MAX)
-		error_prefix(err, "refcounts have %u bits", 1u << e->h.refcount_order);
 	return r;
 }
 
@@ -118,8 +116,8 @@ static int describe(struct qcow2_engine *e, const char *name, struct qcow2_snaps
 	return new_id(e, &s->id, err);
 }
 
-/* Its own L1 table, a copy of the active one. */
-static int write_l1(struct qcow2_engine *e, struct qcow2_snapshot *s, struct img_error *err)
+/* Its own L1 table. */
+static int write_l1(struct qcow2_engine *e, struct qcow2_snapshot *s, const uint64_t *l1, struct img_error *err)
 {
 	uint64_t table_bytes = round_up(UINT64_C(8) * s->l1_entries, e->cluster_bytes);
 	struct be64 *table;
@@ -130,8 +128,8 @@ static int write_l1(struct qcow2_engine *e, struct qcow2_snapshot *s, struct img
 	table = calloc(1, table_bytes);
 	if (!table)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "no memory for an L1 table");
-	for (uint32_t i = 0; i < s->l1_entries && i < e->h.l1_entries; i++)
-		table[i] = be64_of(e->l1[i] & ~QCOW2_COPIED);
+	for (uint32_t i = 0; i < s->l1_entries; i++)
+		table[i] = be64_of(l1[i]);
 	r = node_pwrite(e->file, table, table_bytes, s->l1_off, 0, err);
 	free(table);
 	return r;
@@ -157,6 +155,35 @@ static int refresh_active(struct qcow2_engine *e, struct img_error *err)
 	return r < 0 ? r : put_active(e, l1, e->h.l1_entries, err);
 }
 
+/*
+ * Counts everything once more and gives the snapshot an L1. Tables whose COPIED flags are no longer true are made anew,
+ * once, for both.
+ */
+static int share_tree(struct qcow2_engine *e, struct qcow2_snapshot *s, struct img_error *err)
+{
+	uint32_t n = e->h.l1_entries, shared = (uint32_t)min_u64(s->l1_entries, n);
+	uint64_t *theirs, *ours = NULL;
+	int r = qcow2_l1_copy(e->l1, shared, max_u64(n, s->l1_entries), &theirs, err);
+
+	if (r < 0)
+		return r;
+	for (uint32_t i = 0; i < shared; i++)
+		theirs[i] &= ~QCOW2_COPIED;
+	r = qcow2_l1_copy(e->l1, n, n, &ours, err);
+	if (r == 0)
+		r = qcow2_txn_walk(e, theirs, shared, 1, err);
+	if (r == 0)
+		r = qcow2_txn_fix_copied_shared(e, ours, theirs, n, err);
+	if (r == 0)
+		r = write_l1(e, s, theirs, err);
+	free(theirs);
+	if (r == 0)
+		qcow2_txn_set_l1(e, ours, n);
+	else
+		free(ours);
+	return r;
+}
+
 static int add_snapshot(struct qcow2_engine *e, const char *name, unsigned flags, struct qcow2_snapshot *s,
 			struct img_error *err)
 {
@@ -169,11 +196,7 @@ static int add_snapshot(struct qcow2_engine *e, const char *name, unsigned flags
 	}
 	/* One at least: others expect a table to be somewhere. */
 	s->l1_entries = (uint32_t)max_u64(min_u64(entries, e->h.l1_entries), 1);
-	if (r == 0)
-		r = write_l1(e, s, err);
-	if (r == 0)
-		r = qcow2_txn_walk(e, e->l1, (uint32_t)min_u64(s->l1_entries, e->h.l1_entries), 1, err);
-	return r == 0 ? refresh_active(e, err) : r;
+	return r == 0 ? share_tree(e, s, err) : r;
 }
 
 int qcow2_snap_create(struct node *n, const char *name, unsigned flags, struct img_error *err)
