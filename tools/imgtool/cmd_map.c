@@ -9,6 +9,22 @@
 
 #define EXTENTS_PER_CALL 1024
 
+struct map_args {
+	struct common_args common;
+	const char *bitmap;
+};
+
+static const struct cli_option options[] = {
+	{ "bitmap", 0, OPTION_TEXT, "NAME", "list what is dirty by this bitmap instead",
+	  offsetof(struct map_args, bitmap) },
+};
+
+static void print_json_head(const struct common_args *common, const struct img *img)
+{
+	printf("{\n  \"virtual_size\": %" PRIu64 ",\n  \"may_be_stale\": %s,\n  \"extents\": [", img_size(img),
+	       common->force_share ? "true" : "false");
+}
+
 static void print_json(const struct img_extent *e, bool first)
 {
 	printf("%s\n    {\"start\": %" PRIu64 ", \"length\": %" PRIu64
@@ -67,35 +83,75 @@ static int print_extents(const struct common_args *common, const struct target *
 	return EXIT_DONE;
 }
 
-static int map(const struct common_args *common, const struct target *target)
+static int map(const struct common_args *common, const struct target *target, struct img *img)
 {
-	struct img *img;
-	int status = open_image(target, common, 0, &img);
+	int status;
 
-	if (status != EXIT_DONE)
-		return status;
 	if (common->json)
-		printf("{\n  \"virtual_size\": %" PRIu64 ",\n  \"may_be_stale\": %s,\n  \"extents\": [", img_size(img),
-		       common->force_share ? "true" : "false");
+		print_json_head(common, img);
 	else
 		printf("%14s  %14s  %5s  %-10s  %14s\n", "start", "length", "depth", "kind", "host offset");
 	status = print_extents(common, target, img);
 	if (common->json && status == EXIT_DONE)
 		fputs(img_size(img) ? "\n  ]\n}\n" : "]\n}\n", stdout);
-	return close_image(img, target, status);
+	return status;
+}
+
+/* ---- a bitmap ---------------------------------------------------------------------------------------------------- */
+
+static void print_dirty(const struct img_range *r, bool json, bool first)
+{
+	if (json)
+		printf("%s\n    {\"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"dirty\": true}", first ? "" : ",",
+		       r->off, r->bytes);
+	else
+		printf("%#14" PRIx64 "  %#14" PRIx64 "\n", r->off, r->bytes);
+}
+
+static int map_bitmap(const struct map_args *args, const struct target *target, struct img *img)
+{
+	static struct img_range ranges[EXTENTS_PER_CALL];
+	struct img_error err = { .code = IMG_OK };
+	uint64_t off = 0, total = 0;
+	size_t nr = 0;
+
+	do {
+		if (signals_interrupted()) {
+			err.code = IMG_E_CANCELLED;
+			return cli_fail(target->path, &err);
+		}
+		if (img_bitmap_ranges(img, args->bitmap, off, ranges, EXTENTS_PER_CALL, &nr, &err) != 0)
+			return cli_fail(target->path, &err);
+		if (total == 0 && args->common.json)
+			print_json_head(&args->common, img);
+		else if (total == 0)
+			printf("%14s  %14s\n", "start", "length");
+		for (size_t i = 0; i < nr; i++, total++) {
+			print_dirty(&ranges[i], args->common.json, total == 0);
+			off = ranges[i].off + ranges[i].bytes;
+		}
+	} while (nr == EXTENTS_PER_CALL && !ferror(stdout));
+	if (args->common.json)
+		fputs(total ? "\n  ]\n}\n" : "]\n}\n", stdout);
+	return EXIT_DONE;
 }
 
 static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
-	const struct common_args *common = verb_args;
+	const struct map_args *args = verb_args;
 	struct target target;
-	int status = target_parse(&target, verb, operands[0], common->snapshot, NULL);
+	struct img *img;
+	int status = target_parse(&target, verb, operands[0], args->common.snapshot, NULL);
 
 	(void)nr_operands;
+	if (status != EXIT_DONE)
+		return status;
+	status = open_image(&target, &args->common, args->bitmap ? IMG_OPEN_NO_BACKING : 0, &img);
 	if (status == EXIT_DONE) {
-		status = map(common, &target);
-		target_free(&target);
+		status = args->bitmap ? map_bitmap(args, &target, img) : map(&args->common, &target, img);
+		status = close_image(img, &target, status);
 	}
+	target_free(&target);
 	return status;
 }
 
@@ -105,11 +161,14 @@ const struct cli_verb verb_map = {
 	.summary = "Lists the extents of an image: where each comes from and what it is",
 	.details = "depth 0 is FILE itself, 1 its parent, and so on. data and compressed hold data; zero is known to "
 		   "read as zeros; hole is held by no layer. The host offset is that in the file of the layer, where "
-		   "the bytes stand there as they are.",
+		   "the bytes stand there as they are.\n\n"
+		   "With --bitmap: what was changed, by a bitmap that bitmap list names.",
 	.example = PROGRAM " map --json web1.limg",
 	.min_operands = 1,
 	.max_operands = 1,
 	.common = WITH_SNAPSHOT | WITH_JSON,
-	.args_bytes = sizeof(struct common_args),
+	.options = options,
+	.nr_options = ARRAY_LEN(options),
+	.args_bytes = sizeof(struct map_args),
 	.run = run,
 };
