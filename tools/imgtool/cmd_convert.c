@@ -29,7 +29,7 @@ struct convert_args {
 
 static const struct cli_option options[] = {
 	{ "output-format", 'O', OPTION_TEXT, "FMT",
-	  "format of DST; default: limg, or raw where DST ends in .raw or .img",
+	  "format of DST; default: by its name, qcow2 for .qcow2, raw for .raw and .img, else limg",
 	  offsetof(struct convert_args, format) },
 	{ "option", 'o', OPTION_LIST, "KEY=VALUE,...", "options of DST's format; -o help lists them",
 	  offsetof(struct convert_args, options) },

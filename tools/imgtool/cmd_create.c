@@ -82,12 +82,13 @@ const struct cli_verb verb_create = {
 	.name = "create",
 	.operands = "FILE [SIZE]",
 	.summary = "Makes a new image, or an overlay on another one",
-	.details = "-f is the format of the new image; without it limg, or raw where FILE ends in .raw or .img. With "
-		   "-b the size is the parent's unless given. An overlay remembers which content its parent had: a "
-		   "parent that changed afterwards is refused. Standing on a named snapshot, it does not mind what "
-		   "becomes of the parent's head.\n\n"
-		   "An existing file is not touched without --force. After a failure or a crash nothing stays under "
-		   "FILE's name.",
+	.details =
+		"-f is the format of the new image; without it FILE's name says: qcow2 for .qcow2, raw for .raw and .img, else limg. With "
+		"-b the size is the parent's unless given. An overlay remembers which content its parent had: a "
+		"parent that changed afterwards is refused. Standing on a named snapshot, it does not mind what "
+		"becomes of the parent's head.\n\n"
+		"An existing file is not touched without --force. After a failure or a crash nothing stays under "
+		"FILE's name.",
 	.example = PROGRAM " create golden.limg 20G\n" PROGRAM " create -b golden.limg@v1 web1.limg",
 	.max_operands = 2,
 	.common = NO_FORCE_SHARE,

@@ -27,8 +27,18 @@ struct layer {
 	struct img_info info;
 	struct snapshot_list snapshots;
 	struct bitmap_list bitmaps;
+	json_t *details;   /* what only its format has; an object, owned */
 	bool may_be_stale; /* another process may be writing it */
 };
+
+static void take_detail(void *ctx, const struct img_detail *detail)
+{
+	json_t *value = detail->kind == IMG_DETAIL_TEXT ? output_json_text(detail->text) :
+			detail->kind == IMG_DETAIL_BOOL ? json_boolean(detail->number) :
+							  output_json_size(detail->number);
+
+	json_object_set_new(ctx, detail->key, value);
+}
 
 static int load(struct layer *layer, struct img *img, const char *snapshot, const struct common_args *common)
 {
@@ -39,7 +49,8 @@ static int load(struct layer *layer, struct img *img, const char *snapshot, cons
 	layer->img = img;
 	layer->snapshot = snapshot;
 	layer->may_be_stale = common->force_share;
-	if (img_info(img, &layer->info, &err) != 0)
+	layer->details = json_object();
+	if (img_info(img, &layer->info, &err) != 0 || img_info_details(img, take_detail, layer->details, &err) != 0)
 		return cli_fail(img_path(img), &err);
 	/* of a snapshot the others are not listed: it is the image that has them */
 	if (!snapshot && layer->info.nr_snapshots > 0)
@@ -53,6 +64,7 @@ static void unload(struct layer *layer)
 {
 	snapshots_free(&layer->snapshots);
 	bitmaps_free(&layer->bitmaps);
+	json_decref(layer->details);
 }
 
 static bool has_hash(const struct img_info *info)
@@ -105,6 +117,8 @@ static json_t *json_layer(const struct layer *layer)
 	json_object_set_new(o, "used_bytes", output_json_size(info->used_bytes));
 	json_object_set_new(o, "pending_free_bytes", output_json_size(info->pending_free_bytes_hint));
 	json_object_set_new(o, "vmstate_size", output_json_size(info->vmstate_bytes));
+	if (json_object_size(layer->details) > 0)
+		json_object_set(o, "format_specific", layer->details);
 	json_object_set_new(o, "backing", json_backing(info));
 	json_object_set_new(o, "snapshots", snapshots_json(&layer->snapshots));
 	json_object_set_new(o, "bitmaps", bitmaps_json(&layer->bitmaps));
@@ -114,9 +128,11 @@ static json_t *json_layer(const struct layer *layer)
 
 /* ---- text -------------------------------------------------------------------------------------------------------- */
 
+#define LABEL_COLUMNS 16
+
 static void print_label(const char *label)
 {
-	printf("%-16s", label);
+	printf("%-*s", LABEL_COLUMNS, label);
 }
 
 static void print_bytes(const char *label, uint64_t bytes)
@@ -152,9 +168,39 @@ static void print_backing(const struct img_info *info)
 		printf("%-16sa commit into the backing file was interrupted: run " PROGRAM " commit again\n", "");
 }
 
+/* refcount_bits: as "refcount bits:" */
+static void print_details(json_t *details)
+{
+	const char *key;
+	json_t *value;
+
+	json_object_foreach(details, key, value)
+	{
+		char label[32];
+		size_t n = 0;
+
+		for (; key[n] && n + 2 < sizeof(label); n++)
+			label[n] = (char)(key[n] == '_' ? ' ' : key[n]);
+		label[n] = ':';
+		label[n + 1] = '\0';
+		print_label(label);
+		if (n + 1 >= LABEL_COLUMNS)
+			putchar(' ');
+		if (json_is_string(value))
+			output_escaped(stdout, json_string_value(value));
+		else if (json_is_boolean(value))
+			fputs(json_is_true(value) ? "yes" : "no", stdout);
+		else
+			printf("%" JSON_INTEGER_FORMAT, json_integer_value(value));
+		putchar('\n');
+	}
+}
+
 static void print_state(const struct img_info *info)
 {
-	if (info->dirty)
+	if (info->dirty && strcmp(info->format, "limg") != 0)
+		puts("state:          was not closed: its refcounts are rebuilt when it is opened for writing");
+	else if (info->dirty)
 		puts("state:          was not closed: what was flushed is in its journal");
 	if (info->corrupt)
 		puts("state:          damaged: see " PROGRAM " check");
@@ -184,6 +230,7 @@ static void print_layer(const struct layer *layer)
 		print_name("content hash:", output_hex(info->hash, sizeof(info->hash), text));
 	if (info->vmstate_bytes)
 		print_bytes("vm state:", info->vmstate_bytes);
+	print_details(layer->details);
 	print_state(info);
 	if (info->has_backing)
 		print_backing(info);

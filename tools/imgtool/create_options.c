@@ -16,6 +16,8 @@ const char *create_format(const char *asked, const char *path)
 {
 	if (asked)
 		return asked;
+	if (path && ends_in(path, ".qcow2"))
+		return "qcow2";
 	return path && (ends_in(path, ".raw") || ends_in(path, ".img")) ? "raw" : "limg";
 }
 

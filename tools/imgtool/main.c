@@ -31,6 +31,7 @@ const struct cli_verb *const cli_verbs[] = {
 	&verb_rebase,
 	&verb_flatten,
 	&verb_resize,
+	&verb_amend,
 	&verb_check,
 	&verb_compare,
 	&verb_checksum,

@@ -5,6 +5,7 @@
 
 #include "cli.h"
 
+extern const struct cli_verb verb_amend;
 extern const struct cli_verb verb_bench;
 extern const struct cli_verb verb_bitmap_add;
 extern const struct cli_verb verb_bitmap_clear;

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/* imgtool amend: changes what an image was created with, in place. */
+#include <string.h>
+
+#include "open.h"
+#include "verbs.h"
+
+struct amend_args {
+	struct common_args common;
+	char *options;
+};
+
+static const struct cli_option options[] = {
+	{ "option", 'o', OPTION_LIST, "KEY=VALUE,...",
+	  "what is to be otherwise: as in create, and for qcow2 size, backing_file, backing_fmt",
+	  offsetof(struct amend_args, options) },
+};
+
+static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
+{
+	const struct amend_args *args = verb_args;
+	struct img_error err = { .code = IMG_OK };
+	struct target target;
+	struct img *img;
+	int status;
+
+	(void)nr_operands;
+	if (!args->options)
+		return cli_usage_error(verb, "nothing to change: -o is missing");
+	status = target_parse_image(&target, verb, operands[0]);
+	if (status != EXIT_DONE)
+		return status;
+	/* A parent is looked at only for a new size: it may be longer than the disk was. */
+	status = open_image(&target, &args->common,
+			    IMG_OPEN_WRITE | (strstr(args->options, "size=") ? 0u : (unsigned)IMG_OPEN_NO_BACKING),
+			    &img);
+	if (status == EXIT_DONE) {
+		if (img_amend(img, args->options, &err) != 0)
+			status = cli_fail(target.path, &err);
+		status = close_image(img, &target, status);
+	}
+	target_free(&target);
+	return status;
+}
+
+const struct cli_verb verb_amend = {
+	.name = "amend",
+	.operands = "FILE",
+	.summary = "Changes what an image was created with, in place",
+	.details = "Formats differ in what they can change: qcow2 its version (compat), lazy_refcounts, size, the "
+		   "backing file's name and format on record (backing_file, backing_fmt: nothing is looked at or "
+		   "copied; imgtool rebase does that), and data_file_raw=off. All is judged before anything is "
+		   "changed.",
+	.example = PROGRAM " amend -o compat=1.1,lazy_refcounts=on old.qcow2",
+	.min_operands = 1,
+	.max_operands = 1,
+	.common = NO_FORCE_SHARE,
+	.options = options,
+	.nr_options = ARRAY_LEN(options),
+	.args_bytes = sizeof(struct amend_args),
+	.run = run,
+};
