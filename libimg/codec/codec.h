@@ -43,7 +43,8 @@ int codec_expand(struct codec_ctx *ctx, enum codec_id id, const void *src, size_
 
 /*
  * As codec_expand(), where the end of the stored bytes is known only up to a sector: expanding ends when dst is full,
- * and what follows the stream or frame in src is not looked at. CODEC_ZSTD: several frames in a row may make up dst.
+ * and what follows in src is not looked at. CODEC_ZSTD: several frames in a row may make up dst; one that is longer
+ * than what is left of it is corrupt.
  */
 int codec_expand_prefix(struct codec_ctx *ctx, enum codec_id id, const void *src, size_t src_bytes, void *dst,
 			size_t dst_bytes);

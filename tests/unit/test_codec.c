@@ -8,20 +8,21 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <zlib.h>
 #include <zstd.h>
 
 #include "codec.h"
 #include "libimg.h"
 
 #define PLAIN_BYTES (128u * 1024)
-#define ROOM (2 * PLAIN_BYTES)
+#define ROOM	    (2 * PLAIN_BYTES)
 
 struct fixture {
 	struct codec_ctx *ctx;
 	uint8_t plain[PLAIN_BYTES], packed[ROOM], back[ROOM];
 };
 
-static const enum codec_id ids[] = { CODEC_ZSTD, CODEC_DEFLATE };
+static const enum codec_id ids[] = { CODEC_ZSTD, CODEC_DEFLATE, CODEC_DEFLATE_4K };
 #define NR_IDS (sizeof(ids) / sizeof(ids[0]))
 
 static uint32_t next_random(uint32_t *seed)
@@ -113,7 +114,8 @@ static void noise_does_not_fit(void **state)
 	fill_noise(f->plain, sizeof(f->plain), 99);
 	for (size_t i = 0; i < NR_IDS; i++) {
 		assert_int_equal(codec_compress(f->ctx, ids[i], 0, f->plain, PLAIN_BYTES, f->packed, PLAIN_BYTES - 4096,
-						&out), 1);
+						&out),
+				 1);
 		assert_int_equal(codec_compress(f->ctx, ids[i], 0, f->plain, PLAIN_BYTES, f->packed, 1, &out), 1);
 	}
 	/* The context is whole afterwards. */
@@ -184,11 +186,77 @@ static void zstd_takes_one_frame_only(void **state)
 	struct fixture *f = *state;
 	size_t n = pack(f, CODEC_ZSTD, 0, 4096), out = 0;
 
-	assert_int_equal(codec_compress(f->ctx, CODEC_ZSTD, 0, f->plain + 4096, 4096, f->packed + n, ROOM - n, &out), 0);
+	assert_int_equal(codec_compress(f->ctx, CODEC_ZSTD, 0, f->plain + 4096, 4096, f->packed + n, ROOM - n, &out),
+			 0);
 	assert_int_equal(codec_expand(f->ctx, CODEC_ZSTD, f->packed, n + out, f->back, 8192), IMG_E_CORRUPT);
 	memmove(f->packed + sizeof(skippable), f->packed, n);
 	memcpy(f->packed, skippable, sizeof(skippable));
-	assert_int_equal(codec_expand(f->ctx, CODEC_ZSTD, f->packed, n + sizeof(skippable), f->back, 4096), IMG_E_CORRUPT);
+	assert_int_equal(codec_expand(f->ctx, CODEC_ZSTD, f->packed, n + sizeof(skippable), f->back, 4096),
+			 IMG_E_CORRUPT);
+}
+
+static void a_prefix_has_no_known_end(void **state)
+{
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < NR_IDS; i++) {
+		size_t n = pack(f, ids[i], 0, 65536);
+
+		fill_noise(f->packed + n, 512, 5);
+		memset(f->back, 0xa5, sizeof(f->back));
+		assert_int_equal(codec_expand_prefix(f->ctx, ids[i], f->packed, n + 512, f->back, 65536), 0);
+		assert_memory_equal(f->back, f->plain, 65536);
+		assert_int_equal(f->back[65536], 0xa5);
+		assert_int_equal(codec_expand_prefix(f->ctx, ids[i], f->packed, n, f->back, 65536), 0);
+		/* What makes too little is damage, and so is what ends too early. */
+		assert_int_equal(codec_expand_prefix(f->ctx, ids[i], f->packed, n, f->back, 65537), IMG_E_CORRUPT);
+		for (size_t cut = 0; cut < n - 16; cut += 1 + n / 50)
+			assert_int_equal(codec_expand_prefix(f->ctx, ids[i], f->packed, cut, f->back, 65536),
+					 IMG_E_CORRUPT);
+	}
+}
+
+static void a_prefix_may_be_several_frames(void **state)
+{
+	struct fixture *f = *state;
+	size_t n = pack(f, CODEC_ZSTD, 0, 4096), out = 0;
+
+	assert_int_equal(codec_compress(f->ctx, CODEC_ZSTD, 0, f->plain + 4096, 4096, f->packed + n, ROOM - n, &out),
+			 0);
+	assert_int_equal(codec_expand_prefix(f->ctx, CODEC_ZSTD, f->packed, n + out, f->back, 8192), 0);
+	assert_memory_equal(f->back, f->plain, 8192);
+	assert_int_equal(codec_expand_prefix(f->ctx, CODEC_ZSTD, f->packed, n + out, f->back, 4096), 0);
+	assert_int_equal(codec_expand_prefix(f->ctx, CODEC_ZSTD, f->packed, n + out, f->back, 6000), IMG_E_CORRUPT);
+	assert_int_equal(codec_expand_prefix(f->ctx, CODEC_ZSTD, f->packed, n + out, f->back, 8193), IMG_E_CORRUPT);
+}
+
+/* A reader with a window of 4 KiB, as there are. */
+static int expands_in_4k(struct fixture *f, size_t n)
+{
+	z_stream z = { .next_in = f->packed, .avail_in = (uInt)n, .next_out = f->back, .avail_out = PLAIN_BYTES };
+	uint8_t *to = f->back;
+	int r;
+
+	assert_int_equal(inflateInit2(&z, -12), Z_OK);
+	do { /* in small pieces, or the output itself would serve as the window */
+		z.next_out = to;
+		z.avail_out = 512;
+		r = inflate(&z, Z_NO_FLUSH);
+		to += 512 - z.avail_out;
+	} while (r == Z_OK && to < f->back + PLAIN_BYTES);
+	inflateEnd(&z);
+	return (r == Z_OK || r == Z_STREAM_END) && memcmp(f->back, f->plain, PLAIN_BYTES) == 0;
+}
+
+static void deflate_4k_looks_back_no_further(void **state)
+{
+	struct fixture *f = *state;
+
+	fill_noise(f->plain, 8192, 31);
+	for (size_t at = 8192; at < PLAIN_BYTES; at += 8192) /* repeats at a distance of 8 KiB */
+		memcpy(f->plain + at, f->plain, 8192);
+	assert_false(expands_in_4k(f, pack(f, CODEC_DEFLATE, 0, PLAIN_BYTES))); /* else this tests nothing */
+	assert_true(expands_in_4k(f, pack(f, CODEC_DEFLATE_4K, 0, PLAIN_BYTES)));
 }
 
 /* A frame with a window descriptor, made by the streaming interface, which does not know the size of the content. */
@@ -250,12 +318,13 @@ static void names(void **state)
 		enum codec_id id;
 		int level;
 	} good[] = {
-		{ "none", CODEC_NONE, 0 },     { "zstd", CODEC_ZSTD, 0 },	 { "zstd:1", CODEC_ZSTD, 1 },
+		{ "none", CODEC_NONE, 0 },     { "zstd", CODEC_ZSTD, 0 },    { "zstd:1", CODEC_ZSTD, 1 },
 		{ "zstd:22", CODEC_ZSTD, 22 }, { "zlib", CODEC_DEFLATE, 0 }, { "zlib:9", CODEC_DEFLATE, 9 },
 	};
-	static const char *const bad[] = { "",	       "zst",	  "zstd ",    "zstd:",	"zstd:0", "zstd:23", "zstd:-1",
-					   "zstd:+3", "zstd: 3", "zstd:3x", "zlib:10", "none:1", "ZSTD",
-					   "zstd:99999999999999999999" };
+	static const char *const bad[] = {
+		"",	   "zst",     "zstd ",	 "zstd:",   "zstd:0", "zstd:23", "zstd:-1",
+		"zstd:+3", "zstd: 3", "zstd:3x", "zlib:10", "none:1", "ZSTD",	 "zstd:99999999999999999999"
+	};
 	enum codec_id id;
 	int level;
 
@@ -283,6 +352,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(wrong_sizes_are_corrupt, setup, teardown),
 		cmocka_unit_test_setup_teardown(damage_never_overruns, setup, teardown),
 		cmocka_unit_test_setup_teardown(zstd_takes_one_frame_only, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_prefix_has_no_known_end, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_prefix_may_be_several_frames, setup, teardown),
+		cmocka_unit_test_setup_teardown(deflate_4k_looks_back_no_further, setup, teardown),
 		cmocka_unit_test_setup_teardown(zstd_bounds_the_window, setup, teardown),
 		cmocka_unit_test_setup_teardown(zstd_refuses_dictionaries, setup, teardown),
 		cmocka_unit_test_setup_teardown(unknown_codecs_are_invalid, setup, teardown),
