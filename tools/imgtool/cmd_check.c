@@ -103,6 +103,10 @@ static void print_summary(const struct report *report, const struct img_check_re
 	char data[SIZE_TEXT_BYTES], metadata[SIZE_TEXT_BYTES], leaked[SIZE_TEXT_BYTES];
 
 	output_escaped(stdout, report->target->path);
+	if (report->target->snapshot) {
+		putchar('@');
+		output_escaped(stdout, report->target->snapshot);
+	}
 	if (r->damage + r->leaks + r->redundancy == 0)
 		printf(": clean; %s of data and %s of metadata verified\n", output_size(r->data_bytes, data),
 		       output_size(r->metadata_bytes, metadata));
@@ -122,12 +126,13 @@ static int finish(const struct report *report, const struct img_check_result *r)
 		return status;
 	}
 	printed = output_json(json_pack(
-		"{s:o, s:b, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:O}", "filename",
-		output_json_text(report->target->path), "clean", status == EXIT_DONE, "may_be_stale",
-		report->may_be_stale, "damage", output_json_size(r->damage), "leaks", output_json_size(r->leaks),
-		"redundancy", output_json_size(r->redundancy), "repaired", output_json_size(r->repaired),
-		"leaked_bytes", output_json_size(r->leaked_bytes), "data_bytes", output_json_size(r->data_bytes),
-		"metadata_bytes", output_json_size(r->metadata_bytes), "findings", report->findings));
+		"{s:o, s:o, s:b, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:O}", "filename",
+		output_json_text(report->target->path), "snapshot", output_json_text(report->target->snapshot), "clean",
+		status == EXIT_DONE, "may_be_stale", report->may_be_stale, "damage", output_json_size(r->damage),
+		"leaks", output_json_size(r->leaks), "redundancy", output_json_size(r->redundancy), "repaired",
+		output_json_size(r->repaired), "leaked_bytes", output_json_size(r->leaked_bytes), "data_bytes",
+		output_json_size(r->data_bytes), "metadata_bytes", output_json_size(r->metadata_bytes), "findings",
+		report->findings));
 	return printed != EXIT_DONE ? printed : status;
 }
 
@@ -150,6 +155,7 @@ static int check(const struct cli_verb *verb, const struct check_args *args, str
 	struct img_open_options open = {
 		.struct_size = sizeof(open),
 		.format = args->common.format,
+		.snapshot = report->target->snapshot,
 		.flags = IMG_OPEN_NO_BACKING | (args->repair ? IMG_OPEN_WRITE : 0u) |
 			 (args->common.force_share ? IMG_OPEN_FORCE_SHARE : 0u),
 		.refs = open_refs(&args->common),
@@ -171,14 +177,17 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 	const struct check_args *args = verb_args;
 	struct report report = { .quiet = args->common.quiet, .may_be_stale = args->common.force_share };
 	struct target target;
-	int status = target_parse_image(&target, verb, operands[0]);
+	int status = target_parse(&target, verb, operands[0], args->common.snapshot, NULL);
 
 	(void)nr_operands;
 	if (status != EXIT_DONE)
 		return status;
-	if (args->repair && args->common.force_share) {
+	if (args->repair && (args->common.force_share || target.snapshot)) {
+		status = cli_usage_error(verb, "%s",
+					 target.snapshot ? "a snapshot never changes: --repair is for the image" :
+							   "--repair writes, and -U only reads");
 		target_free(&target);
-		return cli_usage_error(verb, "--repair writes, and -U only reads");
+		return status;
 	}
 	report.target = &target;
 	report.findings = args->common.json ? json_array() : NULL;
@@ -190,16 +199,16 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 
 const struct cli_verb verb_check = {
 	.name = "check",
-	.operands = "FILE",
+	.operands = "FILE[@SNAP]",
 	.summary = "Verifies every structure and every checksum of an image and its snapshots",
 	.details = "Each finding is one line with its place: damage (content or structure is lost or wrong), "
 		   "redundancy (a spare copy is damaged, content is whole), leak (space is lost, content is whole). "
 		   "The exit status is 4 if anything was found and not repaired. FILE alone is verified, not its "
-		   "parents.",
+		   "parents; with @SNAP only what that snapshot needs.",
 	.example = PROGRAM " check debian.limg",
 	.min_operands = 1,
 	.max_operands = 1,
-	.common = WITH_JSON | WITH_PROGRESS,
+	.common = WITH_SNAPSHOT | WITH_JSON | WITH_PROGRESS,
 	.options = options,
 	.nr_options = ARRAY_LEN(options),
 	.args_bytes = sizeof(struct check_args),
