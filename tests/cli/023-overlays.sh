@@ -53,7 +53,8 @@ run imgtool rebase -b web3.limg web3.limg
 run imgtool rebase --unsafe -b web4.limg web1.limg
 run imgtool create --force -b web3.limg web3.limg
 imgtool create -b web3.limg web6.limg
-ln -s web6.limg link.limg
+# Under valgrind there is no openat2(), and without it no symbolic link is followed.
+if [[ ${IMGTOOL_WRAPPER:-} == *valgrind* ]]; then ln web6.limg link.limg; else ln -s web6.limg link.limg; fi
 run imgtool rebase -b link.limg web3.limg
 run imgtool create --force -b web6.limg web3.limg
 run imgtool convert --force -b web6.limg base.raw web3.limg
