@@ -5,9 +5,15 @@
  * from another state, the target is reverted to that first. The head comes last, from whichever snapshot it differs
  * least from.
  *
+ * Snapshots without a parent, of which there may be several, are roots in the copy as well. They mostly have a deleted
+ * ancestor in common, which cannot be read; the content of the first root stands in for it under a name of its own (the
+ * stem), and is deleted like it in the end. So they share in the copy what they share in the source. Formats that do
+ * not say who was made on whom get a line: each one from the one before.
+ *
  * Differences say where the source's own layer changed; the content is then read through the snapshot, backing chain
  * included, so the result is right whatever either image stands on.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,7 +54,8 @@ struct carry {
 	struct img_progress progress; /* that goes through relay */
 	struct img_snapshot *snaps;
 	size_t nr_snaps;
-	size_t state; /* index of the snapshot whose content the target's head has; NOWHERE: it is new */
+	size_t state;  /* index of the snapshot whose content the target's head has; NOWHERE: it is new */
+	char stem[32]; /* name of a snapshot of the target that has the content of the first root; "": not needed */
 	struct changes changes;
 };
 
@@ -201,25 +208,58 @@ static size_t find_snapshot(const struct carry *c, uint64_t id)
 	return NOWHERE;
 }
 
-static int bring_snapshot(struct carry *c, size_t i, struct img_error *err)
+static bool name_taken(const struct carry *c, const char *name)
 {
-	const struct img_snapshot *s = &c->snaps[i];
-	size_t parent = find_snapshot(c, s->parent);
-	struct img *view;
+	for (size_t i = 0; i < c->nr_snaps; i++)
+		if (strcmp(c->snaps[i].name, name) == 0)
+			return true;
+	return false;
+}
+
+/* The first of the list is a root: parents are older than their children. */
+static void choose_stem(struct carry *c)
+{
+	size_t roots = 0;
+
+	if (!c->src->top->drv->snapshots_have_parents || !c->dst->top->drv->snapshots_have_parents)
+		return;
+	for (size_t i = 0; i < c->nr_snaps && roots < 2; i++)
+		roots += find_snapshot(c, c->snaps[i].parent) == NOWHERE;
+	if (roots < 2)
+		return;
+	for (unsigned n = 0; n == 0 || name_taken(c, c->stem); n++)
+		snprintf(c->stem, sizeof(c->stem), "stem-%u", n);
+}
+
+/* Takes the target to the state that a snapshot grew from. */
+static int go_back(struct carry *c, size_t parent, struct img_error *err)
+{
 	int r = 0;
 
-	/* One without a parent, after others: the target cannot go back to nothing, so it comes from where the target
-	 * is. */
 	if (parent != NOWHERE && parent != c->state) {
 		r = img_snapshot_revert(c->dst, c->snaps[parent].name, err);
 		c->state = parent;
+	} else if (parent == NOWHERE && c->stem[0] && c->state != NOWHERE) {
+		r = img_snapshot_revert(c->dst, c->stem, err);
+		c->state = 0;
 	}
+	return r;
+}
+
+static int bring_snapshot(struct carry *c, size_t i, struct img_error *err)
+{
+	const struct img_snapshot *s = &c->snaps[i];
+	struct img *view;
+	int r = go_back(c, find_snapshot(c, s->parent), err);
+
 	if (r == 0)
 		r = img_snapshot_open(c->src, s->name, &view, err);
 	if (r < 0)
 		return r;
 	r = bring_content(c, s->name, view, img_size(view), err);
 	(void)img_close(view, NULL); /* it is read-only: there is nothing to lose */
+	if (r == 0 && i == 0 && c->stem[0])
+		r = img_snapshot_create(c->dst, c->stem, 0, err);
 	if (r == 0 && s->vmstate_bytes > 0)
 		r = bring_vmstate(c, s->name, s->vmstate_bytes, err);
 	if (r == 0)
@@ -343,8 +383,12 @@ int copy_snapshots(struct img *src, struct img *base, struct img *dst, uint64_t 
 	}
 	c.changes.unmapped_is_zero = img_backing(src) == NULL;
 	r = read_list(&c, err);
+	if (r == 0)
+		choose_stem(&c);
 	for (size_t i = 0; i < c.nr_snaps && r == 0; i++)
 		r = bring_snapshot(&c, i, err);
+	if (r == 0 && c.stem[0])
+		r = img_snapshot_delete(dst, c.stem, err);
 	if (r == 0 && c.nr_snaps > 0)
 		r = bring_head(&c, size_bytes, err);
 	free(c.snaps);

@@ -18,6 +18,28 @@ imgtool snapshot list --json all.limg | json '[s["name"] for s in d["snapshots"]
 run imgtool convert --snapshots a.limg all.raw
 sound all.limg head.limg
 
+# Two roots whose common ancestor is gone are two roots in the copy, and share what they shared.
+imgtool create tree.limg 16M
+imgtool write tree.limg <base.raw
+imgtool snapshot create tree.limg@stem-0
+random_bytes 53 10000 | imgtool write tree.limg --offset 1M
+imgtool snapshot create tree.limg@left
+imgtool revert tree.limg@stem-0
+random_bytes 54 10000 | imgtool write tree.limg --offset 2M
+imgtool snapshot create tree.limg@right
+random_bytes 55 10000 | imgtool write tree.limg --offset 3M
+imgtool snapshot create tree.limg@right2
+imgtool snapshot delete tree.limg@stem-0
+imgtool convert --snapshots tree.limg copy.limg
+for image in tree copy; do
+	imgtool snapshot list --json $image.limg | json '[(s["name"], next((p["name"] for p in d["snapshots"] if p["id"] == s["parent"]), None)) for s in d["snapshots"]]'
+done
+for state in "" @left @right @right2; do
+	same "copy$state" "$(content "copy.limg$state")" "$(content "tree.limg$state")"
+done
+sound tree.limg copy.limg
+(($(stat -c %b copy.limg) < $(stat -c %b tree.limg) + 256)) || fail "the copy takes $(stat -c %b copy.limg) blocks, the source $(stat -c %b tree.limg)"
+
 # Only what differs from the parent.
 run imgtool convert -b a.limg@one a.limg thin.limg
 same thin "$(content thin.limg)" "$(content a.limg)"

@@ -80,6 +80,7 @@ struct geometry {
 	const struct traits
 		*base; /* the first file is of this format, and what is under test stands on it; NULL: no such */
 	unsigned refcount_bits; /* where snapshots may meet a limit of references; 0: they do not */
+	bool snaps_fix_size;	   /* no resize while there are snapshots */
 	char options[128];
 };
 
@@ -125,7 +126,7 @@ struct model {
 	char held_name[24];
 	unsigned snap_seq;
 	uint32_t block_bytes, unit_bytes;
-	bool no_parents; /* do not look at who is made on whom: a conversion has one root only */
+	bool no_parents; /* do not look at who is made on whom: one of a conversion's formats does not say */
 	bool leaks_ok;	 /* this is what a kill left */
 	bool no_vm;	 /* leave out the working machine state: only with a snapshot is it durable, and converted */
 	uint8_t *buf, *buf2; /* IO_BYTES each */

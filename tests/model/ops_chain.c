@@ -284,6 +284,7 @@ int op_convert(struct model *m, const uint32_t *r)
 	struct img_copy_options opts = { .struct_size = sizeof(opts), .threads = 1 + r[1] % 3 };
 	struct img_error err = { 0 };
 	struct mfile *f = top(m);
+	const struct traits *own = f->format;
 	struct img *img = NULL;
 	char options[96];
 	int ret;
@@ -298,7 +299,8 @@ int op_convert(struct model *m, const uint32_t *r)
 	if (expect(m, image_convert_env(m->img, "conv", &create, &opts, &m->fs.env, &err), 0, &err, "convert") != 0 ||
 	    open_other(m, "conv", to->raw ? "raw" : NULL, 0, &img) != 0)
 		return -1;
-	m->no_vm = m->no_parents = true;
+	m->no_vm = true;
+	m->no_parents = !own->has_parents || !to->has_parents;
 	ret = snaps ? check_everything(m, img, f, "converted") : check_image(m, img, &f->head, "converted");
 	m->no_vm = m->no_parents = false;
 	if (ret == 0)

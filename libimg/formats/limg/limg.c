@@ -214,6 +214,7 @@ const struct img_driver limg_driver = {
 	.state_bytes = sizeof(struct limg_state),
 	.caps = IMG_CAP_WRITE | IMG_CAP_SNAPSHOTS | IMG_CAP_BACKING | IMG_CAP_RESIZE | IMG_CAP_DISCARD |
 		IMG_CAP_COMPRESS | IMG_CAP_CHECK | IMG_CAP_VMSTATE | IMG_CAP_CHECKSUMS,
+	.snapshots_have_parents = true,
 	.snapshots_beside_writer = true,
 	.create_help = LIMG_OPTIONS_HELP,
 	.probe = limg_probe,
