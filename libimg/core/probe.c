@@ -26,7 +26,7 @@ static const struct magic {
 	uint32_t off, bytes;
 	const char *text;
 } magics[] = {
-	{ "qcow2", false, 0, 4, "QFI\xfb" },
+	{ "qcow", false, 0, 8, "QFI\xfb\0\0\0\1" }, /* version 1; later ones are qcow2 */
 	{ "qed", false, 0, 4, "QED\0" },
 	{ "vmdk", false, 0, 4, "KDMV" },
 	{ "vmdk", false, 0, 4, "COWD" },

@@ -69,7 +69,7 @@ static void test_foreign_formats(void **state)
 		const char *magic;
 		size_t bytes;
 	} table[] = {
-		{ "qcow2", 0, "QFI\xfb\0\0\0\3", 8 },
+		{ "qcow", 0, "QFI\xfb\0\0\0\1", 8 },
 		{ "vmdk", 0, "KDMV", 4 },
 		{ "vmdk", 0, "# Disk DescriptorFile\n", 22 },
 		{ "vdi", 64, "\x7f\x10\xda\xbe", 4 },
