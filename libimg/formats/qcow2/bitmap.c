@@ -106,7 +106,7 @@ void qcow2_bitmaps_note(struct qcow2_engine *e, uint64_t off, uint64_t bytes)
 	if (!bs || bytes == 0 || atomic_load_explicit(&bs->nr_recording, memory_order_acquire) == 0)
 		return;
 	pthread_rwlock_rdlock(&bs->lock);
-	for (uint32_t i = 0; i < bs->nr; i++) {
+	for (uint32_t i = 0; i < bs->nr && off < bs->disk_bytes; i++) {
 		struct qcow2_bitmap *b = bs->list[i];
 		uint64_t first = off >> b->granularity_bits, last = (off + bytes - 1) >> b->granularity_bits;
 
@@ -246,6 +246,7 @@ void qcow2_bitmaps_resized(struct qcow2_engine *e, uint64_t size_bytes)
 	if (!bs)
 		return;
 	pthread_rwlock_wrlock(&bs->lock);
+	bs->disk_bytes = size_bytes;
 	for (uint32_t i = 0; i < bs->nr; i++) {
 		struct qcow2_bitmap *b = bs->list[i];
 		uint64_t bits;

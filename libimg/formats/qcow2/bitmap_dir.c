@@ -199,6 +199,7 @@ int qcow2_bitmaps_load(struct qcow2_engine *e, struct img_error *err)
 		return no_memory(err);
 	pthread_mutex_init(&bs->ops, NULL);
 	pthread_rwlock_init(&bs->lock, NULL);
+	bs->disk_bytes = e->h.size;
 	e->bitmaps = bs;
 	if (e->h.nr_bitmaps == 0)
 		return 0;

@@ -6,7 +6,7 @@
  * The set is an open-addressing hash table of cluster indexes, with set semantics: hostile images name one cluster
  * twice. A cluster leaves it when its last reference goes. It holds the header, the active L1 and its L2 tables,
  * refcount table and blocks, snapshot table, the snapshots' L1 tables and, as far as reading them stays cheap, their L2
- * tables, and the bitmap directory.
+ * tables, and the bitmaps with their directory.
  */
 #include <stdlib.h>
 
@@ -169,6 +169,21 @@ static int add_snapshots(struct qcow2_engine *e, struct img_error *err)
 	return rc ? rc : qcow2_meta_add(e, e->h.snapshots_off, bytes, err);
 }
 
+static int add_extent(void *ctx, uint64_t off, uint64_t bytes, const char *bitmap, struct img_error *err)
+{
+	(void)bitmap;
+	return qcow2_meta_add(ctx, off, bytes, err);
+}
+
+/* A bitmap whose table is damaged: the check tells. */
+static int pass_over(void *ctx, const char *bitmap, const struct img_error *why)
+{
+	(void)ctx;
+	(void)bitmap;
+	(void)why;
+	return 0;
+}
+
 int qcow2_meta_build(struct qcow2_engine *e, struct img_error *err)
 {
 	int rc = 0;
@@ -190,8 +205,8 @@ int qcow2_meta_build(struct qcow2_engine *e, struct img_error *err)
 		rc = add_table(e, e->l1[i] & QCOW2_OFFSET_MASK, err);
 	if (!rc)
 		rc = add_snapshots(e, err);
-	if (!rc && e->h.nr_bitmaps)
-		rc = qcow2_meta_add(e, e->h.bitmap_dir_off, e->h.bitmap_dir_bytes, err);
+	if (!rc)
+		rc = qcow2_bitmaps_walk(e, &(struct qcow2_bitmap_visitor){ add_extent, pass_over, e }, err);
 	if (rc)
 		qcow2_meta_free(e);
 	return rc;

@@ -118,7 +118,7 @@ const struct img_driver qcow2_driver = {
 	.kind = DRIVER_FORMAT,
 	.state_bytes = sizeof(struct qcow2_state),
 	.caps = IMG_CAP_WRITE | IMG_CAP_SNAPSHOTS | IMG_CAP_BACKING | IMG_CAP_RESIZE | IMG_CAP_DISCARD |
-		IMG_CAP_COMPRESS | IMG_CAP_CHECK | IMG_CAP_VMSTATE,
+		IMG_CAP_COMPRESS | IMG_CAP_CHECK | IMG_CAP_VMSTATE | IMG_CAP_BITMAPS,
 	.create_help = QCOW2_OPTIONS_HELP,
 	.probe = probe,
 	.create = qcow2_create,

@@ -59,6 +59,7 @@ struct qcow2_bitmaps {
 	bool active;  /* ops: begin() was called */
 	bool damaged; /* the directory; why says how. The list is empty then */
 	struct img_error why;
+	uint64_t disk_bytes;		/* lock: what lies behind, a resize clears without changing the disk */
 	_Atomic unsigned nr_recording; /* followed and enabled */
 	_Atomic uint64_t page_bytes;
 };
