@@ -161,15 +161,15 @@ static int run(struct check *k, struct img_error *err)
 		rc = check_refcount_table(k, err);
 	if (rc == 0)
 		rc = check_refs(k, err);
+	if (rc == 0 && k->repair && k->rebuild)
+		rc = repair_rebuild(k, err);
 	if (rc == 0 && !k->part)
 		rc = check_copied(k, err);
 	if (rc < 0 || !k->repair)
 		return rc;
 	if (k->incomplete)
 		note(k, 0, NO_OFFSET, "nothing was freed: tables are damaged, so that not everything in use is known");
-	if (k->rebuild)
-		rc = repair_rebuild(k, err);
-	return rc ? rc : clear_marks(k, err);
+	return clear_marks(k, err);
 }
 
 static void check_end(struct check *k)

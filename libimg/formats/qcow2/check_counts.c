@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * References by cluster. A page of 16-bit words covers 4096 clusters and exists once one of them is referenced, so that
- * memory follows what is used and not how long the file claims to be; the low 11 bits of a word count, larger counts
+ * memory follows what is used and not how long the file claims to be; the low 10 bits of a word count, larger counts
  * stand in a map of their own.
  */
 #include <stdlib.h>
@@ -9,7 +9,7 @@
 #include "qcow2_check.h"
 
 #define PAGE_CLUSTERS (1u << COUNTS_PAGE_SHIFT)
-#define COUNT_BITS    11u
+#define COUNT_BITS    10u
 #define COUNT_MASK    ((1u << COUNT_BITS) - 1)
 #define COUNT_FULL    COUNT_MASK /* the count is in the map */
 

@@ -50,9 +50,14 @@ static void run_add(struct check *k, struct run *r, uint64_t cluster, uint64_t d
 	*r = (struct run){ cluster, 1, disk, want, repaired };
 }
 
-static bool is_overlap(uint64_t want, unsigned uses)
+/* What the refcount structure shares with others is over when a new one takes its place. */
+static bool is_overlap(const struct check *k, uint64_t want, unsigned uses)
 {
-	return want > 1 && (uses & USE_ALONE || (uses & USE_L2 && uses & (USE_DATA | USE_PACKED)));
+	if (uses & USE_REFS && k->repair && k->rebuild)
+		return uses & (USE_ALONE | USE_L2) && uses & (USE_DATA | USE_PACKED);
+	if (want > 1 && uses & (USE_ALONE | USE_REFS))
+		return true;
+	return uses & USE_L2 && uses & (USE_DATA | USE_PACKED);
 }
 
 /* One cluster. *target: what its refcount is to be. */
@@ -64,12 +69,14 @@ static int judge(struct check *k, struct run *r, uint64_t cluster, uint64_t disk
 	bool keep = disk > want && (k->part || k->incomplete), fits = want <= k->e->refcount_max;
 
 	*target = keep || !fits ? disk : want;
-	if (want && !k->part && is_overlap(want, uses)) {
+	if (want && !k->part && is_overlap(k, want, uses)) {
 		run_flush(k, r);
 		check_damage(k, 14, cluster << k->e->h.cluster_bits, NO_OFFSET, 1,
 			     "metadata and something else share a cluster with refcount %" PRIu64 " and %" PRIu64
 			     " references: copy the image by imgtool convert",
 			     disk, want);
+	} else if (uses & USE_REFS && k->repair && k->rebuild) {
+		/* Found in the table already. */
 	} else if (disk < want || (disk > want && !k->part)) {
 		run_add(k, r, cluster, disk, want, k->repair && !keep && fits);
 	}

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "qcow2_bitmap.h"
 #include "qcow2_check.h"
 
 #define SNAPSHOT_EXTRA_MIN 16u /* what version 3 demands */
@@ -57,6 +58,28 @@ static int table_bytes(struct check *k, struct img_error *err)
 	return check_refer(k, k->e->h.snapshots_off, k->old_snapshots_bytes, 1, USE_ALONE, NO_OFFSET, err);
 }
 
+/* An entry of the list that stands for what could not be read. */
+static bool is_lost(const struct qcow2_snapshot *s)
+{
+	return s->l1_off == 0 && s->id[0] == '\0' && s->name[0] == '\0';
+}
+
+/* What was left out may be extra data only, beyond any that a program knows; then a new table can go without it. */
+static void table_damaged(struct check *k)
+{
+	struct check_at at = { IMG_FINDING_DAMAGE, 15, k->e->h.snapshots_off, NO_OFFSET, 1, k->repair };
+
+	for (uint32_t i = 0; i < k->e->h.nr_snapshots; i++)
+		if (is_lost(&k->snapshots[i])) {
+			check_damage(k, 15, k->e->h.snapshots_off, NO_OFFSET, 1,
+				     "the snapshot table cannot be read whole: what follows the damage is lost");
+			k->incomplete = true;
+			return;
+		}
+	check_found(k, &at, "an entry of the snapshot table has more than %u bytes of extra data",
+		    QCOW2_SNAPSHOT_EXTRA_MAX);
+}
+
 static uint64_t text_hash(const char *s)
 {
 	uint64_t h = UINT64_C(0xcbf29ce484222325);
@@ -76,6 +99,8 @@ static int names_check(struct check *k, struct img_error *err)
 	for (uint32_t i = 0; ok && i < k->e->h.nr_snapshots; i++) {
 		const struct qcow2_snapshot *s = &k->snapshots[i];
 
+		if (is_lost(s))
+			continue;
 		a = map64_put(&names, text_hash(s->name) >> 1);
 		b = a ? map64_put(&ids, text_hash(s->id) >> 1) : NULL;
 		ok = b != NULL;
@@ -126,11 +151,13 @@ static int snapshots_list(struct check *k, struct img_error *err)
 	int rc = names_check(k, err);
 
 	for (uint32_t i = 0; rc == 0 && i < k->e->h.nr_snapshots; i++) {
+		if (is_lost(&k->snapshots[i]))
+			continue;
 		k->where = k->snapshots[i].name;
 		rc = snapshot_check(k, &k->snapshots[i], &mend, err);
 	}
 	k->where = "";
-	if (rc == 0 && mend && k->repair && !k->e->snapshots_damaged)
+	if (rc == 0 && (mend || k->e->snapshots_damaged) && k->repair && !k->incomplete)
 		rc = qcow2_snapshots_store(k->snapshots, k->e->h.nr_snapshots, k->e->h.version, &k->new_snapshots,
 					   &k->new_snapshots_bytes, err);
 	if (k->new_snapshots)
@@ -164,11 +191,8 @@ int check_snapshots(struct check *k, struct img_error *err)
 		k->own_snapshots = true;
 	}
 	k->snapshots = k->e->snapshots;
-	if (k->e->snapshots_damaged) {
-		check_damage(k, 15, k->e->h.snapshots_off, NO_OFFSET, 1,
-			     "the snapshot table cannot be read whole: what follows the damage is lost");
-		k->incomplete = true;
-	}
+	if (k->e->snapshots_damaged)
+		table_damaged(k);
 	if (k->part)
 		return one_snapshot(k, err);
 	rc = table_bytes(k, err);
@@ -218,6 +242,12 @@ int check_bitmaps(struct check *k, struct img_error *err)
 	}
 	if (k->e->check_only)
 		rc = qcow2_bitmaps_load(k->e, err);
+	for (uint32_t i = 0; rc == 0 && i < k->e->bitmaps->nr; i++)
+		if (!qcow2_bitmap_known(k->e->bitmaps->list[i]))
+			check_found(
+				k, &(struct check_at){ IMG_FINDING_NOTE, 18, NO_OFFSET, NO_OFFSET, 0, false },
+				"bitmap '%.64s' is of a kind that is not known, and for which others refuse the image",
+				k->e->bitmaps->list[i]->name);
 	return rc ? rc : qcow2_bitmaps_walk(k->e, &v, err);
 }
 
@@ -254,7 +284,7 @@ static int block_refer(struct check *k, uint64_t i, struct img_error *err)
 		table_damage(k, i, "points past the end of the file");
 		return 0;
 	}
-	rc = counts_add(&k->counts, first, 1, 1, USE_ALONE, err);
+	rc = counts_add(&k->counts, first, 1, 1, USE_REFS, err);
 	if (rc == 0 && counts_get(&k->counts, first, &uses) != 1)
 		table_damage(k, i, "points to a cluster that is in use otherwise");
 	return rc;
@@ -286,6 +316,15 @@ static int table_load(struct check *k, struct img_error *err)
 	return rc;
 }
 
+/* Who only looks finds that by the count of references. */
+static void table_shared(struct check *k, uint64_t off)
+{
+	k->rebuild = true;
+	if (k->repair)
+		check_found(k, &(struct check_at){ IMG_FINDING_DAMAGE, 14, off, NO_OFFSET, 1, true },
+			    "the refcount table shares a cluster with something else");
+}
+
 int check_refcount_table(struct check *k, struct img_error *err)
 {
 	uint64_t bytes = (uint64_t)k->e->h.reftable_clusters << k->e->h.cluster_bits;
@@ -298,12 +337,12 @@ int check_refcount_table(struct check *k, struct img_error *err)
 		k->rebuild = true;
 		return 0;
 	}
-	rc = check_refer(k, k->e->h.reftable_off, bytes, 1, USE_ALONE, NO_OFFSET, err);
+	rc = check_refer(k, k->e->h.reftable_off, bytes, 1, USE_REFS, NO_OFFSET, err);
 	if (rc == 0)
 		rc = table_load(k, err);
 	for (uint64_t c = 0; rc == 0 && c < k->e->h.reftable_clusters; c++)
 		if (counts_get(&k->counts, (k->e->h.reftable_off >> k->e->h.cluster_bits) + c, NULL) != 1)
-			k->rebuild = true;
+			table_shared(k, k->e->h.reftable_off + (c << k->e->h.cluster_bits));
 	for (uint64_t i = 0; rc == 0 && i < k->nr_blocks; i++)
 		rc = block_refer(k, i, err);
 	for (uint64_t i = 0; i < k->nr_blocks; i++)
@@ -316,6 +355,7 @@ static int forget(struct check *k, uint64_t cluster, struct img_error *err)
 {
 	uint64_t count = counts_get(&k->counts, cluster, NULL);
 
+	counts_mark_one(&k->counts, cluster, count == 2);
 	return count ? counts_set(&k->counts, cluster, count - 1, err) : 0;
 }
 

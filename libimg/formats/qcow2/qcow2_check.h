@@ -37,7 +37,8 @@ enum cluster_use {
 	USE_L2 = 1u << 1,    /* shared by L1 tables only */
 	USE_DATA = 1u << 2,
 	USE_PACKED = 1u << 3,  /* compressed */
-	USE_REF_ONE = 1u << 4, /* the refcount is one: on disk, or, in a repair, afterwards */
+	USE_REFS = 1u << 4,	/* the refcount structure itself, which a repair may replace */
+	USE_REF_ONE = 1u << 5, /* the refcount is one: on disk, or, in a repair, afterwards */
 };
 #define COUNTS_PAGE_SHIFT 12u
 #define COUNTS_MAX_BYTES  (UINT64_C(1) << 30) /* of pages: half a billion clusters */
