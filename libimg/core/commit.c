@@ -31,12 +31,31 @@ struct commit {
 
 /* ---- step 1 ------------------------------------------------------------------------------------------------------ */
 
+/* Weak pins know samples of the content only: all of it is compared. */
+static int same_content(struct img *a, struct img *b, bool *same, struct img_error *err)
+{
+	struct img_compare_result result;
+	struct pin pa, pb;
+	int r = image_pin(a, &pa, err);
+
+	if (r == 0)
+		r = image_pin(b, &pb, err);
+	if (r < 0)
+		return r;
+	*same = pa.size_bytes == pb.size_bytes && memcmp(pa.hash, pb.hash, sizeof(pa.hash)) == 0;
+	if (!*same || (pa.kind == PIN_STRONG && pb.kind == PIN_STRONG))
+		return 0;
+	r = img_compare(a, b, NULL, NULL, NULL, &result, err);
+	*same = r == 0 && result.same;
+	return r;
+}
+
 /* The overlay stands on a snapshot: commit writes into the head, which must still be the same. */
 static int check_head(struct commit *c, struct img *snapshot, struct img_error *err)
 {
 	struct backing_ref ref = c->rs.ref;
-	struct pin of_snapshot, of_head;
 	struct img *head;
+	bool same;
 	int r;
 
 	ref.snapshot[0] = '\0';
@@ -44,11 +63,8 @@ static int check_head(struct commit *c, struct img *snapshot, struct img_error *
 	r = restack_open_parent(&c->rs, &ref, 0, c->rs.img->refs, &head, err);
 	if (r < 0)
 		return r;
-	r = image_pin(snapshot, &of_snapshot, err);
-	if (r == 0)
-		r = image_pin(head, &of_head, err);
-	if (r == 0 && (of_snapshot.size_bytes != of_head.size_bytes ||
-		       memcmp(of_snapshot.hash, of_head.hash, sizeof(of_head.hash)) != 0))
+	r = same_content(snapshot, head, &same, err);
+	if (r == 0 && !same)
 		r = error_set(
 			err, IMG_E_REFUSED, 0, NO_OFFSET, "core",
 			"%s: the head of %s is no longer what snapshot '%s' is: rebase the overlay onto the head first, or "

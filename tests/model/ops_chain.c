@@ -139,6 +139,8 @@ int op_commit(struct model *m, const uint32_t *r)
 		return -1;
 	committed(m, f->parent, &f->head);
 	f->parent_snap[0] = '\0';
+	if (!f->format->keeps_vm) /* it lies in what is emptied */
+		flat_resize(&f->vm, 0);
 	if (check_everything(m, m->img, f, "after commit") != 0)
 		return -1;
 	return check_image(m, img_backing(m->img), &parent->head, "parent after commit");

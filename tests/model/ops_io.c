@@ -251,7 +251,7 @@ int op_resize(struct model *m, const uint32_t *r)
 	struct flat *head = &top(m)->head;
 	uint64_t now = head->size_bytes, size = r[0] % (m->geometry.max_bytes / 512) * 512;
 	bool may_shrink = r[3] & 1;
-	int want;
+	int want, ret;
 
 	if (r[3] & 6)
 		size = now / 2 / 512 * 512 + r[1] % (now + 1) / 512 * 512;
@@ -261,7 +261,10 @@ int op_resize(struct model *m, const uint32_t *r)
 	want = size < now && !may_shrink ? IMG_E_REFUSED : 0;
 	if (m->verbose)
 		printf("      resize %" PRIu64 " to %" PRIu64 "\n", now, size);
-	if (expect(m, img_resize(m->img, size, may_shrink ? IMG_RESIZE_SHRINK : 0, &err), want, &err, "resize") != 0)
+	ret = img_resize(m->img, size, may_shrink ? IMG_RESIZE_SHRINK : 0, &err);
+	if (ret == IMG_E_UNSUPPORTED && top(m)->nr_snaps && m->geometry.snaps_fix_size)
+		return 0;
+	if (expect(m, ret, want, &err, "resize") != 0)
 		return -1;
 	if (want == 0)
 		flat_resize(head, size);

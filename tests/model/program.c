@@ -136,6 +136,7 @@ static void qcow2_geometry(struct geometry *g, uint64_t *rng)
 			 ",refcount_bits=%u,extended_l2=%s,compression_type=%s,lazy_refcounts=%s", g->refcount_bits,
 			 extended ? "on" : "off", r >> 32 & 1 ? "zstd" : "zlib", (r >> 33) % 4 ? "off" : "on");
 	/* Compressed clusters share what they lie in, so that also 8 bits may be few. */
+	g->snaps_fix_size = old;
 	if (g->refcount_bits > 8)
 		g->refcount_bits = 0;
 }
