@@ -53,7 +53,8 @@ static enum change zero_cluster(const struct qcow2_engine *e, uint64_t g, const 
 	if (e->subclusters > 1)
 		return zero_subclusters_all(e, g, old, how, en);
 	if (e->h.version < 3) {
-		if (backed(e))
+		/* Behind the disk, where machine state is, nothing lies below. */
+		if (backed(e) && g << e->cluster_bits < atomic_load(&e->disk_bytes))
 			return how.discard ? KEEP : WRITE;
 		return nothing ? KEEP : SET_AND_FREE;
 	}
