@@ -118,7 +118,7 @@ void qcow2_bitmaps_note(struct qcow2_engine *e, uint64_t off, uint64_t bytes)
 
 static bool is_changed(const struct qcow2_engine *e, const struct qcow2_bitmap *b)
 {
-	if (b->disk_bits != b->bits || b->table_entries != qcow2_bitmap_clusters(e, b->bits))
+	if (b->has_tail || b->disk_bits != b->bits || b->table_entries != qcow2_bitmap_clusters(e, b->bits))
 		return true;
 	for (uint64_t i = 0; i < b->pages.nr; i++) {
 		if (atomic_load(&b->pages.at[i]))
@@ -255,6 +255,7 @@ void qcow2_bitmaps_resized(struct qcow2_engine *e, uint64_t size_bytes)
 			continue;
 		bits = qcow2_bitmap_bits(size_bytes, b->granularity_bits);
 		qcow2_bitmap_pages_resize(e, &b->pages, bits);
+		b->has_tail = b->has_tail || bits < b->bits;
 		b->bits = bits;
 		b->disk_bits = min_u64(b->disk_bits, bits);
 	}

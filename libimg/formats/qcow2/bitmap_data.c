@@ -339,7 +339,8 @@ static int change_cluster(struct qcow2_engine *e, struct bitmap_change *c, uint6
 			  uint8_t *buf, struct img_error *err)
 {
 	uint64_t per_page = e->cluster_bytes * 8, old = i < c->nr_old ? c->old[i] : 0, off;
-	bool cut = old && c->b->disk_bits < c->b->bits && c->b->disk_bits < (i + 1) * per_page;
+	bool partly = c->b->has_tail || c->b->disk_bits < c->b->bits;
+	bool cut = old && partly && c->b->disk_bits < (i + 1) * per_page;
 	int ret;
 
 	if (!page && !cut) {
@@ -452,6 +453,7 @@ static int give_old(struct qcow2_engine *e, struct bitmap_change *c, struct img_
 	b->table_off = c->new_off;
 	b->table_entries = c->nr_new;
 	b->disk_bits = b->bits;
+	b->has_tail = false;
 	ret = give_difference(e, c->old, c->nr_old, c->new, c->nr_new, err);
 	if (ret == 0)
 		ret = qcow2_bitmap_give(e, old_off, table_clusters(e, c->nr_old), err);

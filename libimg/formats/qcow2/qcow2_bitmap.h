@@ -48,6 +48,7 @@ struct qcow2_bitmap {
 	bool followed;	    /* by this handle: in use on disk because of us */
 	uint64_t bits;	    /* of the present disk */
 	uint64_t disk_bits; /* so many of the content on disk count, the rest is clear */
+	bool has_tail; /* the content on disk has bits behind them, which others must not find when the disk grows */
 	struct bitmap_pages pages;
 };
 
@@ -59,7 +60,7 @@ struct qcow2_bitmaps {
 	bool active;  /* ops: begin() was called */
 	bool damaged; /* the directory; why says how. The list is empty then */
 	struct img_error why;
-	uint64_t disk_bytes;		/* lock: what lies behind, a resize clears without changing the disk */
+	uint64_t disk_bytes;	       /* lock: what lies behind, a resize clears without changing the disk */
 	_Atomic unsigned nr_recording; /* followed and enabled */
 	_Atomic uint64_t page_bytes;
 };
