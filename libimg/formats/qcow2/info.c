@@ -65,7 +65,6 @@ int qcow2_info_details(struct node *n, img_detail_fn fn, void *ctx, struct img_e
 	tell_number(&t, "refcount_bits", UINT64_C(1) << h->refcount_order);
 	tell_bool(&t, "lazy_refcounts", h->compatible & QCOW2_LAZY_REFCOUNTS);
 	tell_bool(&t, "extended_l2", h->incompatible & QCOW2_EXTENDED_L2);
-	tell_number(&t, "bitmaps", h->nr_bitmaps);
 	if (e->external) {
 		tell_text(&t, "data_file", h->data_file);
 		tell_bool(&t, "data_file_raw", h->autoclear & QCOW2_DATA_FILE_RAW);

@@ -17,16 +17,16 @@ struct qcow2_options {
 	bool data_file_raw;
 };
 
-#define QCOW2_OPTIONS_HELP                                                                           \
-	"compat=VERSION        0.10 (or v2) or 1.1 (or v3, the default)\n"                           \
-	"cluster_size=SIZE     512 to 2M, a power of two (default 64K)\n"                            \
-	"refcount_bits=N       1 to 64, a power of two (default 16)\n"                               \
-	"lazy_refcounts=BOOL   mark the image so that QEMU may postpone refcounts (default off)\n"   \
-	"extended_l2=BOOL      32 subclusters per cluster, from cluster_size=16K (default off)\n"    \
-	"compression_type=TYPE zlib (default) or zstd\n"                                             \
-	"compression=TYPE      the same; none for the default\n"                                     \
-	"preallocation=MODE    off (default), metadata, falloc or full\n"                            \
-	"data_file=NAME        keep the guest's data in a new file of this name, beside the image\n" \
+#define QCOW2_OPTIONS_HELP                                                                          \
+	"compat=VERSION 0.10 (or v2) or 1.1 (or v3, the default)\n"                                 \
+	"cluster_size=SIZE    512 to 2M, a power of two (default 64K)\n"                            \
+	"refcount_bits=N       1 to 64, a power of two (default 16)\n"                              \
+	"lazy_refcounts=BOOL    mark the image so that QEMU may postpone refcounts (default off)\n" \
+	"extended_l2=BOOL    32 subclusters per cluster, from cluster_size=16K (default off)\n"     \
+	"compression_type=TYPE    zlib (default) or zstd\n"                                         \
+	"compression=TYPE    the same; none for the default\n"                                      \
+	"preallocation=MODE    off (default), metadata, falloc or full\n"                           \
+	"data_file=NAME    keep the guest's data in a new file of this name, beside the image\n"    \
 	"data_file_raw=BOOL    keep the data file readable as a raw image (default off)\n"
 
 /* IMG_E_INVALID for what does not exist or does not go together. */
