@@ -46,9 +46,9 @@ static int get_usable(struct qcow2_engine *e, const char *name, struct qcow2_bit
 	if (ret != 0 || qcow2_bitmap_usable(e, *out))
 		return ret;
 	if (!qcow2_bitmap_known(*out))
-		return error_set(err, IMG_E_UNSUPPORTED, 0, (*out)->entry_off, LAYER,
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
 				 "bitmap '%s' is of a kind that is not known: it can only be removed", name);
-	return error_set(err, IMG_E_REFUSED, 0, (*out)->entry_off, LAYER,
+	return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
 			 "bitmap '%s' is inconsistent: it may have missed changes and can only be removed", name);
 }
 
