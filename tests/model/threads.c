@@ -5,7 +5,9 @@
  * was possible: not older than the last write that had returned before the read (or the snapshot) began, not newer than
  * the last that had begun when it ended.
  *
- *   cells of a block       each writer has a run of them; written whole, many at once, compressed or as zeros
+ *   cells of a block       each writer has a run of them; written whole, many at once, compressed or as zeros. Nobody
+ *                          promises that a reader sees a write whole that is under way: a block is what a format writes
+ *                          at once, with --block no more than a cluster
  *   cells of 512 bytes     writers take turns within one block, so that they meet in its read-modify-write
  *
  * Beside the writers: readers; one thread that flushes, checkpoints and writes machine state; one that creates, reads,
@@ -15,7 +17,7 @@
  * With --wild the last thread also reverts and resizes, under the feet of the others. Then any version will do, but a
  * cell still holds one of its own, whole, and snapshots stay as they are.
  *
- *   model-threads [--seconds N] [--seed N] [--writers N] [--wild] [--format F] [--options O]
+ *   model-threads [--seconds N] [--seed N] [--writers N] [--wild] [--format F] [--options O] [--block N]
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -31,12 +33,12 @@
 #include "memfs.h"
 #include "model.h"
 
-#define BLOCK	    4096u
-#define UNIT	    131072u
+#define BLOCK	    4096u /* most that a cell has */
+#define UNIT_CELLS  32u
 #define BIG_CELLS   1024u /* of BLOCK */
 #define SMALL_CELLS 512u  /* of 512 bytes, behind the big ones */
 #define NR_CELLS    (BIG_CELLS + SMALL_CELLS)
-#define DISK_BYTES  (BIG_CELLS * BLOCK + SMALL_CELLS * 512)
+#define DISK_BYTES  ((uint64_t)BIG_CELLS * t.block + SMALL_CELLS * 512)
 #define MAX_WRITERS 16
 #define RUN_CELLS   64u /* most that one call writes */
 #define NR_SNAPS    4
@@ -48,7 +50,8 @@ static struct {
 	_Atomic bool stop;
 	_Atomic uint64_t writes, reads, snaps, flushes;
 	unsigned nr_writers;
-	bool wild;
+	uint32_t block; /* bytes of a big cell */
+	bool wild, discard_zeroes;
 	uint64_t seed;
 } t;
 
@@ -78,13 +81,13 @@ static void must_io(int ret, const char *what, const struct img_error *err)
 
 static uint32_t cell_bytes(uint32_t cell)
 {
-	return cell < BIG_CELLS ? BLOCK : 512;
+	return cell < BIG_CELLS ? t.block : 512;
 }
 
 static uint64_t cell_off(uint32_t cell)
 {
-	return cell < BIG_CELLS ? (uint64_t)cell * BLOCK :
-				  (uint64_t)BIG_CELLS * BLOCK + (uint64_t)(cell - BIG_CELLS) * 512;
+	return cell < BIG_CELLS ? (uint64_t)cell * t.block :
+				  (uint64_t)BIG_CELLS * t.block + (uint64_t)(cell - BIG_CELLS) * 512;
 }
 
 /* Every eighth version of a cell is zeros; half of the others compress. */
@@ -158,6 +161,16 @@ static void check_cell(const uint8_t *buf, uint32_t cell, uint32_t lo, uint32_t 
 
 /* ---- writers ----------------------------------------------------------------------------------------------------- */
 
+/* Zeros afterwards. */
+static void discard(uint64_t bytes, uint64_t off)
+{
+	struct img_error err = { 0 };
+
+	must_io(img_discard(t.img, bytes, off, 0, &err), "discard", &err);
+	if (!t.discard_zeroes)
+		must_io(img_zero(t.img, bytes, off, 0, &err), "zero", &err);
+}
+
 /* Cells first to first + nr become their next version, by one call. */
 static void write_run(uint32_t first, uint32_t nr, unsigned how, uint8_t *buf)
 {
@@ -177,7 +190,7 @@ static void write_run(uint32_t first, uint32_t nr, unsigned how, uint8_t *buf)
 	if (zero && how & 8)
 		must_io(img_zero(t.img, at, cell_off(first), 0, &err), "zero", &err);
 	else if (zero && first < BIG_CELLS)
-		must_io(img_discard(t.img, at, cell_off(first), 0, &err), "discard", &err);
+		discard(at, cell_off(first));
 	else
 		must_io(img_pwrite(t.img, buf, at, cell_off(first),
 				   (how & 16 ? IMG_IO_COMPRESS : 0u) | (how & 32 ? IMG_IO_DETECT_ZEROES : 0u) |
@@ -209,8 +222,8 @@ static void *writer(void *arg)
 			continue;
 		}
 		if ((r >> 34 & 7) == 0) { /* whole units */
-			first = first / (UNIT / BLOCK) * (UNIT / BLOCK);
-			nr = UNIT / BLOCK;
+			first = first / UNIT_CELLS * UNIT_CELLS;
+			nr = UNIT_CELLS;
 		}
 		if (first < base)
 			first = base;
@@ -361,7 +374,7 @@ static void go_wild(uint64_t r, const struct snap *s)
 		must(img_snapshot_revert(t.img, s->name, &err), "revert", &err);
 		return;
 	}
-	must(img_resize(t.img, (r >> 8) % DISK_BYTES / BLOCK * BLOCK, IMG_RESIZE_SHRINK, &err), "resize", &err);
+	must(img_resize(t.img, (r >> 8) % DISK_BYTES / t.block * t.block, IMG_RESIZE_SHRINK, &err), "resize", &err);
 	must(img_resize(t.img, DISK_BYTES, 0, &err), "resize", &err);
 }
 
@@ -413,6 +426,13 @@ static void open_image(unsigned flags)
 	must(image_open_env("a", &opts, &t.fs.env, &t.img, &err), "open", &err);
 }
 
+static void print_finding(void *ctx, const struct img_finding *f)
+{
+	(void)ctx;
+	if (f->kind != IMG_FINDING_NOTE)
+		fprintf(stderr, "model-threads: %s %s %s at 0x%" PRIx64 "\n", f->rule, f->where, f->msg, f->file_off);
+}
+
 static void check_last(const char *what)
 {
 	struct img_check_result result = { 0 };
@@ -424,7 +444,7 @@ static void check_last(const char *what)
 	must(img_pread(t.img, buf, DISK_BYTES, 0, 0, &err), "read", &err);
 	for (uint32_t c = 0; c < NR_CELLS; c++)
 		check_cell(buf + cell_off(c), c, t.done[c], t.done[c], what);
-	must(img_check(t.img, 0, NULL, NULL, NULL, &result, &err), "check", &err);
+	must(img_check(t.img, 0, print_finding, NULL, NULL, &result, &err), "check", &err);
 	if (result.damage || result.leaks || result.redundancy)
 		die("check is not clean", NULL);
 	free(buf);
@@ -453,15 +473,14 @@ int main(int argc, char **argv)
 	static const struct option names[] = { { "seconds", 1, NULL, 't' }, { "seed", 1, NULL, 's' },
 					       { "writers", 1, NULL, 'w' }, { "wild", 0, NULL, 'x' },
 					       { "format", 1, NULL, 'f' },  { "options", 1, NULL, 'o' },
-					       { NULL, 0, NULL, 0 } };
-	struct img_create_options create = { .struct_size = sizeof(create),
-					     .format = "limg",
-					     .size_bytes = DISK_BYTES };
+					       { "block", 1, NULL, 'b' },   { NULL, 0, NULL, 0 } };
+	struct img_create_options create = { .struct_size = sizeof(create), .format = "limg" };
 	struct img_error err = { 0 };
 	unsigned seconds = 10;
 	int c;
 
 	t.nr_writers = 4;
+	t.block = BLOCK;
 	t.seed = 1;
 	while ((c = getopt_long(argc, argv, "", names, NULL)) != -1) {
 		if (c == 't')
@@ -476,11 +495,16 @@ int main(int argc, char **argv)
 			create.format = optarg;
 		else if (c == 'o')
 			create.options = optarg;
+		else if (c == 'b')
+			t.block = (uint32_t)strtoul(optarg, NULL, 0);
 		else
 			return 2;
 	}
-	if (t.nr_writers < 1 || t.nr_writers > MAX_WRITERS)
+	if (t.nr_writers < 1 || t.nr_writers > MAX_WRITERS || t.block < 512 || t.block > BLOCK || t.block % 512 != 0 ||
+	    !traits_of(create.format))
 		return 2;
+	create.size_bytes = DISK_BYTES;
+	t.discard_zeroes = traits_of(create.format)->discard_zeroes;
 	if (!registry_find(create.format)) {
 		printf("SKIPPED: this build has no format %s\n", create.format);
 		return 77;
