@@ -117,8 +117,11 @@ int data_file_create(void *ctx, const char *name, struct node **out, struct img_
 	ret = broker_new_path(c->path, name, c->refs == IMG_REFS_DEFAULT ? IMG_REFS_DIR : c->refs, &c->final_path, err);
 	if (ret == 0 && strcmp(c->final_path, c->path) == 0)
 		ret = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s cannot be its own data file", c->path);
-	if (ret == 0)
-		ret = image_check_target(c->final_path, 0, c->env, err);
+	if (ret == 0 && image_check_target(c->final_path, 0, c->env, NULL) == IMG_E_EXISTS)
+		ret = error_set(
+			err, IMG_E_EXISTS, 0, NO_OFFSET, LAYER,
+			"%s: exists already, and a data file is never replaced, not by --force either: remove it",
+			c->final_path);
 	if (ret == 0)
 		ret = c->env->create_file(c->env->ctx, c->final_path, &c->node, &c->temp_path, err);
 	if (ret == 0)
