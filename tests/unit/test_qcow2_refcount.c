@@ -105,6 +105,7 @@ static void drop_engine(struct qcow2_engine *e)
 	free(e->reftable_dirty);
 	free(e->l1_dirty);
 	free(e->pending);
+	free(e->freed);
 }
 
 static uint64_t draw(struct fixture *f, uint64_t below)

@@ -15,8 +15,30 @@
 
 #include "qcow2_refcount.h"
 
+#define MAX_FREED	    (1u << 18)
 #define SKIP_CLUSTERS	    65536u /* passed at once where a transaction freed much */
 #define MAX_HOST_CLUSTER(e) (QCOW2_OFFSET_MASK >> (e)->h.cluster_bits)
+
+/* Neighbours are one entry. Where there is no memory, or too many, the space stays: nothing else is lost. */
+static void note_space(struct qcow2_engine *e, uint64_t cluster)
+{
+	struct qcow2_pending *last = e->nr_freed ? &e->freed[e->nr_freed - 1] : NULL;
+
+	if (last && last->first + last->nr == cluster) {
+		last->nr++;
+		return;
+	}
+	if (e->nr_freed == e->cap_freed) {
+		size_t cap = e->cap_freed ? 2 * e->cap_freed : 64;
+		struct qcow2_pending *more = cap > MAX_FREED ? NULL : realloc(e->freed, cap * sizeof(*more));
+
+		if (!more)
+			return;
+		e->freed = more;
+		e->cap_freed = cap;
+	}
+	e->freed[e->nr_freed++] = (struct qcow2_pending){ cluster, 1 };
+}
 
 void qcow2_note_freed(struct qcow2_engine *e, uint64_t cluster)
 {
@@ -29,6 +51,38 @@ void qcow2_note_freed(struct qcow2_engine *e, uint64_t cluster)
 		qcow2_meta_remove(e, off, e->cluster_bytes);
 	if (e->packed_off > off && e->packed_off < off + e->cluster_bytes)
 		e->packed_off = e->packed_end = 0;
+	note_space(e, cluster);
+}
+
+/* The end of a file is cut off; only clusters that were seen to become free are, whatever refcounts say of others. */
+static void give_to_host(struct qcow2_engine *e, uint64_t off, uint64_t bytes)
+{
+	bool regular = e->file_end != UINT64_MAX;
+
+	if (regular && off + bytes >= node_size(e->file)) {
+		if (off < node_size(e->file))
+			(void)node_resize(e->file, off, NULL);
+		return;
+	}
+	(void)node_discard(e->file, bytes, off, 0, NULL);
+}
+
+void qcow2_punch_freed(struct qcow2_engine *e)
+{
+	for (size_t i = 0; i < e->nr_freed; i++) {
+		uint64_t at = e->freed[i].first, end = at + e->freed[i].nr;
+
+		while (at < end) {
+			uint64_t refs, nr;
+
+			if (qcow2_refcount_run(e, at, end - at, &refs, &nr, NULL) != 0)
+				break;
+			if (refs == 0)
+				give_to_host(e, at << e->h.cluster_bits, nr << e->h.cluster_bits);
+			at += nr;
+		}
+	}
+	e->nr_freed = 0;
 }
 
 /* In a transaction, of nr free clusters from first: how many were free before it, or else how many were not. */

@@ -277,6 +277,7 @@ static int let_go(struct qcow2_engine *e, struct writeback *w, struct img_error 
 	pthread_rwlock_wrlock(&e->gate);
 	pthread_rwlock_wrlock(&e->map);
 	ret = qcow2_pending_apply(e, w->pending, w->nr_pending, err);
+	qcow2_punch_freed(e);
 	pthread_rwlock_unlock(&e->map);
 	pthread_rwlock_unlock(&e->gate);
 	if (ret != 0)

@@ -71,6 +71,7 @@ static void engine_free(struct qcow2_engine *e)
 	free(e->reftable);
 	free(e->reftable_dirty);
 	free(e->pending);
+	free(e->freed);
 	qcow2_header_free(&e->h);
 	pthread_mutex_destroy(&e->codec_lock);
 	pthread_cond_destroy(&e->range_cond);

@@ -153,6 +153,8 @@ struct qcow2_engine {
 	uint64_t packed_off, packed_end; /* room for compressed clusters */
 	struct qcow2_pending *pending;	 /* decrements that wait for the next flush */
 	size_t nr_pending, cap_pending;
+	struct qcow2_pending *freed;	 /* became free; their space goes back to the host when that is on disk */
+	size_t nr_freed, cap_freed;
 
 	struct qcow2_meta *meta;     /* overlap.c */
 	struct qcow2_cache *cache;   /* cache.c */

@@ -37,6 +37,8 @@ void qcow2_reftable_mark(struct qcow2_engine *e, uint64_t block);
 int qcow2_alloc_uncounted(struct qcow2_engine *e, uint64_t *cluster, struct img_error *err);
 /* A cluster that nothing refers to any more. */
 void qcow2_note_freed(struct qcow2_engine *e, uint64_t cluster);
+/* Gives the space of what was noted, and is still free, back to the host: best effort. Gate and map held for writing. */
+void qcow2_punch_freed(struct qcow2_engine *e);
 
 /* flush.c: nothing waits for a write-back (map held). */
 bool qcow2_all_written(struct qcow2_engine *e);

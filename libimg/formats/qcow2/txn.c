@@ -253,6 +253,7 @@ void qcow2_txn_abort(struct qcow2_engine *e)
 	memset(e->reftable_dirty, 0, (size_t)(e->reftable_entries / 64 + 1));
 	e->any_reftable_dirty = false;
 	e->h = t->h;
+	e->nr_freed = 0;
 	e->alloc_hint = t->alloc_hint;
 	/* Clusters beyond the old end have been written to. */
 	e->packed_off = t->packed_off;
@@ -286,7 +287,7 @@ static int place_l1(struct qcow2_engine *e, struct img_error *err)
 
 	if (!t->l1)
 		return 0;
-	ret = qcow2_txn_new_table(e, max_u64(8 * (uint64_t)t->l1_entries, 8), &off, err);
+	ret = qcow2_txn_new_table(e, 8 * (uint64_t)t->l1_entries, &off, err);
 	if (ret == 0)
 		ret = write_table(e, t->l1, t->l1_entries, off, err);
 	if (ret == 0 && t->h.l1_off && !t->fresh_refcounts)
@@ -370,6 +371,7 @@ static int take_over(struct qcow2_engine *e, struct img_error *err)
 	memset(e->reftable_dirty, 0, (size_t)(e->reftable_entries / 64 + 1));
 	e->any_reftable_dirty = false;
 	e->alloc_hint = 0;
+	qcow2_punch_freed(e);
 	qcow2_meta_free(e);
 	return qcow2_meta_build(e, err);
 }
