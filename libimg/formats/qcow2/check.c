@@ -120,26 +120,34 @@ static void header_check(struct check *k)
 	if (h->autoclear & ~(uint64_t)QCOW2_AUTOCLEAR_KNOWN)
 		note(k, 4, autoclear, "features are in use that this version does not keep when it writes");
 	if (h->autoclear & QCOW2_DATA_FILE_RAW && !(h->incompatible & QCOW2_DATA_FILE))
-		note(k, 4, autoclear, "the data file is said to be raw, but there is none");
+		check_found(k, &(struct check_at){ IMG_FINDING_DAMAGE, 4, autoclear, NO_OFFSET, 1, k->repair },
+			    "the data file is said to be raw, but there is none");
 	if (h->autoclear & QCOW2_BITMAPS && h->nr_bitmaps == 0)
 		note(k, 4, autoclear, "bitmaps are said to be there, but there are none");
 }
 
-/* Nothing is wrong any more: the marks that say so go. */
+/* Marks that are not true any more go. */
 static int clear_marks(struct check *k, struct img_error *err)
 {
 	struct qcow2_header *h = &k->e->h;
-	const uint64_t before = h->incompatible;
+	const uint64_t incompatible = h->incompatible, autoclear = h->autoclear;
 	int rc = node_flush(k->e->file, 0, err);
 
-	if (rc < 0 || !(before & (QCOW2_DIRTY | QCOW2_CORRUPT)) || k->out->damage + k->out->leaks > k->out->repaired)
+	if (rc < 0)
 		return rc;
-	h->incompatible &= ~(uint64_t)(QCOW2_DIRTY | QCOW2_CORRUPT);
+	if (k->out->damage + k->out->leaks <= k->out->repaired)
+		h->incompatible &= ~(uint64_t)(QCOW2_DIRTY | QCOW2_CORRUPT);
+	if (!(h->incompatible & QCOW2_DATA_FILE))
+		h->autoclear &= ~(uint64_t)QCOW2_DATA_FILE_RAW;
+	if (h->incompatible == incompatible && h->autoclear == autoclear)
+		return 0;
 	rc = qcow2_header_write_fields(k->e, err);
 	if (rc == 0)
 		rc = node_flush(k->e->file, 0, err);
-	if (rc < 0)
-		h->incompatible = before;
+	if (rc < 0) {
+		h->incompatible = incompatible;
+		h->autoclear = autoclear;
+	}
 	return rc;
 }
 

@@ -192,6 +192,19 @@ void counts_mark_one(struct counts *c, uint64_t cluster, bool one)
 	*word = (uint16_t)(one ? *word | USE_REF_ONE << COUNT_BITS : *word & ~(USE_REF_ONE << COUNT_BITS));
 }
 
+bool counts_take_use(struct counts *c, uint64_t cluster, unsigned use)
+{
+	uint16_t *page = page_find(c, cluster), *word;
+	bool had;
+
+	if (!page)
+		return false;
+	word = &page[cluster & (PAGE_CLUSTERS - 1)];
+	had = *word & use << COUNT_BITS;
+	*word = (uint16_t)(*word & ~(use << COUNT_BITS));
+	return had;
+}
+
 bool counts_any(const struct counts *c, uint64_t first, uint64_t nr)
 {
 	if (nr > UINT64_C(64) << COUNTS_PAGE_SHIFT)

@@ -51,13 +51,21 @@ static void run_add(struct check *k, struct run *r, uint64_t cluster, uint64_t d
 }
 
 /* What the refcount structure shares with others is over when a new one takes its place. */
-static bool is_overlap(const struct check *k, uint64_t want, unsigned uses)
+static bool is_replaced(const struct check *k, unsigned uses)
 {
-	if (uses & USE_REFS && k->repair && k->rebuild)
-		return uses & (USE_ALONE | USE_L2) && uses & (USE_DATA | USE_PACKED);
-	if (want > 1 && uses & (USE_ALONE | USE_REFS))
-		return true;
-	return uses & USE_L2 && uses & (USE_DATA | USE_PACKED);
+	return uses & USE_REFS && k->repair && k->rebuild;
+}
+
+/* True, and a finding, where metadata is not alone. */
+static bool overlap(struct check *k, uint64_t cluster, uint64_t want, unsigned uses)
+{
+	if (!(want > 1 && uses & (USE_ALONE | USE_REFS)) && !(uses & USE_L2 && uses & (USE_DATA | USE_PACKED)))
+		return false;
+	check_damage(k, 14, cluster << k->e->h.cluster_bits, NO_OFFSET, 1,
+		     "metadata and something else share a cluster, which has %" PRIu64
+		     " references: copy the image by imgtool convert",
+		     want);
+	return true;
 }
 
 /* One cluster. *target: what its refcount is to be. */
@@ -69,17 +77,10 @@ static int judge(struct check *k, struct run *r, uint64_t cluster, uint64_t disk
 	bool keep = disk > want && (k->part || k->incomplete), fits = want <= k->e->refcount_max;
 
 	*target = keep || !fits ? disk : want;
-	if (want && !k->part && is_overlap(k, want, uses)) {
-		run_flush(k, r);
-		check_damage(k, 14, cluster << k->e->h.cluster_bits, NO_OFFSET, 1,
-			     "metadata and something else share a cluster with refcount %" PRIu64 " and %" PRIu64
-			     " references: copy the image by imgtool convert",
-			     disk, want);
-	} else if (uses & USE_REFS && k->repair && k->rebuild) {
-		/* Found in the table already. */
-	} else if (disk < want || (disk > want && !k->part)) {
+	/* Of what is replaced check_replaced() speaks. */
+	if (!is_replaced(k, uses) && (k->part || !overlap(k, cluster, want, uses)) &&
+	    (disk < want || (disk > want && !k->part)))
 		run_add(k, r, cluster, disk, want, k->repair && !keep && fits);
-	}
 	if (want)
 		counts_mark_one(&k->counts, cluster, (k->repair ? *target : disk) == 1);
 	/* A rebuild takes its numbers from here. */
@@ -95,15 +96,21 @@ static int uncounted(struct check *k, uint64_t first, struct run *r, struct img_
 
 	for (uint64_t c = first; rc == 0 && c < first + (UINT64_C(1) << COUNTS_PAGE_SHIFT); c++) {
 		uint64_t block = c >> k->e->rb_shift, target;
+		unsigned uses;
 		enum block_state state = block < k->nr_blocks ? k->block[block] : BLOCK_NONE;
 
-		if (state == BLOCK_GOOD || counts_get(&k->counts, c, NULL) == 0)
+		uint64_t want = counts_get(&k->counts, c, &uses);
+
+		if (state == BLOCK_GOOD || want == 0)
 			continue;
 		if (state == BLOCK_NONE) {
 			k->rebuild = true;
 			rc = judge(k, r, c, 0, &target, err);
-		} else if (k->repair) {
-			counts_mark_one(&k->counts, c, counts_get(&k->counts, c, NULL) == 1);
+		} else {
+			if (!is_replaced(k, uses) && !k->part)
+				overlap(k, c, want, uses);
+			if (k->repair)
+				counts_mark_one(&k->counts, c, want == 1);
 		}
 	}
 	return rc;
@@ -165,4 +172,15 @@ int check_refs(struct check *k, struct img_error *err)
 			rc = block_compare(k, i, &r, err);
 	run_flush(k, &r);
 	return rc;
+}
+
+void check_replaced(struct check *k, uint64_t cluster)
+{
+	unsigned uses;
+	uint64_t want;
+
+	if (!counts_take_use(&k->counts, cluster, USE_REFS))
+		return;
+	want = counts_get(&k->counts, cluster, &uses);
+	overlap(k, cluster, want, uses);
 }

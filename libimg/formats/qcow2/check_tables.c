@@ -351,12 +351,19 @@ int check_refcount_table(struct check *k, struct img_error *err)
 	return rc;
 }
 
+static bool block_is_there(const struct check *k, uint64_t v)
+{
+	return v && v % k->e->cluster_bytes == 0 && v <= INT64_MAX && !check_beyond(k, v, k->e->cluster_bytes);
+}
+
 static int forget(struct check *k, uint64_t cluster, struct img_error *err)
 {
 	uint64_t count = counts_get(&k->counts, cluster, NULL);
 
+	int rc = count ? counts_set(&k->counts, cluster, count - 1, err) : 0;
+
 	counts_mark_one(&k->counts, cluster, count == 2);
-	return count ? counts_set(&k->counts, cluster, count - 1, err) : 0;
+	return rc;
 }
 
 int check_forget_refcounts(struct check *k, struct img_error *err)
@@ -370,8 +377,13 @@ int check_forget_refcounts(struct check *k, struct img_error *err)
 	for (uint64_t i = 0; rc == 0 && i < k->nr_blocks; i++) {
 		uint64_t v = k->table[i];
 
-		if (v && v % k->e->cluster_bytes == 0 && v <= INT64_MAX && !check_beyond(k, v, k->e->cluster_bytes))
+		if (block_is_there(k, v))
 			rc = forget(k, v >> k->e->h.cluster_bits, err);
 	}
+	for (uint64_t c = 0; k->table && rc == 0 && c < k->e->h.reftable_clusters; c++)
+		check_replaced(k, first + c);
+	for (uint64_t i = 0; rc == 0 && i < k->nr_blocks; i++)
+		if (block_is_there(k, k->table[i]))
+			check_replaced(k, k->table[i] >> k->e->h.cluster_bits);
 	return rc;
 }

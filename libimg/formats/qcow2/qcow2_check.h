@@ -56,6 +56,8 @@ uint64_t counts_get(struct counts *c, uint64_t cluster, unsigned *uses);
 int counts_set(struct counts *c, uint64_t cluster, uint64_t count, struct img_error *err);
 /* Only where there is a count. */
 void counts_mark_one(struct counts *c, uint64_t cluster, bool one);
+/* Forgets a use; was it there? */
+bool counts_take_use(struct counts *c, uint64_t cluster, unsigned use);
 /* Is any cluster of [first, first + nr) referenced? May say yes wrongly, never no. */
 bool counts_any(const struct counts *c, uint64_t first, uint64_t nr);
 /* Indexes of all pages, ascending, malloc'ed; NULL: no memory, or (nr 0) none. */
@@ -167,6 +169,8 @@ int check_forget_refcounts(struct check *k, struct img_error *err);
 
 /* ---- check_refs.c ---- */
 int check_refs(struct check *k, struct img_error *err);
+/* What else is in a cluster of the old refcount structure, whose reference was taken back. */
+void check_replaced(struct check *k, uint64_t cluster);
 
 /* ---- repair.c ---- */
 int repair_rebuild(struct check *k, struct img_error *err);

@@ -120,7 +120,7 @@ field("incompatible", EXTENDED, opens=False)
 field("compatible", (1 << 64) - 2, check=0, same=True, opens=True)
 field("autoclear", (1 << 64) - 4, check=0, same=True, opens=True)
 field("autoclear", 1, check=0, opens=True)
-field("autoclear", 2, check=0, opens=None)
+field("autoclear", 2, mended=True)
 field("compression_type", 1, opens=False)
 field("compression_type", 255, check=6, opens=False)
 for order in (7, 63, 0xFFFFFFFF):
