@@ -176,7 +176,7 @@ static int check_tables(const struct qcow2_header *h, uint64_t file_bytes, bool 
 				   QCOW2_REFTABLE_MAX_BYTES >> h->cluster_bits);
 	if (h->nr_snapshots > QCOW2_SNAPSHOTS_MAX)
 		return above_limit(err, OFF(nr_snapshots), "nb_snapshots", h->nr_snapshots, QCOW2_SNAPSHOTS_MAX);
-	ret = check_table(h, &l1, file_bytes, lenient, err);
+	ret = check_table(h, &l1, file_bytes, false, err); /* zeros instead of a lost table would be a lie */
 	if (ret == 0)
 		ret = check_table(h, &reftable, file_bytes, lenient, err);
 	if (ret == 0)
