@@ -167,6 +167,11 @@ static int end(struct qcow2_engine *e, struct img_error *err)
 	if (!stored)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory for bitmaps");
 	ret = store_followed(e, stored, err);
+	/* What was written before a bitmap was made or enabled is not in it, and so must not be lost once it is valid. */
+	if (ret == 0 && bs->nr > 0)
+		ret = qcow2_flush_all(e, err);
+	if (ret == 0 && bs->nr > 0)
+		ret = qcow2_bitmap_sync(e, err);
 	for (uint32_t i = 0; ret == 0 && i < bs->nr; i++) {
 		struct qcow2_bitmap *b = bs->list[i];
 
