@@ -49,6 +49,7 @@ static void take_fields(const struct disk_qcow2_header *d, struct qcow2_header *
 	h->nr_snapshots = be32_get(d->nr_snapshots);
 	h->snapshots_off = be64_get(d->snapshots_off);
 	h->backing_off = be64_get(d->backing_off);
+	h->backing_bytes = be32_get(d->backing_bytes);
 	h->refcount_order = 4;
 	h->header_bytes = QCOW2_HEADER_V2_BYTES;
 	if (h->version < 3)
@@ -187,8 +188,9 @@ static int check_tables(const struct qcow2_header *h, uint64_t file_bytes, bool 
 }
 
 /* The name stands in the first cluster, behind the extensions. */
-static int take_backing(struct qcow2_header *h, const uint8_t *cluster, uint32_t name_bytes, struct img_error *err)
+static int take_backing(struct qcow2_header *h, const uint8_t *cluster, struct img_error *err)
 {
+	uint32_t name_bytes = h->backing_bytes;
 	uint64_t cluster_bytes = UINT64_C(1) << h->cluster_bits;
 
 	if (h->backing_off == 0)
@@ -214,7 +216,7 @@ static int take_unknown(struct qcow2_header *h, const uint8_t *cluster, struct i
 	return 0;
 }
 
-static int load_cluster(struct node *file, struct qcow2_header *h, uint32_t name_bytes, struct img_error *err)
+static int load_cluster(struct node *file, struct qcow2_header *h, struct img_error *err)
 {
 	uint64_t cluster_bytes = UINT64_C(1) << h->cluster_bits;
 	uint8_t *cluster = malloc(cluster_bytes);
@@ -225,7 +227,7 @@ static int load_cluster(struct node *file, struct qcow2_header *h, uint32_t name
 	if (ret == 0)
 		ret = take_unknown(h, cluster, err);
 	if (ret == 0)
-		ret = take_backing(h, cluster, name_bytes, err);
+		ret = take_backing(h, cluster, err);
 	if (ret == 0)
 		ret = qcow2_extensions_load(h, cluster, err);
 	free(cluster);
@@ -250,7 +252,7 @@ int qcow2_header_load(struct node *file, bool lenient, struct qcow2_header *out,
 	take_fields(&d, out);
 	ret = check_shape(out, file_bytes, err);
 	if (ret == 0)
-		ret = load_cluster(file, out, be32_get(d.backing_bytes), err);
+		ret = load_cluster(file, out, err);
 	if (ret == 0)
 		ret = check_features(out, err);
 	if (ret == 0)

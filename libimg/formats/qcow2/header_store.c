@@ -5,8 +5,8 @@
  *
  *  - The extensions stand in the first sector, all of them if they fit, which they do unless somebody's own are large.
  *    The table of feature names, which is for people and takes 344 bytes, goes in only where there is room.
- *  - The backing file's name stands behind them where it fits; else at one of two places of the cluster, that one where
- *    the present name is not.
+ *  - The backing file's name stands behind them where it fits; else at one of three places of the cluster, where the
+ *    present name is not.
  *
  * qcow2_header_write() writes what lies beyond the first sector, syncs, and then writes the first sector. Where neither
  * holds (clusters below 4 KiB with a long name, large foreign extensions) that order is kept, but the old names may be
@@ -109,24 +109,44 @@ static bool lay_out(const struct qcow2_header *h, uint8_t *buf, uint32_t header_
 	return !w.full && range_inside(w.at, name_bytes, end);
 }
 
+/* Two of the three are always free of the present name, which is shorter than a slot. */
+static uint64_t free_slot(const struct qcow2_header *h)
+{
+	uint64_t slot = NAME_SLOT_BYTES, old_end = h->backing_off + h->backing_bytes;
+
+	while (h->backing_off < slot + NAME_SLOT_BYTES && old_end > slot)
+		slot += NAME_SLOT_BYTES;
+	return slot;
+}
+
+/* What of the cluster is used behind the first sector. */
+struct tail {
+	uint64_t off, bytes;
+};
+
 /* See above. Fills extensions and name; *name_off is 0 without a name. */
-static bool place(const struct qcow2_header *h, uint8_t *buf, uint32_t header_bytes, uint64_t *name_off)
+static bool place(const struct qcow2_header *h, uint8_t *buf, uint32_t header_bytes, uint64_t *name_off,
+		  struct tail *tail)
 {
 	uint64_t cluster = UINT64_C(1) << h->cluster_bits, name_bytes = strlen(h->backing);
 	bool v3 = h->version >= 3, placed;
 
+	*tail = (struct tail){ 0, 0 };
 	placed = v3 && lay_out(h, buf, header_bytes, QCOW2_SECTOR_BYTES, name_bytes, true, name_off);
 	if (!placed)
 		placed = lay_out(h, buf, header_bytes, QCOW2_SECTOR_BYTES, name_bytes, false, name_off);
 	if (!placed && cluster >= NAME_SLOTS_FROM && name_bytes > 0 &&
 	    lay_out(h, buf, header_bytes, QCOW2_SECTOR_BYTES, 0, false, name_off)) {
-		*name_off = h->backing_off / NAME_SLOT_BYTES == 1 ? 2 * NAME_SLOT_BYTES : NAME_SLOT_BYTES;
+		*name_off = free_slot(h);
+		*tail = (struct tail){ *name_off, name_bytes };
 		placed = true;
 	}
-	if (!placed)
+	if (!placed) {
 		placed = v3 && lay_out(h, buf, header_bytes, cluster, name_bytes, true, name_off);
-	if (!placed)
-		placed = lay_out(h, buf, header_bytes, cluster, name_bytes, false, name_off);
+		if (!placed)
+			placed = lay_out(h, buf, header_bytes, cluster, name_bytes, false, name_off);
+		*tail = (struct tail){ QCOW2_SECTOR_BYTES, *name_off + name_bytes - QCOW2_SECTOR_BYTES };
+	}
 	if (name_bytes == 0)
 		*name_off = 0;
 	else if (placed)
@@ -172,13 +192,13 @@ static uint32_t new_header_bytes(const struct qcow2_header *h)
 	return (uint32_t)sizeof(struct disk_qcow2_header) + h->unknown_bytes;
 }
 
-int qcow2_header_store(const struct qcow2_header *h, uint8_t *buf, struct img_error *err)
+static int store(const struct qcow2_header *h, uint8_t *buf, struct tail *tail, struct img_error *err)
 {
 	uint32_t header_bytes = new_header_bytes(h);
 	uint64_t name_off;
 
 	memset(buf, 0, (size_t)1 << h->cluster_bits);
-	if (header_bytes > UINT64_C(1) << h->cluster_bits || !place(h, buf, header_bytes, &name_off))
+	if (header_bytes > UINT64_C(1) << h->cluster_bits || !place(h, buf, header_bytes, &name_off, tail))
 		return error_set(
 			err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER,
 			"the names of backing and data file and the header extensions do not fit into the first "
@@ -190,6 +210,13 @@ int qcow2_header_store(const struct qcow2_header *h, uint8_t *buf, struct img_er
 	return 0;
 }
 
+int qcow2_header_store(const struct qcow2_header *h, uint8_t *buf, struct img_error *err)
+{
+	struct tail tail;
+
+	return store(h, buf, &tail, err);
+}
+
 /* ---- in place ---------------------------------------------------------------------------------------------------- */
 
 static int sync_file(struct qcow2_engine *e, struct img_error *err)
@@ -197,40 +224,29 @@ static int sync_file(struct qcow2_engine *e, struct img_error *err)
 	return e->bulk ? 0 : node_flush(e->file, 0, err);
 }
 
-/* End of the last bytes that are not zeros, in whole sectors. */
-static uint64_t used_bytes(const uint8_t *buf, uint64_t bytes)
-{
-	while (bytes > QCOW2_SECTOR_BYTES && buf[bytes - 1] == 0)
-		bytes--;
-	return round_up(bytes, QCOW2_SECTOR_BYTES);
-}
-
 int qcow2_header_write(struct qcow2_engine *e, struct img_error *err)
 {
 	uint8_t *buf = malloc(e->cluster_bytes);
 	struct disk_qcow2_header d;
-	uint64_t used;
+	struct tail tail;
 	int ret;
 
 	if (!buf)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
-	ret = qcow2_header_store(&e->h, buf, err);
-	if (ret == 0) {
-		used = used_bytes(buf, e->cluster_bytes);
-		if (used > QCOW2_SECTOR_BYTES) {
-			ret = node_pwrite(e->file, buf + QCOW2_SECTOR_BYTES, used - QCOW2_SECTOR_BYTES,
-					  QCOW2_SECTOR_BYTES, 0, err);
-			if (ret == 0)
-				ret = sync_file(e, err);
-		}
-		if (ret == 0)
-			ret = node_pwrite(e->file, buf, QCOW2_SECTOR_BYTES, 0, 0, err);
+	ret = store(&e->h, buf, &tail, err);
+	if (ret == 0 && tail.bytes > 0) {
+		ret = node_pwrite(e->file, buf + tail.off, tail.bytes, tail.off, 0, err);
 		if (ret == 0)
 			ret = sync_file(e, err);
 	}
+	if (ret == 0)
+		ret = node_pwrite(e->file, buf, QCOW2_SECTOR_BYTES, 0, 0, err);
+	if (ret == 0)
+		ret = sync_file(e, err);
 	if (ret == 0) {
 		memcpy(&d, buf, sizeof(d));
 		e->h.backing_off = be64_get(d.backing_off);
+		e->h.backing_bytes = be32_get(d.backing_bytes);
 		e->h.header_bytes = new_header_bytes(&e->h);
 	}
 	free(buf);

@@ -60,7 +60,8 @@ struct qcow2_header {
 	uint8_t compression_type;
 	uint8_t *unknown;	/* header bytes beyond 112, owned */
 	uint32_t unknown_bytes;
-	uint64_t backing_off;	/* where the name stands on disk */
+	uint64_t backing_off;	/* where the name stands on disk, and how long it is there */
+	uint32_t backing_bytes;
 	char backing[QCOW2_NAME_MAX + 1];	/* "" if none */
 	char backing_format[16];		/* "" if not recorded; the true one, also where the header hides it (see header_ext.c) */
 	char backing_snapshot[IMG_SNAPSHOT_NAME_MAX + 1]; /* "" for the head; from our extension, void as the pin is */
