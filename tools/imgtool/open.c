@@ -120,8 +120,16 @@ void open_tell_stale(const struct target *target)
 	cli_message(target->path, "read while another process may write it: what is read may be stale");
 }
 
+static void notice_data(void *ctx, const struct img_detail *detail)
+{
+	const struct img *img = ctx;
+
+	if (strcmp(detail->key, "data_file") == 0)
+		cli_message(img_path(img), "opened '%s', which it names", detail->text);
+}
+
 /* A foreign format names files without saying that they are its own: who did not ask is told what was opened. */
-static void notice(struct img *img, const struct target *target, const struct common_args *common)
+static void notice(struct img *img, const struct target *target, const struct common_args *common, unsigned flags)
 {
 	if (common->quiet)
 		return;
@@ -129,6 +137,10 @@ static void notice(struct img *img, const struct target *target, const struct co
 		open_tell_stale(target);
 	if (common->allow_refs)
 		return;
+	/* Who only looks at metadata reads no data file; who writes needs it. */
+	for (struct img *layer = img; layer && (!(flags & IMG_OPEN_NO_BACKING) || (flags & IMG_OPEN_WRITE));
+	     layer = img_backing(layer))
+		(void)img_info_details(layer, notice_data, layer, NULL);
 	for (struct img *backing = img_backing(img); backing; img = backing, backing = img_backing(img)) {
 		if (strcmp(img_format(img), "limg") != 0)
 			cli_message(img_path(img), "opened '%s', which it names", img_path(backing));
@@ -150,7 +162,7 @@ int open_image_as(const struct target *target, const char *format, const struct 
 	*out = NULL;
 	if (img_open(target->path, &options, out, &err) != 0)
 		return cli_fail(target->path, &err);
-	notice(*out, target, common);
+	notice(*out, target, common, flags);
 	return EXIT_DONE;
 }
 
