@@ -15,7 +15,7 @@ import struct
 import sys
 
 from qcow2_image import (COMPRESSED, COMPRESSION, COPIED, CORRUPT, DATA_FILE, DIRTY, EXT_BITMAPS, EXT_DATA, EXT_FORMAT,
-                         EXT_LUKS, EXT_NAMES, EXTENDED, ZERO, Image, sample)
+                         EXT_LUKS, EXT_NAMES, EXTENDED, ZERO, Image, raw_deflate, sample)
 
 CASES = {}
 
@@ -277,6 +277,41 @@ l2("packed-copied", lambda i: i.get(i.entry_off(6)) | COPIED, g=6, same=True, me
 l2("packed-nothing", COMPRESSED, g=6)
 l2("packed-garbage", lambda i: i.descriptor(i.data[0], 1), g=6)
 l2("packed-with-subclusters", None, g=6, make=sub, bitmap=1)
+
+
+def cut_in_last_sector():
+    """The last compressed cluster ends where the file does, inside the sector that its entry names."""
+    img = Image()
+    img.write(0)
+    img.finish()
+    at = img.entry_off(1)
+    off = img.alloc()
+    z = raw_deflate(b"x" * img.cluster)
+    img.b[off:off + len(z)] = z
+    img.refcount(off >> img.bits, 1)
+    img.put(at, img.descriptor(off, 1))
+    del img.b[off + len(z):]
+    return img
+
+
+def long_header(length):
+    """Fields behind those that are known; extensions stand where the header says that it ends."""
+    def make():
+        img = Image()
+        img.write(0)
+        img.exts.append((0x12345678, b"after the header"))
+        img.finish()
+        ext = bytes(img.b[112:512])
+        img.b[104:512] = bytes(408)
+        img.b[length:length + len(ext)] = ext
+        img.field("header_length", length)
+        return img
+    return make
+
+
+add("packed-ends-with-file", cut_in_last_sector, check=0, same=True, opens=True)
+add("header-of-104", long_header(104), check=0, same=True, opens=True)
+add("header-of-160", long_header(160), check=0, same=True, opens=True)
 
 
 def l2_bomb():
