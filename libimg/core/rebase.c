@@ -87,7 +87,9 @@ static int keep_content(struct rebase *rb, struct img_error *err)
 	cursor_init(&rb->own, rb->rs.alias, IMG_EXTENTS_OWN);
 	cursor_init(&rb->before, old_parent, 0);
 	cursor_init(&rb->after, rb->new_parent, 0);
+	rb->rs.img->top->backing_changes = rb->new_parent != NULL;
 	r = transfer_run(&transfer, 0, &rb->opts.progress, err);
+	rb->rs.img->top->backing_changes = false;
 	return r == 0 ? img_flush(rb->rs.alias, 0, err) : r;
 }
 

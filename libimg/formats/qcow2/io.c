@@ -79,7 +79,11 @@ static bool unallocated_is_zero(const struct qcow2_view *v, uint64_t off, uint64
 	const struct node *n = v->e->node;
 	uint64_t end = min_u64(off + bytes, disk_bytes(v));
 
-	if (off >= end || !qcow2_backed(v->e))
+	if (off >= end)
+		return true;
+	if (n->backing_changes)
+		return false;
+	if (!qcow2_backed(v->e))
 		return true;
 	return !n->backing_missing && off >= node_size(n->backing);
 }

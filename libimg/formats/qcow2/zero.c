@@ -18,7 +18,7 @@ static const uint8_t zeros[64u << 10];
 
 static bool backed(const struct qcow2_engine *e)
 {
-	return qcow2_backed(e) || e->h.backing[0];
+	return qcow2_backed(e) || e->h.backing[0] || e->node->backing_changes;
 }
 
 /* ---- whole clusters ---- */
