@@ -13,7 +13,7 @@ struct limg_options {
 
 #define LIMG_OPTIONS_HELP                                                  \
 	"block_size=SIZE   4K, 16K or 64K (default 4K, above 1 TiB 16K)\n" \
-	"unit_size=SIZE    compression unit, 64K to 1M (default 256K)\n"   \
+	"unit_size=SIZE    compression unit, 64K to 1M (default 512K)\n"   \
 	"compression=CODEC none, zstd[:LEVEL] or zlib[:LEVEL]: how new data is stored (default none)\n"
 
 int options_parse(const char *text, uint64_t size_bytes, struct limg_options *out, struct img_error *err);
