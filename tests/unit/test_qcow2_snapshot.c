@@ -203,7 +203,7 @@ static void *keep_writing(void *arg)
 	uint8_t buf[4096];
 
 	for (unsigned round = 1; !atomic_load(w->stop); round++) {
-		memset(buf, (int)(round % 250 + 1), sizeof(buf));
+		memset(buf, (int)((round - 1) % 250 + 1), sizeof(buf));
 		for (uint64_t off = w->off; off < w->off + w->bytes; off += sizeof(buf))
 			if (img_pwrite(w->img, buf, sizeof(buf), off, 0, NULL) != 0)
 				return "a write failed";
