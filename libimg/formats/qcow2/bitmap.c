@@ -127,11 +127,15 @@ static bool is_changed(const struct qcow2_engine *e, const struct qcow2_bitmap *
 	return false;
 }
 
-/* What was followed goes to disk, all together; *stored says of which. Those that could not be kept stay in use. */
+/*
+ * What was followed goes to disk, all together; *stored says of which. Those that could not be kept, or whose table
+ * turns out to be damaged, stay in use.
+ */
 static int store_followed(struct qcow2_engine *e, bool *stored, struct img_error *err)
 {
 	struct qcow2_bitmaps *bs = e->bitmaps;
 	struct bitmap_change *changes = calloc(bs->nr ? bs->nr : 1, sizeof(*changes));
+	struct img_error why = { .code = IMG_OK };
 	size_t nr = 0;
 	int ret = 0;
 
@@ -145,14 +149,21 @@ static int store_followed(struct qcow2_engine *e, bool *stored, struct img_error
 		stored[i] = true;
 		if (!is_changed(e, b))
 			continue;
-		ret = qcow2_bitmap_change_prepare(e, b, &b->pages, false, &changes[nr], err);
+		ret = qcow2_bitmap_change_prepare(e, b, &b->pages, false, &changes[nr], &why);
 		nr += ret == 0;
+		if (ret == IMG_E_CORRUPT) {
+			stored[i] = false;
+			error_clear(&why);
+			ret = 0;
+		}
 	}
 	if (ret == 0 && nr > 0)
 		ret = qcow2_bitmap_change_commit(e, changes, nr, err);
 	else if (ret != 0)
 		for (size_t i = 0; i < nr; i++)
 			qcow2_bitmap_change_abort(e, &changes[i]);
+	if (why.code != IMG_OK && err)
+		*err = why;
 	free(changes);
 	return ret;
 }

@@ -154,10 +154,6 @@ int qcow2_bitmap_table_load(struct qcow2_engine *e, const struct qcow2_bitmap *b
 	*out = NULL;
 	if (ret != 0)
 		return ret;
-	if (!range_inside(b->table_off, bytes, file_bytes))
-		return error_set(err, IMG_E_CORRUPT, 0, b->table_off, LAYER,
-				 "bitmap table at 0x%" PRIx64 " does not end inside the file: remove the bitmap",
-				 b->table_off);
 	table = malloc(bytes ? bytes : 8);
 	if (!table)
 		return no_memory(err);

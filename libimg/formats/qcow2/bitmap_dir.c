@@ -48,7 +48,7 @@ int qcow2_bitmap_check(const struct qcow2_engine *e, const struct qcow2_bitmap *
 				 "bitmap at 0x%" PRIx64 ": granularity 2^%u, not 2^%u to 2^%u: remove it", b->entry_off,
 				 b->granularity_bits, BITMAP_GRANULARITY_MIN, BITMAP_GRANULARITY_MAX);
 	if (b->table_off % e->cluster_bytes != 0 || (b->table_off == 0 && b->table_entries > 0) ||
-	    !range_inside(b->table_off, table_bytes, QCOW2_OFFSET_MASK) ||
+	    !range_inside(b->table_off, table_bytes, node_size(e->file)) ||
 	    (uint64_t)b->table_entries << e->h.cluster_bits > BITMAP_MAX_BYTES)
 		return error_set(err, IMG_E_CORRUPT, 0, b->entry_off, LAYER,
 				 "bitmap at 0x%" PRIx64 ": a table of %" PRIu32 " entries at 0x%" PRIx64 ": remove it",
