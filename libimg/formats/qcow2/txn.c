@@ -406,20 +406,22 @@ int qcow2_txn_commit(struct qcow2_engine *e, struct img_error *err)
 	if (ret == 0)
 		ret = node_flush(e->file, 0, err);
 	if (ret != 0) {
-		/* Which of the two images the disk holds is known when it is opened again. */
+		/* Which of the two images the disk holds is known when it is opened again; memory goes on with the old.
+		 */
 		atomic_store(&e->broken, true);
 		free(l1_dirty);
-		forget_targets(t);
-	} else {
-		if (l1_dirty) {
-			free(e->l1_dirty);
-			e->l1_dirty = l1_dirty;
-			e->any_l1_dirty = false;
-		}
-		ret = take_over(e, err);
-		if (ret != 0)
-			atomic_store(&e->broken, true);
+		e->snapshots_bytes = old_snapshots_bytes;
+		qcow2_txn_abort(e);
+		return ret;
 	}
+	if (l1_dirty) {
+		free(e->l1_dirty);
+		e->l1_dirty = l1_dirty;
+		e->any_l1_dirty = false;
+	}
+	ret = take_over(e, err);
+	if (ret != 0)
+		atomic_store(&e->broken, true);
 	txn_free(e);
 	unlock_all(e);
 	return ret;
