@@ -189,6 +189,12 @@ static int run_checkpoint(struct machine *m, struct img_error *err)
 	return expect(img_flush(m->img, IMG_FLUSH_CHECKPOINT, err), 0, err);
 }
 
+static void drop_vm(struct world *w)
+{
+	w->latest.vm_sectors = 0;
+	memset(w->latest.vm, 0, sizeof(w->latest.vm));
+}
+
 static int run_reopen(struct machine *m, struct img_error *err)
 {
 	struct img *img = m->img;
@@ -197,7 +203,7 @@ static int run_reopen(struct machine *m, struct img_error *err)
 	worlds_settle(&m->ws);
 	m->img = NULL;
 	if (m->setup->vm == VM_IN_SNAPSHOTS)
-		worlds_latest(&m->ws)->latest.vm_sectors = 0;
+		drop_vm(worlds_latest(&m->ws));
 	if (img_close(img, err) != 0)
 		return -1;
 	return machine_open(m, err) == 0 ? 0 : -1;
@@ -406,7 +412,7 @@ static const struct operation operations[] = {
 	{ "deleteB", "sjwqkxvl", run_delete_b },  { "deleteC", "sjwouqkxvlp", run_delete_c },
 	{ "renameA", "sjwqkxvl", run_rename },	  { "revertA", "sjwqkxvl", run_revert_a },
 	{ "revertB", "sjwqkxvl", run_revert_b },  { "revertC", "oup", run_revert_c },
-	{ "grow", "sjwourqkxvlp", run_grow },	  { "shrink", "sjwourqkxvlp", run_shrink },
+	{ "grow", "sjwourqkxlp", run_grow },	  { "shrink", "sjwourqkxlp", run_shrink },
 	{ "vmstate", "sjwqkxvl", run_vm },	  { "convert", "sjwouqkxvlp", run_convert },
 	{ "commit", "oup", run_commit },
 };
@@ -482,7 +488,7 @@ static int make_snapshots(const struct setup *s, struct memhost *host, struct wo
 		return -1;
 	}
 	if (s->vm == VM_IN_SNAPSHOTS)
-		worlds_latest(ws)->latest.vm_sectors = 0;
+		drop_vm(worlds_latest(ws));
 	worlds_settle(ws);
 	return img_close(img, err);
 }

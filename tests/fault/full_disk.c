@@ -29,7 +29,8 @@ struct test {
 	struct memhost host;
 	struct fault_plan plan;
 	struct img *img;
-	struct worlds ws;
+	struct worlds ws, filled; /* filled: when the disk had become full */
+	bool durable;		  /* something was flushed since */
 	char why[WHY_BYTES];
 	unsigned nr_again; /* blocks written again over the snapshot */
 	uint64_t nr_written, nr_poisoned, nr_deleted, nr_wrote_again;
@@ -130,6 +131,7 @@ static int delete_all(struct test *t, struct observed *seen)
 	struct img_error err;
 	int ret;
 
+	t->filled = t->ws;
 	worlds_of_observed(seen, &t->ws);
 	for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
 		if (world_snap(&t->ws.w[0], names[i]) == NULL)
@@ -141,6 +143,7 @@ static int delete_all(struct test *t, struct observed *seen)
 		if (ret != 0)
 			return failed(t, "a snapshot cannot be deleted on a full disk", &err);
 		world_drop_snap(&t->ws.w[0], names[i]);
+		t->durable = true;
 		t->nr_deleted++;
 	}
 	return 0;
@@ -159,6 +162,7 @@ static int write_again(struct test *t)
 		ret = img_flush(t->img, 0, &err);
 	if (ret == 0) {
 		worlds_settle(&t->ws);
+		t->durable = true;
 		t->nr_wrote_again++;
 		return 0;
 	}
@@ -172,7 +176,7 @@ static int use(struct test *t)
 	struct observed seen;
 	struct img_error err;
 	bool full = false;
-	int ret = fill(t, &full);
+	int closed, ret = fill(t, &full);
 
 	if (ret == 0)
 		ret = look(t, &seen);
@@ -194,7 +198,16 @@ static int use(struct test *t)
 		img_close(t->img, NULL);
 		return ret;
 	}
-	if (img_close(t->img, &err) != 0 && ret == 0)
+	closed = img_close(t->img, &err);
+	/* qcow2 puts its tables where they belong when it flushes: there may be no room then, which it says. */
+	if (closed == IMG_E_NOSPC && t->setup->may_leak) {
+		if (!t->durable) {
+			t->ws = t->filled;
+			worlds_write(&t->ws, 0, BLOCK_SECTORS, 63);
+		}
+		return ret;
+	}
+	if (closed != 0 && ret == 0)
 		ret = failed(t, "does not close", &err);
 	/* What the handle showed last, whatever failed before, is on the disk now. */
 	if (ret == 0)
@@ -216,6 +229,7 @@ static int run(struct test *t, const struct memhost *start, const struct worlds 
 	t->host.plan = &t->plan;
 	t->ws = *ws;
 	t->img = NULL;
+	t->durable = false;
 	if (open_image(&t->host, t->setup, IMG_OPEN_WRITE, &t->img, &err) == 0)
 		ret = use(t);
 	else

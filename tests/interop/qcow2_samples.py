@@ -99,7 +99,7 @@ def must_survive_writing(path, digest):
 
 def is_qcow2(path):
     with open(path, 'rb') as file:
-        return file.read(4) == b'QFI\xfb'
+        return file.read(8) in (b'QFI\xfb\0\0\0\2', b'QFI\xfb\0\0\0\3')
 
 
 def judge_row(row, source, folder):
@@ -178,14 +178,16 @@ def main():
     parser.add_argument('--own', action='store_true')
     args = parser.parse_args()
     need_tools('qemu-img')
-    source = os.environ.get('IMG_SAMPLES') or os.path.join(HERE, '..', '..', '..', 'shared', 'samples')
+    source = os.path.abspath(os.environ.get('IMG_SAMPLES') or os.path.join(HERE, '..', '..', '..', 'shared', 'samples'))
     if not args.own and not os.path.exists(os.path.join(source, 'MANIFEST.tsv')):
         print('SKIPPED: no collection of samples in %s (IMG_SAMPLES names its folder)' % os.path.normpath(source))
         return 77
     folder = tempfile.mkdtemp(prefix='samples.')
+    os.chdir(folder)    # qemu-img looks for data files from where it stands
     try:
         return 1 if (judge_own(folder) if args.own else judge_collection(source, folder)) else 0
     finally:
+        os.chdir('/')
         shutil.rmtree(folder)
 
 

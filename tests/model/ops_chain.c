@@ -126,6 +126,9 @@ int op_commit(struct model *m, const uint32_t *r)
 	/* A child that stays behind may or may not be equal to its pin afterwards; the model does not follow that. */
 	if (m->held || (parent && has_other_child(m, f->parent)))
 		return 0;
+	/* The parent cannot grow: commit says so half way, and the overlay then waits for snapshots to be deleted. */
+	if (parent && parent->nr_snaps && m->geometry.snaps_fix_size && parent->head.size_bytes < f->head.size_bytes)
+		return 0;
 	opts.flags = r[1] & 1 ? IMG_COPY_COMPRESS : 0;
 	ret = img_commit(m->img, &opts, &err);
 	if (!parent || f->nr_snaps)
