@@ -345,7 +345,7 @@ int check_refcount_table(struct check *k, struct img_error *err)
 			table_shared(k, k->e->h.reftable_off + (c << k->e->h.cluster_bits));
 	for (uint64_t i = 0; rc == 0 && i < k->nr_blocks; i++)
 		rc = block_refer(k, i, err);
-	for (uint64_t i = 0; i < k->nr_blocks; i++)
+	for (uint64_t i = 0; rc == 0 && i < k->nr_blocks; i++)
 		if (k->block[i] == BLOCK_GOOD)
 			k->total_bytes += k->e->cluster_bytes;
 	return rc;
