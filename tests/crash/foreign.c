@@ -50,7 +50,7 @@ static void write_file(struct mem_content *content, const char *folder, const ch
 }
 
 /* What the raw file in the folder holds. */
-static int read_back(const char *folder, struct content *out, char *why)
+static int read_back(const char *folder, size_t limit_bytes, struct content *out, char *why)
 {
 	static const struct setup raw = { .format = "raw", .file = "out" };
 	static uint8_t buf[MAX_SECTORS * SECTOR + 1];
@@ -65,7 +65,7 @@ static int read_back(const char *folder, struct content *out, char *why)
 	snprintf(path, sizeof(path), "%s/out", folder);
 	file = fopen(path, "rb");
 	must(file != NULL, path);
-	nr = fread(buf, 1, sizeof(buf), file);
+	nr = fread(buf, 1, limit_bytes < sizeof(buf) ? limit_bytes : sizeof(buf), file);
 	fclose(file);
 	memhost_init(&host);
 	host.file[0].content = mem_content_new();
@@ -80,7 +80,6 @@ static int read_back(const char *folder, struct content *out, char *why)
 	return ret;
 }
 
-/* qemu-img converts no snapshot to its own size but to that of the head: the rest is zeros. */
 static bool same(const struct content *ours, const struct content *theirs)
 {
 	for (uint32_t s = 0; s < MAX_SECTORS; s++) {
@@ -91,6 +90,10 @@ static bool same(const struct content *ours, const struct content *theirs)
 	return true;
 }
 
+/*
+ * qemu-img converts a snapshot to the size of the head: behind the snapshot's own end that shows its machine state,
+ * which is none of the disk's content.
+ */
 static int judge_content(const char *folder, const struct setup *s, const char *snap, const struct content *ours,
 			 char *why)
 {
@@ -104,7 +107,7 @@ static int judge_content(const char *folder, const struct setup *s, const char *
 	snprintf(command, sizeof(command), "qemu-img convert -f %s -O raw %s %s out", s->format, option, s->file);
 	if (shell(folder, command) != 0)
 		snprintf(why, WHY_BYTES, "%s fails", command);
-	else if (read_back(folder, theirs, why) == 0)
+	else if (read_back(folder, snap != NULL ? ours->sectors * 512u : SIZE_MAX, theirs, why) == 0)
 		ret = same(ours, theirs) ? 0 : -1;
 	if (ret != 0 && why[0] == '\0')
 		snprintf(why, WHY_BYTES, "qemu-img reads other content than we%s%s", snap ? " of snapshot " : "",
