@@ -47,7 +47,8 @@ void check_found(struct check *k, const struct check_at *at, const char *fmt, ..
 
 int check_unreadable(struct check *k, int rc, const struct img_error *why, struct img_error *err)
 {
-	if (rc != IMG_E_CORRUPT && rc != IMG_E_IO) {
+	/* What the host cannot read just now may be whole: a repair does not go by what is missing then. */
+	if (rc != IMG_E_CORRUPT && (rc != IMG_E_IO || k->repair)) {
 		*err = *why;
 		return rc;
 	}

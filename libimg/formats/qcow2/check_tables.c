@@ -211,7 +211,7 @@ static int bitmap_damage(void *ctx, const char *bitmap, const struct img_error *
 {
 	struct check *k = ctx;
 
-	if (why->code != IMG_E_CORRUPT && why->code != IMG_E_IO)
+	if (why->code != IMG_E_CORRUPT && (why->code != IMG_E_IO || k->repair))
 		return why->code;
 	check_damage(k, 18, why->offset, NO_OFFSET, 1, "%s%.64s%s%.110s", bitmap[0] ? "bitmap '" : "", bitmap,
 		     bitmap[0] ? "': " : "", why->msg);
