@@ -16,6 +16,7 @@ struct side {
 	bool is_head, is_nothing;
 	uint64_t disk_bytes;
 	uint64_t entries; /* of L1, for the disk alone */
+	uint64_t tables;  /* entries that there are: a snapshot's disk can be said to be larger than any L1 */
 	uint8_t *table;	  /* one L2 table, as on disk */
 	bool has_table;
 };
@@ -212,6 +213,17 @@ static int compare_tables(struct diff *d, uint64_t i, struct img_error *err)
 	return r;
 }
 
+/* Behind the last table of either there are holes; where a has ended, and b shows its backing, they differ. */
+static int compare_rest(struct diff *d, uint64_t first, struct img_error *err)
+{
+	uint64_t off = first * (d->e->cluster_bytes << d->e->l2_shift);
+
+	off = max_u64(off, d->a.disk_bytes);
+	if (d->hole_is_zero || d->a.is_nothing || off >= d->b.disk_bytes)
+		return 0;
+	return add(d, off, d->b.disk_bytes - off, IMG_DIFF_UNMAPPED, err);
+}
+
 /* ---- sides -------------------------------------------------------------------------------------------------------- */
 
 static int open_side(struct diff *d, struct side *s, const char *name, struct img_error *err)
@@ -231,6 +243,11 @@ static int open_side(struct diff *d, struct side *s, const char *name, struct im
 		s->disk_bytes = atomic_load(&d->e->disk_bytes);
 	}
 	s->entries = qcow2_l1_entries_for(d->e, s->disk_bytes);
+	if (s->is_head)
+		pthread_rwlock_rdlock(&d->e->map);
+	s->tables = min_u64(s->entries, s->is_head ? d->e->h.l1_entries : s->view.l1_entries);
+	if (s->is_head)
+		pthread_rwlock_unlock(&d->e->map);
 	return r;
 }
 
@@ -245,6 +262,7 @@ int qcow2_snap_diff(struct node *n, const char *a, const char *b, img_diff_fn fn
 {
 	const struct qcow2_view *v = &((struct qcow2_state *)n->state)->view;
 	struct diff d = { .e = v->e, .fn = fn, .ctx = ctx };
+	uint64_t end;
 	int r;
 
 	d.hole_is_zero = d.e->h.backing[0] == '\0';
@@ -252,8 +270,11 @@ int qcow2_snap_diff(struct node *n, const char *a, const char *b, img_diff_fn fn
 	r = open_side(&d, &d.a, a, err);
 	if (r == 0)
 		r = open_side(&d, &d.b, b, err);
-	for (uint64_t i = 0; r == 0 && i < d.b.entries; i++)
+	end = min_u64(max_u64(d.a.tables, d.b.tables), d.b.entries);
+	for (uint64_t i = 0; r == 0 && i < end; i++)
 		r = compare_tables(&d, i, err);
+	if (r == 0)
+		r = compare_rest(&d, end, err);
 	if (r == 0 && d.bytes)
 		r = report(&d, err);
 	close_side(&d.a);
