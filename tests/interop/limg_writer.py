@@ -436,16 +436,18 @@ class Writer:
         sb += struct.pack('<QQQq', groups, nr_used, 0, 1_700_000_000_000_000_000)
         sb += bytes(512 - len(sb)) + self.backing
         sb += bytes(4080 - len(sb))
-        sb += xxh128(sb)
         with open(path, 'wb') as out:
             out.truncate(file_aus * AU)
             for au, page in self.memory.items():
                 # What a reclaim freed is overwritten, so that a reader that follows it is found out.
                 out.seek(au * AU)
                 out.write(page if au in self.kept or au in used else b'\xdd' * AU)
-            for au in (self.generation % 2, 192 + self.generation % 2):
-                out.seek(au * AU)
-                out.write(sb)
+            # The other slot holds the generation before, unless there was none. Nobody reads what it names.
+            for generation in range(max(1, self.generation - 1), self.generation + 1):
+                page = sb[:56] + struct.pack('<Q', generation) + sb[64:]
+                for au in (generation % 2, 192 + generation % 2):
+                    out.seek(au * AU)
+                    out.write(page + xxh128(page))
 
     def free_map(self, used, groups):
         """Writes the bitmaps and tables; returns the root entry and the number of AUs in use."""
