@@ -148,7 +148,7 @@ static int check_table_entry(const struct qcow2_engine *e, const struct qcow2_bi
 
 int qcow2_bitmap_table_load(struct qcow2_engine *e, const struct qcow2_bitmap *b, uint64_t **out, struct img_error *err)
 {
-	uint64_t bytes = (uint64_t)b->table_entries * 8, file_bytes = node_size(e->file), *table;
+	uint64_t bytes = (uint64_t)b->table_entries * 8, file_bytes = node_size(e->file), data_bytes = 0, *table;
 	int ret = qcow2_bitmap_check(e, b, err);
 
 	*out = NULL;
@@ -164,7 +164,13 @@ int qcow2_bitmap_table_load(struct qcow2_engine *e, const struct qcow2_bitmap *b
 		memcpy(&d, &table[i], sizeof(d));
 		table[i] = be64_get(d);
 		ret = check_table_entry(e, b, i, table[i], file_bytes, err);
+		data_bytes += table[i] > BITMAP_ALL_ONES ? e->cluster_bytes : 0;
 	}
+	if (ret == 0 && data_bytes > round_up(file_bytes, e->cluster_bytes))
+		ret = error_set(err, IMG_E_CORRUPT, 0, b->table_off, LAYER,
+				"bitmap table at 0x%" PRIx64
+				": its clusters are more than the file has: remove the bitmap",
+				b->table_off);
 	if (ret != 0) {
 		free(table);
 		return ret;

@@ -169,6 +169,22 @@ static int parse_directory(struct qcow2_engine *e, const uint8_t *buf, struct im
 			 e->h.nr_bitmaps, at, e->h.bitmap_dir_bytes);
 }
 
+/* Each table stands for itself. Thousands of bitmaps in one table would take a reader hours. */
+static int check_tables_apart(const struct qcow2_engine *e, struct img_error *err)
+{
+	uint64_t sum = 0, file_bytes = round_up(node_size(e->file), e->cluster_bytes);
+
+	/* one that is damaged by itself is not read */
+	for (uint32_t i = 0; i < e->bitmaps->nr && sum <= file_bytes; i++) {
+		if (qcow2_bitmap_check(e, e->bitmaps->list[i], NULL) == 0)
+			sum += round_up((uint64_t)e->bitmaps->list[i]->table_entries * 8, e->cluster_bytes);
+	}
+	if (sum <= file_bytes)
+		return 0;
+	return error_set(err, IMG_E_CORRUPT, 0, e->h.bitmap_dir_off, LAYER,
+			 "the tables of bitmaps are longer than the file, so that they overlap");
+}
+
 static int load_directory(struct qcow2_engine *e, struct img_error *err)
 {
 	uint8_t *buf;
@@ -186,6 +202,8 @@ static int load_directory(struct qcow2_engine *e, struct img_error *err)
 	ret = node_pread(e->file, buf, e->h.bitmap_dir_bytes, e->h.bitmap_dir_off, 0, err);
 	if (ret == 0)
 		ret = parse_directory(e, buf, err);
+	if (ret == 0)
+		ret = check_tables_apart(e, err);
 	free(buf);
 	return ret;
 }
