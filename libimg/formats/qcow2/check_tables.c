@@ -201,10 +201,20 @@ int check_snapshots(struct check *k, struct img_error *err)
 
 /* ---- bitmaps, encryption header ---- */
 
+/* Honest ones do not overlap; thousands that share one table would take for ever. */
 static int bitmap_extent(void *ctx, uint64_t off, uint64_t bytes, const char *bitmap, struct img_error *err)
 {
-	(void)bitmap;
-	return check_refer(ctx, off, bytes, 1, USE_ALONE, NO_OFFSET, err);
+	struct check *k = ctx;
+
+	k->bitmap_bytes = bytes > k->file_bytes ? UINT64_MAX / 2 : k->bitmap_bytes + bytes;
+	if (k->bitmap_bytes <= k->file_bytes + k->e->cluster_bytes)
+		return check_refer(k, off, bytes, 1, USE_ALONE, NO_OFFSET, err);
+	check_damage(
+		k, 14, off, NO_OFFSET, 1,
+		"bitmaps are longer than the file, so that they overlap: '%.64s' and those that follow are left out",
+		bitmap);
+	k->incomplete = k->bitmaps_cut = true;
+	return IMG_E_CORRUPT;
 }
 
 static int bitmap_damage(void *ctx, const char *bitmap, const struct img_error *why)
@@ -222,6 +232,7 @@ static int bitmap_damage(void *ctx, const char *bitmap, const struct img_error *
 int check_bitmaps(struct check *k, struct img_error *err)
 {
 	const struct qcow2_bitmap_visitor v = { bitmap_extent, bitmap_damage, k };
+	struct img_error why = { .code = IMG_OK };
 	int rc = 0;
 
 	for (size_t i = 0; i < k->e->h.nr_ext && rc == 0; i++) {
@@ -248,7 +259,11 @@ int check_bitmaps(struct check *k, struct img_error *err)
 				k, &(struct check_at){ IMG_FINDING_NOTE, 18, NO_OFFSET, NO_OFFSET, 0, false },
 				"bitmap '%.64s' is of a kind that is not known, and for which others refuse the image",
 				k->e->bitmaps->list[i]->name);
-	return rc ? rc : qcow2_bitmaps_walk(k->e, &v, err);
+	if (rc == 0)
+		rc = qcow2_bitmaps_walk(k->e, &v, &why);
+	if (rc < 0 && !k->bitmaps_cut)
+		*err = why;
+	return k->bitmaps_cut ? 0 : rc;
 }
 
 /* ---- the refcount structure ---- */

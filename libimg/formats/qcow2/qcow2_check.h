@@ -112,6 +112,8 @@ struct check {
 
 	struct qcow2_snapshot *snapshots; /* borrowed or owned */
 	bool own_snapshots;
+	uint64_t bitmap_bytes; /* of directory, tables and data */
+	bool bitmaps_cut;      /* they are more than the file holds */
 	uint8_t *new_snapshots; /* the table is to be replaced by this */
 	uint64_t new_snapshots_bytes, old_snapshots_bytes;
 

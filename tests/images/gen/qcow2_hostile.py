@@ -475,6 +475,17 @@ damaged("bitmaps-ext-odd-dir", lambda img: img.put(img.ext_place(EXT_BITMAPS) + 
         check=None, opens=None)
 damaged("bitmaps-ext-dir-past-end", lambda img: img.put(img.ext_place(EXT_BITMAPS) + 24, 1 << 40), bitmaps, check=None,
         opens=None)
+def bitmaps_alias():
+    """As many bitmaps as there can be, all in one table."""
+    img = Image(cluster_bits=9, size=16 << 30)
+    img.write(0)
+    img.bitmap(b"m00000", granularity_bits=9)
+    first = img.bitmaps[0]
+    img.bitmaps = [dict(first, name=b"m%05d" % i) for i in range(65535)]
+    return img.finish()
+
+
+add("bitmaps-alias", bitmaps_alias, opens=None, maps=False)
 damaged("bitmaps-stale", lambda img: img.field("autoclear", 0), bitmaps, same=True, opens=True, mended=True)
 
 
