@@ -245,18 +245,19 @@ static int reload(struct qcow2_engine *e, struct img_error *err)
 /* An engine in use stands still meanwhile, with everything on disk. */
 static int stop_engine(struct qcow2_engine *e, struct img_error *err)
 {
-	for (;;) {
-		int rc = qcow2_settle(e, err);
+	int rc = qcow2_flush_all(e, err); /* most of it, while requests go on */
 
-		if (rc < 0)
-			return rc;
-		pthread_rwlock_wrlock(&e->gate);
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&e->flushing);
+	pthread_rwlock_wrlock(&e->gate);
+	rc = qcow2_settle_gated(e, err);
+	if (rc == 0)
 		pthread_rwlock_wrlock(&e->map);
-		if (qcow2_all_written(e))
-			return 0;
-		pthread_rwlock_unlock(&e->map);
+	else
 		pthread_rwlock_unlock(&e->gate);
-	}
+	pthread_mutex_unlock(&e->flushing);
+	return rc;
 }
 
 static void start_engine(struct qcow2_engine *e)

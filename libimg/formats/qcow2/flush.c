@@ -268,24 +268,26 @@ static void writing_ends(struct qcow2_engine *e, const struct batch *b)
 }
 
 /* No request may still use what becomes free: those that looked it up hold the gate. */
-static int let_go(struct qcow2_engine *e, struct writeback *w, struct img_error *err)
+static int let_go(struct qcow2_engine *e, struct writeback *w, bool gate_held, struct img_error *err)
 {
 	int ret;
 
 	if (w->nr_pending == 0)
 		return 0;
-	pthread_rwlock_wrlock(&e->gate);
+	if (!gate_held)
+		pthread_rwlock_wrlock(&e->gate);
 	pthread_rwlock_wrlock(&e->map);
 	ret = qcow2_pending_apply(e, w->pending, w->nr_pending, err);
 	qcow2_punch_freed(e);
 	pthread_rwlock_unlock(&e->map);
-	pthread_rwlock_unlock(&e->gate);
+	if (!gate_held)
+		pthread_rwlock_unlock(&e->gate);
 	if (ret != 0)
 		atomic_store(&e->broken, true);
 	return ret;
 }
 
-static int flush_locked(struct qcow2_engine *e, struct img_error *err)
+static int flush_locked(struct qcow2_engine *e, bool gate_held, struct img_error *err)
 {
 	struct writeback w = { 0 };
 	int ret;
@@ -305,7 +307,7 @@ static int flush_locked(struct qcow2_engine *e, struct img_error *err)
 			take_back(e, &w);
 		pthread_rwlock_unlock(&e->map);
 		if (ret == 0)
-			ret = let_go(e, &w, err);
+			ret = let_go(e, &w, gate_held, err);
 		if (w.sync_failed)
 			atomic_store(&e->broken, true);
 	}
@@ -318,7 +320,7 @@ int qcow2_flush_all(struct qcow2_engine *e, struct img_error *err)
 	int ret;
 
 	pthread_mutex_lock(&e->flushing);
-	ret = flush_locked(e, err);
+	ret = flush_locked(e, false, err);
 	pthread_mutex_unlock(&e->flushing);
 	return ret;
 }
@@ -326,6 +328,21 @@ int qcow2_flush_all(struct qcow2_engine *e, struct img_error *err)
 bool qcow2_all_written(struct qcow2_engine *e)
 {
 	return !e->cache->dirty_first && !e->any_l1_dirty && !e->any_reftable_dirty && e->nr_pending == 0;
+}
+
+int qcow2_settle_gated(struct qcow2_engine *e, struct img_error *err)
+{
+	bool done = false;
+	int ret = 0;
+
+	while (ret == 0 && !done) {
+		pthread_rwlock_rdlock(&e->map);
+		done = qcow2_all_written(e);
+		pthread_rwlock_unlock(&e->map);
+		if (!done)
+			ret = flush_locked(e, true, err);
+	}
+	return ret;
 }
 
 int qcow2_settle(struct qcow2_engine *e, struct img_error *err)

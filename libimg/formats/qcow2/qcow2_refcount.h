@@ -42,6 +42,8 @@ void qcow2_punch_freed(struct qcow2_engine *e);
 
 /* flush.c: nothing waits for a write-back (map held). */
 bool qcow2_all_written(struct qcow2_engine *e);
+/* Writes back until nothing waits. flushing and, for writing, gate are held: with requests running it might never end. */
+int qcow2_settle_gated(struct qcow2_engine *e, struct img_error *err);
 
 /* txn.c */
 bool qcow2_txn_block_is_new(const struct qcow2_engine *e, uint64_t block);
