@@ -218,12 +218,14 @@ static int op_snapshot(struct session *s, struct img *img, struct img_error *err
 		memcpy(m->snapshot, m->content, sizeof(m->snapshot));
 		return img_snapshot_create(img, "s", 0, err);
 	}
-	if (m->snapshot_sectors != m->sectors || pick(s, 3) == 0) {
+	if (pick(s, 3) == 0) {
 		say(s, "delete", 0, 0);
 		m->has_snapshot = false;
 		return img_snapshot_delete(img, "s", err);
 	}
 	say(s, "revert", 0, 0);
+	if (m->snapshot_sectors != m->sectors)
+		set_size(m, m->snapshot_sectors);
 	change(m, 0, m->sectors, m->snapshot, 0);
 	return img_snapshot_revert(img, "s", err);
 }

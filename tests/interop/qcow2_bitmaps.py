@@ -132,10 +132,13 @@ class Round:
 
     def revert(self):
         name = self.rng.choice(sorted(self.states))
-        if self.states[name] != self.size:
+        if any(self.states[name] // b.granularity > 1 << 20 for b in self.bitmaps.values()):
             return
         self.note('ours', 'revert', name)
         imgtool('revert', self.path + '@' + name)
+        self.size = self.states[name]
+        for b in self.bitmaps.values():
+            b.dirty = {i for i in b.dirty if i * b.granularity < self.size}
         for b in self.bitmaps.values():
             if b.enabled:
                 b.mark(0, self.size)

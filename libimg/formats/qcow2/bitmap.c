@@ -261,6 +261,7 @@ void qcow2_bitmaps_resized(struct qcow2_engine *e, uint64_t size_bytes)
 
 	if (!bs)
 		return;
+	pthread_mutex_lock(&bs->ops);
 	pthread_rwlock_wrlock(&bs->lock);
 	bs->disk_bytes = size_bytes;
 	for (uint32_t i = 0; i < bs->nr; i++) {
@@ -276,6 +277,7 @@ void qcow2_bitmaps_resized(struct qcow2_engine *e, uint64_t size_bytes)
 		b->disk_bits = min_u64(b->disk_bits, bits);
 	}
 	pthread_rwlock_unlock(&bs->lock);
+	pthread_mutex_unlock(&bs->ops);
 }
 
 /* ---- whose clusters ---------------------------------------------------------------------------------------------- */

@@ -271,17 +271,42 @@ int qcow2_snap_delete(struct node *n, const char *name, struct img_error *err)
 	return end(e, r, err);
 }
 
-/* Persistent bitmaps have the disk's size, which a revert may not change under them. */
-static int check_revert(struct qcow2_engine *e, const struct qcow2_snapshot *s, struct img_error *err)
+/* The size that the disk will have; bitmaps are made ready for another one. */
+static int prepare_size(struct node *n, const char *name, uint64_t *disk_bytes, struct img_error *err)
+{
+	const struct qcow2_snapshot *s;
+	struct qcow2_engine *e;
+	uint64_t before = 0;
+	int r = qcow2_head(n, &e, err);
+
+	if (r < 0)
+		return r;
+	pthread_rwlock_rdlock(&e->map);
+	s = qcow2_snapshot_find(e, name, err);
+	if (s) {
+		*disk_bytes = s->disk_bytes;
+		before = e->h.size;
+	}
+	pthread_rwlock_unlock(&e->map);
+	if (!s)
+		return IMG_E_NOENT;
+	if (*disk_bytes == before || *disk_bytes > INT64_MAX - e->cluster_bytes)
+		return 0;
+	r = qcow2_touch(e, err);
+	return r == 0 ? qcow2_bitmaps_resize_prepare(e, *disk_bytes, err) : r;
+}
+
+/* prepared: the size that prepare_size() saw, before anybody else could have come in between. */
+static int check_revert(struct qcow2_engine *e, const struct qcow2_snapshot *s, uint64_t prepared,
+			struct img_error *err)
 {
 	if (s->disk_bytes > INT64_MAX - e->cluster_bytes ||
 	    qcow2_l1_entries_for(e, s->disk_bytes) > QCOW2_L1_MAX_BYTES / 8)
 		return error_set(err, IMG_E_CORRUPT, 0, e->h.snapshots_off, LAYER,
 				 "snapshot %.64s has a disk of 0x%llx bytes, more than this image can hold", s->name,
 				 (unsigned long long)s->disk_bytes);
-	if (s->disk_bytes != e->h.size && e->h.nr_bitmaps > 0)
-		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
-				 "the disk would change its size, and persistent bitmaps cannot: remove them first");
+	if (s->disk_bytes != prepared)
+		return error_set(err, IMG_E_BUSY, 0, NO_OFFSET, LAYER, "snapshots were changed meanwhile: try again");
 	return 0;
 }
 
@@ -311,22 +336,29 @@ static int switch_tree(struct qcow2_engine *e, const struct qcow2_snapshot *s, s
 int qcow2_snap_revert(struct node *n, const char *name, struct img_error *err)
 {
 	struct qcow2_engine *e;
-	uint64_t vm_bytes = 0;
+	uint64_t vm_bytes = 0, disk_bytes = 0;
 	uint32_t at;
-	int r = begin(n, &e, err);
+	int r = prepare_size(n, name, &disk_bytes, err);
 
+	if (r == 0)
+		r = begin(n, &e, err);
 	if (r < 0)
 		return r;
 	r = find(e, name, &at, err);
 	if (r == 0)
-		r = check_revert(e, &e->snapshots[at], err);
+		r = check_revert(e, &e->snapshots[at], disk_bytes, err);
 	if (r == 0) {
 		vm_bytes = e->snapshots[at].vm_state_bytes;
 		qcow2_bitmaps_note(e, 0, e->h.size);
+		disk_bytes = e->h.size;
 		r = switch_tree(e, &e->snapshots[at], err);
 	}
 	r = end(e, r, err);
 	if (r == 0) {
+		if (e->h.size != disk_bytes) {
+			qcow2_bitmaps_resized(e, e->h.size);
+			qcow2_bitmaps_note(e, 0, e->h.size);
+		}
 		atomic_store(&e->vm_reach, vm_bytes);
 		atomic_store(&e->vm_bytes, vm_bytes);
 	}
