@@ -71,18 +71,16 @@ static int txn_new(struct qcow2_engine *e, struct img_error *err)
 
 int qcow2_txn_begin(struct qcow2_engine *e, struct img_error *err)
 {
-	int ret;
+	int ret = qcow2_flush_all(e, err); /* most of it, while requests go on */
 
-	for (;;) {
-		ret = qcow2_flush_all(e, err);
-		if (ret != 0)
-			return ret;
-		lock_all(e);
-		if (qcow2_all_written(e))
-			break;
-		unlock_all(e);
-	}
-	ret = txn_new(e, err);
+	if (ret != 0)
+		return ret;
+	pthread_mutex_lock(&e->flushing);
+	pthread_rwlock_wrlock(&e->gate);
+	ret = qcow2_settle_gated(e, err);
+	pthread_rwlock_wrlock(&e->map);
+	if (ret == 0)
+		ret = txn_new(e, err);
 	if (ret != 0)
 		unlock_all(e);
 	return ret;
