@@ -226,6 +226,34 @@ static void test_damage_ends_a_run(void **state)
 	end(&e);
 }
 
+static void test_no_entry_lands_on_other_metadata(void **state)
+{
+	static const uint64_t places[] = { 0x50000, 0x70000, 0x90000 };
+	const struct qcow2_entry en = { 0x30000 | QCOW2_COPIED, 0 };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(places); i++) {
+		struct img_error err = { .code = IMG_OK };
+		struct qcow2_slice *s;
+		struct qcow2_engine e;
+
+		engine(&e, 16, false);
+		e.l1_dirty = calloc(1, 1);
+		e.h.l1_off = 0x50000;
+		e.h.reftable_off = 0x70000;
+		e.h.reftable_clusters = 1;
+		assert_int_equal(qcow2_cache_get(&e, 0x90000, SLICE_REFBLOCK, &s, NULL), 0);
+		assert_int_equal(qcow2_entry_set(&e, 3, &en, &err), 0);
+		assert_false(atomic_load(&e.broken));
+		e.l1[0] = places[i] | QCOW2_COPIED;
+		assert_int_equal(qcow2_entry_set(&e, 3, &en, &err), IMG_E_CORRUPT);
+		assert_true(atomic_load(&e.broken));
+		assert_int_equal(err.offset, places[i] + (i == 2 ? 24 : 0));
+		free(e.l1_dirty);
+		end(&e);
+	}
+}
+
 static void test_set_of_metadata(void **state)
 {
 	static uint8_t model[4096];
@@ -278,9 +306,13 @@ static void test_set_of_metadata(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_compressed_descriptors), cmocka_unit_test(test_entries_are_not_believed),
-		cmocka_unit_test(test_neighbours_merge),       cmocka_unit_test(test_subclusters),
-		cmocka_unit_test(test_damage_ends_a_run),      cmocka_unit_test(test_set_of_metadata),
+		cmocka_unit_test(test_compressed_descriptors),
+		cmocka_unit_test(test_entries_are_not_believed),
+		cmocka_unit_test(test_neighbours_merge),
+		cmocka_unit_test(test_subclusters),
+		cmocka_unit_test(test_damage_ends_a_run),
+		cmocka_unit_test(test_set_of_metadata),
+		cmocka_unit_test(test_no_entry_lands_on_other_metadata),
 	};
 
 	return cmocka_run_group_tests_name("qcow2_map", tests, NULL, NULL);

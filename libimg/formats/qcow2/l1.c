@@ -84,6 +84,23 @@ static int new_table(struct qcow2_engine *e, uint64_t i, uint64_t old, uint64_t 
 	return old ? qcow2_free(e, old, 1, err) : 0;
 }
 
+/* An L1 entry from disk may point anywhere: what is written to a table must not land on something else. */
+static int check_table(struct qcow2_engine *e, uint64_t table, struct img_error *err)
+{
+	const struct {
+		uint64_t off, bytes;
+	} fixed[] = {
+		{ 0, e->cluster_bytes },
+		{ e->h.l1_off, (uint64_t)e->h.l1_entries * 8 },
+		{ e->h.reftable_off, (uint64_t)e->h.reftable_clusters << e->h.cluster_bits },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(fixed); i++)
+		if (table < fixed[i].off + fixed[i].bytes && fixed[i].off < table + e->cluster_bytes)
+			return qcow2_mark_corrupt(e, table, err, "an L2 table lies on other metadata");
+	return 0;
+}
+
 int qcow2_entry_set(struct qcow2_engine *e, uint64_t g, const struct qcow2_entry *en, struct img_error *err)
 {
 	uint64_t i = g >> e->l2_shift, table;
@@ -99,12 +116,16 @@ int qcow2_entry_set(struct qcow2_engine *e, uint64_t g, const struct qcow2_entry
 	rc = qcow2_table_off(e, e->l1[i], i, &table, err);
 	if (!rc && (!table || !(e->l1[i] & QCOW2_COPIED)))
 		rc = new_table(e, i, table, &table, err);
+	if (!rc)
+		rc = check_table(e, table, err);
 	if (rc)
 		return rc;
 	table += slot_bytes(e, g);
 	rc = qcow2_cache_get(e, table, SLICE_L2, &s, err);
 	if (rc)
 		return rc;
+	if (s->kind != SLICE_L2)
+		return qcow2_mark_corrupt(e, table, err, "an L2 table lies on a refcount block");
 	p = s->data + (table - s->off);
 	raw = be64_of(en->desc);
 	memcpy(p, &raw, sizeof(raw));
