@@ -11,11 +11,11 @@ timeout 10 "${tool[@]}" info --json over.qcow2 | json '[d["backing"]["name"], d[
 timeout 10 "${tool[@]}" info --json ext.qcow2 | json '[d["format"], d["virtual_size"]]'
 opened()
 {
-	strace -f -e trace=open,openat,openat2 -o trace timeout 20 "$@" >out 2>err || true
+	strace -f -e trace=open,openat,openat2 -o trace timeout "${limit:-20}" "$@" >out 2>err || true
 	grep -c -e 'base\.raw' -e 'data\.raw' trace || true
 }
 echo "ours: $(opened "${tool[@]}" info over.qcow2) and $(opened "${tool[@]}" info ext.qcow2)"
-(($(opened qemu-img info --backing-chain over.qcow2) > 0)) && echo "qemu-img --backing-chain: opens the backing file, wherever it is"
+(($(limit=3; opened qemu-img info --backing-chain over.qcow2) > 0)) && echo "qemu-img --backing-chain: opens the backing file, wherever it is"
 
 # A file that the header must not make anybody read: reading through it is another thing, and has a policy.
 qemu-img create -q -u -f qcow2 -b /etc/hostname -F raw evil.qcow2 1M
