@@ -106,7 +106,9 @@ def one(tool, folder, seed, judge):
             raise Failed("the repair changed the content: %s" % after[2])
         if judge:
             code, out, err, _ = run(["qemu-img", "check", "-f", "qcow2", name], folder)
-            if code != 0:
+            # A bitmap of a kind that nobody knows is kept, and we say what QEMU makes of it.
+            foretold = "for which others refuse the image" in "%s%s" % (again[1], again[2])
+            if code != 0 and not (foretold and "constraints" in str(err)):
                 raise Failed("qemu-img check: %d: %s %s" % (code, out, err))
     os.unlink(path)
     return rc == 0
