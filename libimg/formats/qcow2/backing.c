@@ -107,7 +107,7 @@ static int set_record(struct qcow2_engine *e, const struct backing_ref *ref, str
 /* Does the header still fit into its cluster? A transaction must know before it ends. */
 int qcow2_header_fits(struct qcow2_engine *e, struct img_error *err)
 {
-	uint8_t *buf = malloc(e->cluster_bytes);
+	uint8_t *buf = malloc((size_t)e->cluster_bytes);
 	int ret = buf ? qcow2_header_store(&e->h, buf, err) :
 			error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 

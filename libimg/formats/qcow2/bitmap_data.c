@@ -16,7 +16,7 @@ static int no_memory(struct img_error *err)
 
 int qcow2_bitmap_pages_init(struct bitmap_pages *p, uint64_t nr, struct img_error *err)
 {
-	p->at = calloc(nr ? nr : 1, sizeof(*p->at));
+	p->at = calloc((size_t)(nr ? nr : 1), sizeof(*p->at));
 	p->nr = nr;
 	atomic_store(&p->lost, false);
 	return p->at ? 0 : no_memory(err);
@@ -44,7 +44,7 @@ static uint8_t *page_get(struct qcow2_engine *e, struct bitmap_pages *p, uint64_
 	if (page)
 		return page;
 	if (atomic_fetch_add(&e->bitmaps->page_bytes, e->cluster_bytes) + e->cluster_bytes <= BITMAP_PAGES_MAX_BYTES)
-		page = calloc(1, e->cluster_bytes);
+		page = calloc(1, (size_t)e->cluster_bytes);
 	if (page && atomic_compare_exchange_strong(&p->at[i], &there, page))
 		return page;
 	atomic_fetch_sub(&e->bitmaps->page_bytes, e->cluster_bytes);
@@ -98,7 +98,7 @@ static void clip_page(const struct qcow2_engine *e, uint8_t *page, uint64_t bit)
 	if (at >= e->cluster_bytes)
 		return;
 	page[at] &= (uint8_t)((1u << (bit & 7)) - 1);
-	memset(page + at + 1, 0, e->cluster_bytes - at - 1);
+	memset(page + at + 1, 0, (size_t)(e->cluster_bytes - at - 1));
 }
 
 void qcow2_bitmap_pages_resize(struct qcow2_engine *e, struct bitmap_pages *p, uint64_t bits)
@@ -114,7 +114,7 @@ void qcow2_bitmap_pages_resize(struct qcow2_engine *e, struct bitmap_pages *p, u
 		free(page);
 	}
 	if (nr > p->nr) {
-		at = calloc(nr, sizeof(*at));
+		at = calloc((size_t)nr, sizeof(*at));
 		if (!at) {
 			atomic_store(&p->lost, true);
 			return;
@@ -154,7 +154,7 @@ int qcow2_bitmap_table_load(struct qcow2_engine *e, const struct qcow2_bitmap *b
 	*out = NULL;
 	if (ret != 0)
 		return ret;
-	table = malloc(bytes ? bytes : 8);
+	table = malloc((size_t)(bytes ? bytes : 8));
 	if (!table)
 		return no_memory(err);
 	ret = bytes ? node_pread(e->file, table, bytes, b->table_off, 0, err) : 0;
@@ -191,7 +191,7 @@ static int read_cluster(struct qcow2_engine *e, const struct qcow2_bitmap *b, co
 	if (entry > BITMAP_ALL_ONES)
 		ret = qcow2_read_clipped(e, buf, e->cluster_bytes, entry, err);
 	else
-		memset(buf, entry ? 0xff : 0, e->cluster_bytes);
+		memset(buf, entry ? 0xff : 0, (size_t)e->cluster_bytes);
 	if (ret == 0 && entry && b->disk_bits - i * per_page < per_page)
 		clip_page(e, buf, b->disk_bits - i * per_page);
 	return ret;
@@ -256,7 +256,7 @@ int qcow2_bitmap_scan(struct qcow2_engine *e, const struct qcow2_bitmap *b, uint
 {
 	uint64_t per_page = e->cluster_bytes * 8, *table;
 	struct runs r = { .fn = fn, .ctx = ctx };
-	uint8_t *buf = malloc(e->cluster_bytes);
+	uint8_t *buf = malloc((size_t)e->cluster_bytes);
 	int ret = buf ? qcow2_bitmap_table_load(e, b, &table, err) : no_memory(err);
 	bool go_on = true;
 
@@ -333,7 +333,7 @@ int qcow2_bitmap_give_all(struct qcow2_engine *e, const struct qcow2_bitmap *b, 
 
 static bool is_all(const struct qcow2_engine *e, const uint8_t *buf, uint8_t byte)
 {
-	return buf[0] == byte && memcmp(buf, buf + 1, e->cluster_bytes - 1) == 0;
+	return buf[0] == byte && memcmp(buf, buf + 1, (size_t)(e->cluster_bytes - 1)) == 0;
 }
 
 /* The new entry for the i-th cluster. map wr. */
@@ -373,7 +373,7 @@ static int write_table(struct qcow2_engine *e, struct bitmap_change *c, struct i
 
 	if (clusters == 0)
 		return 0;
-	buf = calloc(1, bytes);
+	buf = calloc(1, (size_t)bytes);
 	if (!buf)
 		return no_memory(err);
 	for (uint32_t i = 0; i < c->nr_new; i++) {
@@ -391,7 +391,7 @@ static int write_table(struct qcow2_engine *e, struct bitmap_change *c, struct i
 int qcow2_bitmap_change_prepare(struct qcow2_engine *e, struct qcow2_bitmap *b, const struct bitmap_pages *pages,
 				bool clear, struct bitmap_change *c, struct img_error *err)
 {
-	uint8_t *buf = malloc(e->cluster_bytes);
+	uint8_t *buf = malloc((size_t)e->cluster_bytes);
 	int ret = buf ? qcow2_bitmap_table_load(e, b, &c->old, err) : no_memory(err);
 
 	c->b = b;

@@ -196,7 +196,7 @@ static int load_directory(struct qcow2_engine *e, struct img_error *err)
 		return error_set(err, IMG_E_CORRUPT, 0, e->h.bitmap_dir_off, LAYER,
 				 "bitmap directory: 0x%" PRIx64 " bytes at 0x%" PRIx64 " cannot be one",
 				 e->h.bitmap_dir_bytes, e->h.bitmap_dir_off);
-	buf = malloc(e->h.bitmap_dir_bytes ? e->h.bitmap_dir_bytes : 1);
+	buf = malloc((size_t)(e->h.bitmap_dir_bytes ? e->h.bitmap_dir_bytes : 1));
 	if (!buf)
 		return no_memory(err);
 	ret = node_pread(e->file, buf, e->h.bitmap_dir_bytes, e->h.bitmap_dir_off, 0, err);
@@ -292,7 +292,7 @@ static int write_directory(struct qcow2_engine *e, struct qcow2_bitmap *const *l
 				 "%" PRIu32 " bitmaps: an image holds at most %u, with at most 64 MiB of names", nr,
 				 QCOW2_BITMAPS_MAX);
 	whole = round_up(*bytes, e->cluster_bytes);
-	buf = calloc(1, whole);
+	buf = calloc(1, (size_t)whole);
 	if (!buf)
 		return no_memory(err);
 	for (uint32_t i = 0; i < nr; i++) {

@@ -93,7 +93,7 @@ static int describe(struct qcow2_engine *e, const struct qcow2_bitmap *b, struct
 	int ret = 0;
 
 	memset(out, 0, sizeof(*out));
-	memcpy(out->name, b->name, min_u64(b->name_bytes, IMG_BITMAP_NAME_MAX));
+	memcpy(out->name, b->name, (size_t)min_u64(b->name_bytes, IMG_BITMAP_NAME_MAX));
 	out->granularity_bytes = b->granularity_bits < 63 ? UINT64_C(1) << b->granularity_bits : 0;
 	out->flags = b->flags & QCOW2_BITMAP_AUTO ? IMG_BITMAP_ENABLED : 0;
 	if (!qcow2_bitmap_known(b))
@@ -221,7 +221,7 @@ static int make_bitmap(struct qcow2_engine *e, const char *name, unsigned granul
 	b->bits = b->disk_bits = qcow2_bitmap_bits(e->h.size, granularity_bits);
 	b->table_entries = (uint32_t)qcow2_bitmap_clusters(e, b->bits);
 	table_bytes = round_up((uint64_t)b->table_entries * 8, e->cluster_bytes);
-	zeros = calloc(1, table_bytes);
+	zeros = calloc(1, (size_t)table_bytes);
 	if (!b->name || !b->extra || !zeros) {
 		free(zeros);
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory for bitmaps");

@@ -124,7 +124,7 @@ static struct qcow2_slice *add_slice(struct qcow2_engine *e, uint64_t at, enum q
 	/* When most is dirty a walk finds little: the write-back that is due makes room. */
 	if (c->nr >= c->budget && c->nr_dirty < c->nr - c->nr / 8)
 		evict_one(e);
-	s = calloc(1, sizeof(*s) + e->slice_bytes);
+	s = calloc(1, (size_t)(sizeof(*s) + e->slice_bytes));
 	if (!s)
 		return NULL;
 	s->off = at;

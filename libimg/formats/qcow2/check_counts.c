@@ -224,7 +224,7 @@ static int by_value(const void *a, const void *b)
 
 uint64_t *counts_pages(const struct counts *c, uint64_t *nr)
 {
-	uint64_t *out = c->pages.nr ? malloc(c->pages.nr * sizeof(*out)) : NULL;
+	uint64_t *out = c->pages.nr ? malloc((size_t)(c->pages.nr * sizeof(*out))) : NULL;
 
 	*nr = 0;
 	if (!out)
@@ -232,7 +232,7 @@ uint64_t *counts_pages(const struct counts *c, uint64_t *nr)
 	for (uint64_t i = 0; i < UINT64_C(1) << c->pages.bits; i++)
 		if (c->pages.slot[i].key)
 			out[(*nr)++] = c->pages.slot[i].key - 1;
-	qsort(out, *nr, sizeof(*out), by_value);
+	qsort(out, (size_t)*nr, sizeof(*out), by_value);
 	return out;
 }
 

@@ -70,7 +70,7 @@ static int write_offsets(struct layout *l, uint64_t at, uint64_t clusters, uint6
 	int ret = 0;
 
 	for (uint64_t c = 0; c < clusters && ret == 0; c++) {
-		memset(l->buf, 0, l->cluster_bytes);
+		memset(l->buf, 0, (size_t)l->cluster_bytes);
 		for (uint64_t j = 0; j < per_cluster && i < nr; j++, i++) {
 			struct be64 d = be64_of((first_off + (i << l->o.cluster_bits)) | flags);
 
@@ -89,7 +89,7 @@ static int write_refcounts(struct layout *l, struct img_error *err)
 	for (uint64_t b = 0; b < l->blocks && ret == 0; b++) {
 		uint64_t nr = min_u64(l->clusters - (b << shift), UINT64_C(1) << shift);
 
-		memset(l->buf, 0, l->cluster_bytes);
+		memset(l->buf, 0, (size_t)l->cluster_bytes);
 		for (uint64_t i = 0; i < nr; i++)
 			qcow2_refcount_store(l->buf, i, l->o.refcount_order, 1);
 		ret = node_pwrite(l->file, l->buf, l->cluster_bytes, l->blocks_off + (b << l->o.cluster_bits), 0, err);
@@ -105,7 +105,7 @@ static int write_l2(struct layout *l, struct img_error *err)
 	int ret = 0;
 
 	for (uint64_t t = 0; t < l->l2_tables && ret == 0; t++) {
-		memset(l->buf, 0, l->cluster_bytes);
+		memset(l->buf, 0, (size_t)l->cluster_bytes);
 		for (uint64_t j = 0; j < per_table && i < l->entries; j++, i++) {
 			uint64_t off = (i << l->o.cluster_bits) + (l->data ? 0 : l->data_off);
 			struct be64 d = be64_of(off | QCOW2_COPIED);
@@ -183,7 +183,7 @@ int qcow2_create(struct node *file, const struct driver_create *args, struct img
 		ret = args->create_data(args->create_data_ctx, l.o.data_file, &l.data, err);
 	if (ret != 0)
 		return ret;
-	l.buf = malloc(l.cluster_bytes);
+	l.buf = malloc((size_t)l.cluster_bytes);
 	ret = l.buf ? write_all(&l, err) : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 	free(l.buf);
 	return ret;

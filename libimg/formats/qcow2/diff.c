@@ -143,7 +143,7 @@ static int head_table(struct diff *d, struct side *s, uint64_t i, uint64_t other
 
 		r = qcow2_cache_get(e, *off + at, SLICE_L2, &slice, err);
 		if (r == 0)
-			memcpy(s->table + at, slice->data, e->slice_bytes);
+			memcpy(s->table + at, slice->data, (size_t)e->slice_bytes);
 	}
 	pthread_rwlock_unlock(&e->map);
 	s->has_table = *off != 0;
@@ -165,7 +165,7 @@ static int load_table(struct diff *d, struct side *s, uint64_t off, struct img_e
 	if (!off)
 		return 0;
 	have = off < file_bytes ? min_u64(d->e->cluster_bytes, file_bytes - off) : 0;
-	memset(s->table + have, 0, d->e->cluster_bytes - have);
+	memset(s->table + have, 0, (size_t)(d->e->cluster_bytes - have));
 	return have ? node_pread(d->e->file, s->table, have, off, 0, err) : 0;
 }
 
@@ -230,7 +230,7 @@ static int open_side(struct diff *d, struct side *s, const char *name, struct im
 {
 	int r = 0;
 
-	s->table = malloc(d->e->cluster_bytes);
+	s->table = malloc((size_t)d->e->cluster_bytes);
 	if (!s->table)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "no memory for a table");
 	if (s->is_nothing)

@@ -54,7 +54,7 @@ static int batch_add(struct batch *b, const void *data, uint32_t bytes, uint64_t
 		b->cap = cap;
 	}
 	if (b->cap_bytes - b->bytes < bytes) {
-		size_t cap = max_u64(2 * b->cap_bytes, b->bytes + bytes + 65536);
+		size_t cap = (size_t)max_u64(2 * b->cap_bytes, b->bytes + bytes + 65536);
 		uint8_t *more = realloc(b->buf, cap);
 
 		if (!more)
@@ -154,7 +154,7 @@ static int collect(struct qcow2_engine *e, struct writeback *w, struct img_error
 	if (e->any_l1_dirty)
 		memset(e->l1_dirty, 0, e->h.l1_entries / 64 + 1);
 	if (e->any_reftable_dirty)
-		memset(e->reftable_dirty, 0, e->reftable_entries / 64 + 1);
+		memset(e->reftable_dirty, 0, (size_t)(e->reftable_entries / 64 + 1));
 	e->any_l1_dirty = e->any_reftable_dirty = false;
 	w->moved_to = e->reftable_moved_to;
 	w->moved_clusters = e->reftable_entries * 8 >> e->h.cluster_bits;
@@ -240,7 +240,7 @@ static void take_back(struct qcow2_engine *e, struct writeback *w)
 		e->any_l1_dirty = true;
 	}
 	if (w->table.nr > 0) {
-		memset(e->reftable_dirty, 1, e->reftable_entries / 64 + 1);
+		memset(e->reftable_dirty, 1, (size_t)(e->reftable_entries / 64 + 1));
 		e->any_reftable_dirty = true;
 	}
 	all = realloc(w->pending, (w->nr_pending + e->nr_pending + 1) * sizeof(*all));

@@ -219,7 +219,7 @@ static int take_unknown(struct qcow2_header *h, const uint8_t *cluster, struct i
 static int load_cluster(struct node *file, struct qcow2_header *h, struct img_error *err)
 {
 	uint64_t cluster_bytes = UINT64_C(1) << h->cluster_bits;
-	uint8_t *cluster = malloc(cluster_bytes);
+	uint8_t *cluster = malloc((size_t)cluster_bytes);
 	int ret = cluster ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 
 	if (ret == 0)

@@ -226,7 +226,7 @@ static int sync_file(struct qcow2_engine *e, struct img_error *err)
 
 int qcow2_header_write(struct qcow2_engine *e, struct img_error *err)
 {
-	uint8_t *buf = malloc(e->cluster_bytes);
+	uint8_t *buf = malloc((size_t)e->cluster_bytes);
 	struct disk_qcow2_header d;
 	struct tail tail;
 	int ret;

@@ -107,16 +107,16 @@ int qcow2_reftable_grow(struct qcow2_engine *e, uint64_t entries, struct img_err
 		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER,
 				 "the refcount table would have more than %" PRIu64 " bytes: the image file is full",
 				 QCOW2_REFTABLE_MAX_BYTES);
-	table = realloc(e->reftable, n * sizeof(*table));
+	table = realloc(e->reftable, (size_t)(n * sizeof(*table)));
 	if (table)
 		e->reftable = table;
-	dirty = realloc(e->reftable_dirty, n / 64 + 1);
+	dirty = realloc(e->reftable_dirty, (size_t)(n / 64 + 1));
 	if (dirty)
 		e->reftable_dirty = dirty;
 	if (!table || !dirty)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
-	memset(table + e->reftable_entries, 0, (n - e->reftable_entries) * sizeof(*table));
-	memset(dirty + e->reftable_entries / 64 + 1, 0, n / 64 - e->reftable_entries / 64);
+	memset(table + e->reftable_entries, 0, (size_t)((n - e->reftable_entries) * sizeof(*table)));
+	memset(dirty + e->reftable_entries / 64 + 1, 0, (size_t)(n / 64 - e->reftable_entries / 64));
 	e->reftable_entries = n;
 	return 0;
 }

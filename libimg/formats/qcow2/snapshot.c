@@ -125,7 +125,7 @@ static int write_l1(struct qcow2_engine *e, struct qcow2_snapshot *s, const uint
 
 	if (r < 0)
 		return r;
-	table = calloc(1, table_bytes);
+	table = calloc(1, (size_t)table_bytes);
 	if (!table)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "no memory for an L1 table");
 	for (uint32_t i = 0; i < s->l1_entries; i++)

@@ -101,17 +101,17 @@ static int load_entry(struct window *w, uint64_t *off, uint64_t head_bytes, stru
 	r = look(w, *off + sizeof(d), kept, &at, err);
 	if (r < 0 || !at)
 		return r;
-	s->extra = malloc(kept ? kept : 1);
+	s->extra = malloc((size_t)(kept ? kept : 1));
 	if (!s->extra)
 		return error_set(err, IMG_E_NOMEM, 0, *off, LAYER, "no memory for the snapshot table");
-	memcpy(s->extra, at, kept);
+	memcpy(s->extra, at, (size_t)kept);
 	s->extra_bytes = (uint32_t)kept;
 	take_extra(s, be32_get(d.vm_state_bytes), head_bytes);
 	r = look(w, *off + sizeof(d) + extra, id + name, &at, err);
 	if (r < 0 || !at)
 		return r;
-	s->id = text_of(at, id);
-	s->name = text_of(at + id, name);
+	s->id = text_of(at, (size_t)id);
+	s->name = text_of(at + id, (size_t)name);
 	if (!s->id || !s->name)
 		return error_set(err, IMG_E_NOMEM, 0, *off, LAYER, "no memory for the snapshot table");
 	*off = round_up(*off + sizeof(d) + extra + id + name, 8);
@@ -267,7 +267,7 @@ int qcow2_snapshots_store(const struct qcow2_snapshot *list, uint32_t n, unsigne
 		return error_set(
 			err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER,
 			"the table of snapshots would exceed 64 MiB: delete snapshots, or shorten their names");
-	*out = calloc(1, *bytes ? *bytes : 1);
+	*out = calloc(1, (size_t)(*bytes ? *bytes : 1));
 	if (!*out)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "no memory for the snapshot table");
 	for (uint32_t i = 0; i < n; i++) {
@@ -351,7 +351,7 @@ int qcow2_l1_load(struct qcow2_engine *e, uint64_t off, uint32_t n, uint64_t **o
 	if (off % e->cluster_bytes != 0 || off > INT64_MAX - QCOW2_L1_MAX_BYTES)
 		return error_set(err, IMG_E_CORRUPT, 0, off, LAYER,
 				 "an L1 table stands at 0x%llx, which is not aligned", (unsigned long long)off);
-	l1 = calloc(1, bytes ? bytes : 1);
+	l1 = calloc(1, (size_t)(bytes ? bytes : 1));
 	if (!l1)
 		return error_set(err, IMG_E_NOMEM, 0, off, LAYER, "no memory for an L1 table of %u entries", n);
 	have = off < file_bytes ? min_u64(bytes, file_bytes - off) : 0;
@@ -379,7 +379,7 @@ int qcow2_l1_copy(const uint64_t *l1, uint64_t have, uint64_t n, uint64_t **out,
 		return error_set(
 			err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER,
 			"the L1 table would exceed 32 MiB: disk and machine state are too large for clusters of this size");
-	*out = calloc(n ? n : 1, 8);
+	*out = calloc((size_t)(n ? n : 1), 8);
 	if (!*out)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "no memory for an L1 table of %llu entries",
 				 (unsigned long long)n);

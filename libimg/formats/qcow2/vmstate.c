@@ -73,7 +73,7 @@ int qcow2_vmstate_move(struct qcow2_engine *e, uint64_t disk_bytes, uint64_t **l
 	if (r < 0)
 		return r;
 	if (nr)
-		memcpy(*l1 + disk, e->l1 + first, nr * 8);
+		memcpy(*l1 + disk, e->l1 + first, (size_t)(nr * 8));
 	*n = (uint32_t)(disk + nr);
 	rest = e->h.l1_entries - first - nr;
 	if (rest)
