@@ -87,7 +87,8 @@ static int check_args(unsigned flags, struct img_check_result *out, struct img_e
 	return ret;
 }
 
-/* Without content_lock: fn may use img. The format orders a check against its own changes. */
+/* Without content_lock: the format orders a check against its own changes. fn stays away from img, whose locks it may
+ * hold. */
 int img_check(struct img *img, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
 	      struct img_check_result *out, struct img_error *err)
 {

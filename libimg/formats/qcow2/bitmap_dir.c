@@ -409,21 +409,6 @@ int qcow2_bitmap_drop_stale(struct qcow2_engine *e, struct img_error *err)
 	return ret == 0 ? drop_all(e, err) : ret;
 }
 
-int qcow2_bitmaps_discard(struct qcow2_engine *e, struct img_error *err)
-{
-	int ret = 0;
-
-	if (!e->bitmaps)
-		return 0;
-	pthread_mutex_lock(&e->bitmaps->ops);
-	if (e->h.nr_bitmaps > 0)
-		ret = qcow2_flush_all(e, err);
-	if (ret == 0 && e->h.nr_bitmaps > 0)
-		ret = drop_all(e, err);
-	pthread_mutex_unlock(&e->bitmaps->ops);
-	return ret;
-}
-
 /* ---- in place ---------------------------------------------------------------------------------------------------- */
 
 int qcow2_bitmap_write_flags(struct qcow2_engine *e, struct qcow2_bitmap *b, uint32_t flags, struct img_error *err)

@@ -311,11 +311,6 @@ int qcow2_make_room(struct qcow2_engine *e, struct img_error *err);
  * failed commit before the header was written, memory is as before the begin. A failure of the header write poisons.
  */
 int qcow2_txn_begin(struct qcow2_engine *e, struct img_error *err);
-/*
- * For repair: begins with refcounts of 0 everywhere, and places everything new behind the end of the file. Nothing may be dirty. The caller
- * counts every cluster in use by qcow2_refcount_add(), the old refcount table and blocks excepted, then commits.
- */
-int qcow2_txn_begin_rebuild(struct qcow2_engine *e, struct img_error *err);
 /* New active L1 of n entries (host integers, flags included), which the engine owns from here on (malloc). Written to new clusters by commit;
  * the old table's clusters are freed by commit. */
 void qcow2_txn_set_l1(struct qcow2_engine *e, uint64_t *l1, uint32_t n);
@@ -427,8 +422,6 @@ int qcow2_bitmaps_end(struct qcow2_engine *e, struct img_error *err);
  */
 int qcow2_bitmaps_resize_prepare(struct qcow2_engine *e, uint64_t size_bytes, struct img_error *err);
 void qcow2_bitmaps_resized(struct qcow2_engine *e, uint64_t size_bytes);
-/* Forgets them all, without freeing their clusters (leaks, for a repair that finds the directory damaged). */
-int qcow2_bitmaps_discard(struct qcow2_engine *e, struct img_error *err);
 /*
  * Every extent of clusters that the directory, tables and bitmaps hold, one reference each; none when they are stale. bitmap: the name, or "" for
  * the directory. map held, or opening. damage: what cannot be followed (NULL: the walk ends with that error); nonzero ends the walk.

@@ -29,7 +29,6 @@ struct qcow2_txn {
 	struct qcow2_snapshot *snapshots;
 	uint32_t nr_snapshots;
 	bool whole_header;
-	bool fresh_refcounts; /* repair: nothing of the old refcount structure is kept or given back */
 };
 
 #endif

@@ -24,13 +24,6 @@ static void unlock_all(struct qcow2_engine *e)
 	pthread_mutex_unlock(&e->flushing);
 }
 
-static void lock_all(struct qcow2_engine *e)
-{
-	pthread_mutex_lock(&e->flushing);
-	pthread_rwlock_wrlock(&e->gate);
-	pthread_rwlock_wrlock(&e->map);
-}
-
 static void txn_free(struct qcow2_engine *e)
 {
 	struct qcow2_txn *t = e->txn;
@@ -84,25 +77,6 @@ int qcow2_txn_begin(struct qcow2_engine *e, struct img_error *err)
 	if (ret != 0)
 		unlock_all(e);
 	return ret;
-}
-
-int qcow2_txn_begin_rebuild(struct qcow2_engine *e, struct img_error *err)
-{
-	uint64_t end = qcow2_clusters(e, node_size(e->file));
-	int ret;
-
-	lock_all(e);
-	ret = txn_new(e, err);
-	if (ret != 0) {
-		unlock_all(e);
-		return ret;
-	}
-	/* What the old refcounts say does not count, what is in use is not known yet: all that is new goes to the end. */
-	e->txn->fresh_refcounts = true;
-	memset(e->reftable, 0, (size_t)e->reftable_entries * sizeof(*e->reftable));
-	e->alloc_hint = end;
-	e->packed_off = e->packed_end = 0;
-	return 0;
 }
 
 /* ---- for refcount.c and alloc.c ---- */
@@ -160,8 +134,7 @@ bool qcow2_txn_deferred(struct qcow2_engine *e, uint64_t *cluster, int *delta)
 
 struct qcow2_reftable qcow2_txn_old_table(const struct qcow2_engine *e)
 {
-	/* A rebuild knows of no old table that could be believed. */
-	return (struct qcow2_reftable){ e->txn->reftable, e->txn->fresh_refcounts ? 0 : e->txn->reftable_entries };
+	return (struct qcow2_reftable){ e->txn->reftable, e->txn->reftable_entries };
 }
 
 /* Nothing on disk refers to what is dirty now: no order, no sync. */
@@ -288,7 +261,7 @@ static int place_l1(struct qcow2_engine *e, struct img_error *err)
 	ret = qcow2_txn_new_table(e, 8 * (uint64_t)t->l1_entries, &off, err);
 	if (ret == 0)
 		ret = write_table(e, t->l1, t->l1_entries, off, err);
-	if (ret == 0 && t->h.l1_off && !t->fresh_refcounts)
+	if (ret == 0 && t->h.l1_off)
 		ret = qcow2_free(e, t->h.l1_off, qcow2_clusters(e, 8 * (uint64_t)t->h.l1_entries), err);
 	e->h.l1_off = off;
 	e->h.l1_entries = t->l1_entries;
@@ -311,7 +284,7 @@ static int place_snapshots(struct qcow2_engine *e, struct img_error *err)
 	if (ret == 0 && bytes)
 		ret = node_pwrite(e->file, buf, bytes, off, 0, err);
 	free(buf);
-	if (ret == 0 && t->h.nr_snapshots && !t->fresh_refcounts)
+	if (ret == 0 && t->h.nr_snapshots)
 		ret = qcow2_free(e, t->h.snapshots_off, qcow2_clusters(e, e->snapshots_bytes), err);
 	e->h.snapshots_off = off;
 	e->h.nr_snapshots = t->nr_snapshots;
@@ -324,10 +297,8 @@ static int place_reftable(struct qcow2_engine *e, struct img_error *err)
 {
 	struct qcow2_txn *t = e->txn;
 	uint64_t off = 0, clusters = 0;
-	int ret = 0;
+	int ret = qcow2_free(e, t->h.reftable_off, t->h.reftable_clusters, err);
 
-	if (!t->fresh_refcounts)
-		ret = qcow2_free(e, t->h.reftable_off, t->h.reftable_clusters, err);
 	while (ret == 0) {
 		clusters = e->reftable_entries * 8 >> e->h.cluster_bits;
 		ret = qcow2_alloc_exact(e, clusters, &off, err);
