@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The images of a machine. The first is the one that the machine is named by, and in limg it holds the machine's state;
+ * the others are snapshotted under the same name before it, so that a snapshot of the first that holds a machine never
+ * speaks of one that is missing elsewhere.
+ */
+#ifndef IMGVM_DISKS_H
+#define IMGVM_DISKS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "libimg.h"
+
+#define DISKS_MAX 8
+
+struct disk_options {
+	const char *path;
+	const char *snapshot; /* NULL: the head */
+	const char *format;   /* NULL: probe */
+	bool read_only;
+	bool transient; /* changes go to a file of our own that is gone afterwards */
+	bool revert;	/* with snapshot: make the head this snapshot, whatever it holds */
+	enum img_refs refs;
+	const char *scratch; /* folder for transient files; NULL: TMPDIR or /var/tmp */
+};
+
+struct disk {
+	char *path;
+	struct img *img;  /* what the guest writes: the image, or the throw-away overlay */
+	struct img *base; /* the image that the machine comes from, open read-only, where img is an overlay; else NULL */
+	char snapshot[IMG_SNAPSHOT_NAME_MAX + 1]; /* "" for the head */
+	bool read_only, transient;
+	bool has_uuid;
+	uint8_t uuid[16];	   /* of the image at path */
+	uint8_t snapshot_uuid[16]; /* of `snapshot`, zero where there is none */
+	bool holds_machine;	   /* the image can keep a machine's state (limg) */
+	bool has_machine;	   /* `snapshot` holds one */
+};
+
+/*
+ * Opens it. Without transient a snapshot must be what the head is (as after imgtool revert), or `revert` must be given:
+ * REFUSED else, saying so: the head's changes are not thrown away by the way.
+ */
+int disk_open(struct disk *disk, const struct disk_options *opts, struct img_error *err);
+int disk_close(struct disk *disk, struct img_error *err);
+/* Where machine state of `snapshot` is read: base or img. NULL snapshot: the working state. */
+struct img *disk_machine_image(struct disk *disk);
+
+#endif

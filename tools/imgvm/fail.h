@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: MIT */
+/* Failures of the runner travel as libimg's do: a negative enum img_code, and one line in a struct img_error. */
+#ifndef IMGVM_FAIL_H
+#define IMGVM_FAIL_H
+
+#include "libimg.h"
+
+/* Fills err (may be NULL) unless it holds a failure already. Returns code. */
+int fail(struct img_error *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* As fail() with IMG_E_IO and errno, whose text is added: "what: text". NOMEM for ENOMEM, BUSY for EBUSY. */
+int fail_errno(struct img_error *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+#endif

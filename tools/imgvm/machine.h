@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A machine: memory, bus, devices, disks and processors put together, and what can be done with the whole. run.c owns
+ * it and is its only thread beside those of vCPUs and devices.
+ *
+ * States: paused after machine_create(); running between machine_resume() and machine_pause(). Functions marked "any"
+ * pause it themselves and let it run on if it was running.
+ */
+#ifndef IMGVM_MACHINE_H
+#define IMGVM_MACHINE_H
+
+#include "boot.h"
+#include "bus.h"
+#include "disks.h"
+#include "memory.h"
+#include "throttle.h"
+#include "virtio.h"
+#include "vm.h"
+
+struct machine_options {
+	uint64_t ram_bytes; /* 0: what the resumed machine has, else 256 MiB */
+	unsigned nr_vcpus;  /* 0: what the resumed machine has, else 1 */
+	struct boot_options boot;
+	struct disk_options disk[DISKS_MAX];
+	unsigned nr_disks;
+	uint64_t iops, bps;
+	bool allow_clone; /* resume a snapshot that another machine runs from */
+	int debug_fd;	  /* SeaBIOS's debug port; -1: none */
+	void (*console_out)(void *ctx, const void *data, size_t bytes); /* virtio-console; NULL: no such device */
+	void *console_ctx;
+};
+
+struct snapshot_result {
+	uint64_t pause_ns; /* the guest stood still */
+	uint64_t total_ns;
+	uint64_t ram_bytes;    /* RAM written while it ran and while it stood still */
+	uint64_t paused_bytes; /* of it, while it stood still */
+	uint64_t state_bytes;
+	bool disk_only;
+};
+
+struct machine {
+	struct memory mem;
+	struct bus bus;
+	struct machine_host host;
+	struct vm *vm;
+	struct boot *boot;
+	struct disk disk[DISKS_MAX];
+	unsigned nr_disks;
+	struct virtio *blk[DISKS_MAX], *rng, *console;
+	struct throttle throttle;
+	struct device *serial, *pm, *pci, *fw_cfg;
+	unsigned nr_vcpus;
+	bool running;
+	int event_fd;		 /* eventfd: machine_events() has something */
+	_Atomic unsigned events; /* bits: 1 << enum machine_event */
+	int clone_lock;		 /* -1, or what says that this snapshot's machine runs */
+	char base[IMG_SNAPSHOT_NAME_MAX +
+		  1];	     /* the snapshot that it was resumed from, reverted to or that was made last; "" */
+	struct saver *saver; /* snapshot.c: what is known of pages since the last saved state */
+};
+
+/* Opens everything and puts it together, resumed where the first disk names a snapshot with a machine, else freshly
+ * reset. Paused. */
+int machine_create(struct machine *m, const struct machine_options *opts, struct img_error *err);
+/* Ends the threads, flushes and closes the images. A failure is that of a flush. */
+int machine_destroy(struct machine *m, struct img_error *err);
+
+void machine_resume(struct machine *m);
+void machine_pause(struct machine *m);
+/* Any: as the reset button. */
+int machine_reset(struct machine *m, struct img_error *err);
+/* Takes the events that have come since the last call, as bits. */
+unsigned machine_events(struct machine *m);
+
+/* ---- snapshot.c ---- */
+
+/*
+ * Any: processors, devices, RAM and every writable disk as `name`, in one commit of the first disk's image. Most of RAM
+ * is written while the guest runs; then it stands still for the rest. disk_only: without the machine, as after a power
+ * cut at this moment (flushed). On failure the machine goes on, and nothing of that name is left in the first image.
+ */
+int machine_snapshot(struct machine *m, const char *name, bool disk_only, struct snapshot_result *out,
+		     struct img_error *err);
+/*
+ * Any: disk and machine as in the snapshot; one without a machine: the disk, and a reset. On failure before anything
+ * changed the machine goes on; after it (IMG_E_POISONED, CORRUPT while loading) it stays paused.
+ */
+int machine_revert(struct machine *m, const char *name, struct img_error *err);
+int machine_snapshot_delete(struct machine *m, const char *name, struct img_error *err);
+int machine_snapshot_rename(struct machine *m, const char *name, const char *new_name, struct img_error *err);
+/* The machine of the first disk's snapshot, into a created machine that has not run. */
+int machine_restore(struct machine *m, struct img_error *err);
+/* What the machine in the snapshot is made of; NOENT: it holds none. */
+struct machine_shape {
+	uint64_t ram_bytes;
+	unsigned nr_vcpus, nr_disks;
+	bool linux_boot;
+};
+int machine_shape_read(struct disk *disk, struct machine_shape *out, struct img_error *err);
+/* Verifies, a step at a time, the RAM that was mapped without being read. 1: more to do; 0: done; negative: damaged,
+ * the machine must not go on. */
+int machine_verify_step(struct machine *m, struct img_error *err);
+void saver_free(struct machine *m);
+
+#endif
