@@ -62,8 +62,11 @@ struct state_reader {
 	uint32_t version;
 };
 
-/* Checks header and section table of buf, which must outlive *out. FORMAT: not machine state; UNSUPPORTED: a newer
- * version; CORRUPT. */
+/*
+ * Checks header and section table of buf, which must outlive *out. The state's length stands in its header: what buf
+ * holds behind it must be zeros (the rest of the state area). FORMAT: not machine state; UNSUPPORTED: a newer version;
+ * CORRUPT.
+ */
 int state_parse(struct state *out, const void *buf, size_t bytes, struct img_error *err);
 /* Finds a section, marks it as taken. CORRUPT: there is none; UNSUPPORTED: a version above max_version. */
 int state_open(struct state *st, uint32_t tag, uint32_t instance, uint32_t max_version, struct state_reader *out,
