@@ -24,7 +24,7 @@ enum {
 	H_NR_SECTIONS = 12,
 	H_BYTES = 16,
 	H_RESERVED = 24,
-	HEADER_BYTES = 32,
+	HEADER_BYTES = STATE_HEADER_BYTES,
 	/* header of a section */
 	S_TAG = 0,
 	S_INSTANCE = 4,
@@ -166,29 +166,45 @@ int state_finish(struct state_writer *w, size_t *bytes, struct img_error *err)
 
 /* ---- reading ---- */
 
-/* The header: MS-1 to MS-4. */
-static int parse_header(struct state *st, struct img_error *err)
+int state_length(const void *header, size_t *out, struct img_error *err)
 {
-	const uint8_t *h = st->buf;
-	uint64_t bytes;
+	const uint8_t *h = header;
+	uint64_t bytes = get_le(h + H_BYTES, 8);
 
-	if (st->bytes < sizeof(magic) || memcmp(h + H_MAGIC, magic, sizeof(magic)))
+	if (memcmp(h + H_MAGIC, magic, sizeof(magic)))
 		return fail(err, IMG_E_FORMAT, "this is not the state of a machine");
-	if (st->bytes < HEADER_BYTES)
-		return fail(err, IMG_E_CORRUPT, "machine state: cut off in its header");
 	if (get_le(h + H_VERSION, 4) > STATE_VERSION)
 		return fail(err, IMG_E_UNSUPPORTED, "machine state of version %u, this program knows %u",
 			    (unsigned)get_le(h + H_VERSION, 4), STATE_VERSION);
 	if (get_le(h + H_VERSION, 4) != STATE_VERSION || get_le(h + H_RESERVED, 8))
 		return fail(err, IMG_E_CORRUPT, "machine state: its header is damaged");
-	bytes = get_le(h + H_BYTES, 8);
-	if (bytes < HEADER_BYTES || bytes > st->bytes)
+	if (bytes < HEADER_BYTES || bytes > STATE_AREA_BYTES)
+		return fail(err, IMG_E_CORRUPT, "machine state: %llu bytes long", (unsigned long long)bytes);
+	*out = (size_t)bytes;
+	return 0;
+}
+
+/* The header: MS-1 to MS-4. */
+static int parse_header(struct state *st, struct img_error *err)
+{
+	const uint8_t *h = st->buf;
+	size_t bytes;
+	int ret;
+
+	if (st->bytes < sizeof(magic) || memcmp(h + H_MAGIC, magic, sizeof(magic)))
+		return fail(err, IMG_E_FORMAT, "this is not the state of a machine");
+	if (st->bytes < HEADER_BYTES)
+		return fail(err, IMG_E_CORRUPT, "machine state: cut off in its header");
+	ret = state_length(h, &bytes, err);
+	if (ret)
+		return ret;
+	if (bytes > st->bytes)
 		return fail(err, IMG_E_CORRUPT, "machine state: %llu bytes long, but %zu are there",
 			    (unsigned long long)bytes, st->bytes);
-	for (size_t i = (size_t)bytes; i < st->bytes; i++)
+	for (size_t i = bytes; i < st->bytes; i++)
 		if (h[i])
 			return fail(err, IMG_E_CORRUPT, "machine state: something follows its end");
-	st->bytes = (size_t)bytes;
+	st->bytes = bytes;
 	if (get_le(h + H_NR_SECTIONS, 4) > STATE_MAX_SECTIONS)
 		return fail(err, IMG_E_CORRUPT, "machine state: %u sections", (unsigned)get_le(h + H_NR_SECTIONS, 4));
 	st->nr_sections = (unsigned)get_le(h + H_NR_SECTIONS, 4);
