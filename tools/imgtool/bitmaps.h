@@ -5,7 +5,7 @@
 
 #include <jansson.h>
 
-#include "cli.h"
+#include "args.h"
 
 struct bitmap_list {
 	struct img_bitmap *at; /* malloc()ed; NULL if none */

@@ -14,7 +14,7 @@
 #include <zlib.h>
 #include <zstd.h>
 
-#include "cli.h"
+#include "args.h"
 #include "output.h"
 #include "verbs.h"
 

@@ -3,7 +3,7 @@
 #ifndef IMGTOOL_CREATE_OPTIONS_H
 #define IMGTOOL_CREATE_OPTIONS_H
 
-#include "cli.h"
+#include "args.h"
 
 /* The format that a new file gets: as asked for, or by its name: qcow2 for .qcow2, raw for .raw and .img, else limg. path may be NULL. */
 const char *create_format(const char *asked, const char *path);

@@ -1,16 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * imgtool: the table of verbs, and how a command line finds its verb. Everything about a verb (options, description,
- * example) stands in its own file; see cli.h.
+ * imgtool: the table of verbs, the options that they share, and what the manual says of the whole. Everything about a
+ * verb (options, description, example) stands in its own file; see cli.h.
  */
-#include <string.h>
-
-#include "cli.h"
-#include "output.h"
+#include "args.h"
 #include "signals.h"
 #include "verbs.h"
 
-const struct cli_verb *const cli_verbs[] = {
+static const struct cli_verb *const verbs[] = {
 	&verb_create,
 	&verb_info,
 	&verb_convert,
@@ -45,118 +42,106 @@ const struct cli_verb *const cli_verbs[] = {
 	NULL,
 };
 
-/* How many words of argv name the verb: 1, 2, or 0 if they name none. */
-static unsigned match(const struct cli_verb *verb, int argc, char **argv)
-{
-	size_t bytes = strcspn(verb->name, " ");
+static const struct cli_common_option common_options[] = {
+	{ 0,
+	  0,
+	  { "format", 'f', OPTION_TEXT, "FMT", "the format is that: do not look at the content to find out",
+	    offsetof(struct common_args, format) } },
+	{ WITH_SNAPSHOT,
+	  0,
+	  { "snapshot", 0, OPTION_TEXT, "NAME",
+	    "read this internal snapshot; the operand is then a file name as it stands, with every '@' in it",
+	    offsetof(struct common_args, snapshot) } },
+	{ 0,
+	  NO_FORCE_SHARE,
+	  { "force-share", 'U', OPTION_FLAG, NULL, "read an image that is in use; what is read may be stale",
+	    offsetof(struct common_args, force_share) } },
+	{ 0,
+	  0,
+	  { "allow-refs", 0, OPTION_CHOICE, "none|dir|any",
+	    "which files may be opened because an image names them: none, those in the image's own folder and below, "
+	    "any",
+	    offsetof(struct common_args, allow_refs) } },
+	{ WITH_JSON,
+	  0,
+	  { "json", 0, OPTION_FLAG, NULL, "print one JSON object with stable keys",
+	    offsetof(struct common_args, json) } },
+	{ WITH_PROGRESS,
+	  0,
+	  { "progress", 'p', OPTION_WORD, "bar|json|none|auto",
+	    "progress on stderr: a bar, JSON lines, nothing; auto, the default, is a bar on a terminal",
+	    offsetof(struct common_args, progress) } },
+	{ 0,
+	  0,
+	  { "quiet", 'q', OPTION_FLAG, NULL, "no progress, no notices, no verdicts: errors and the exit status only",
+	    offsetof(struct common_args, quiet) } },
+	{ 0,
+	  0,
+	  { "sandbox", 0, OPTION_CHOICE, "auto|require|off",
+	    "run the parsing of foreign formats confined; this build cannot yet, so that require refuses",
+	    offsetof(struct common_args, sandbox) } },
+};
 
-	if (argc < 1 || strlen(argv[0]) != bytes || strncmp(argv[0], verb->name, bytes) != 0)
-		return 0;
-	if (verb->name[bytes] == '\0')
-		return 1;
-	return argc > 1 && strcmp(argv[1], verb->name + bytes + 1) == 0 ? 2 : 0;
-}
-
-static const struct cli_verb *find(int argc, char **argv, unsigned *nr_words)
+static int check_common(const struct cli_verb *verb, const void *args)
 {
-	for (size_t i = 0; cli_verbs[i]; i++) {
-		*nr_words = match(cli_verbs[i], argc, argv);
-		if (*nr_words)
-			return cli_verbs[i];
+	const struct common_args *common = args;
+
+	if (common->force_share && (verb->common & NO_FORCE_SHARE))
+		return cli_usage_error(verb, "-U only reads, and this verb writes");
+	if (cli_is(common->sandbox, "require")) {
+		cli_message(NULL, "--sandbox=require: this build has no sandbox: use --sandbox=auto to go on without");
+		return EXIT_REFUSED;
 	}
-	return NULL;
-}
-
-/* Lists the verbs whose first word is `family`, or all. Returns how many. */
-static unsigned list_verbs(FILE *out, const char *family)
-{
-	unsigned nr = 0;
-
-	for (size_t i = 0; cli_verbs[i]; i++) {
-		const char *name = cli_verbs[i]->name;
-
-		if (family && (strncmp(name, family, strlen(family)) != 0 || name[strlen(family)] != ' '))
-			continue;
-		nr++;
-		if (out)
-			fprintf(out, "  %-16s %s\n", name, cli_verbs[i]->summary);
-	}
-	return nr;
-}
-
-static void print_overview(FILE *out)
-{
-	fputs("Usage: " PROGRAM " VERB [options] IMAGE...\n\n"
-	      "IMAGE@SNAPSHOT names a snapshot wherever an image is read. " PROGRAM
-	      " VERB -h tells about a verb.\n\nVerbs:\n",
-	      out);
-	list_verbs(out, NULL);
-	fputs("\nExit status: 0 done or same, 1 different, 2 usage, 3 system error, 4 damaged, 5 in use, 6 refused, 7 "
-	      "key.\n",
-	      out);
-}
-
-static int help(int argc, char **argv)
-{
-	unsigned nr_words;
-	const struct cli_verb *verb;
-
-	if (argc == 0) {
-		print_overview(stdout);
-		return EXIT_DONE;
-	}
-	verb = find(argc, argv, &nr_words);
-	if (verb) {
-		cli_usage(verb, stdout);
-		return EXIT_DONE;
-	}
-	if (list_verbs(NULL, argv[0]) > 0) {
-		list_verbs(stdout, argv[0]);
-		return EXIT_DONE;
-	}
-	cli_message(NULL, "there is no verb '%s': see " PROGRAM " help", argv[0]);
-	return EXIT_USAGE;
-}
-
-static int print_version(void)
-{
-	printf(PROGRAM " %d.%d.%d (libimg %s)\n", IMG_VERSION_MAJOR, IMG_VERSION_MINOR, IMG_VERSION_PATCH,
-	       img_version());
 	return EXIT_DONE;
 }
 
-static int dispatch(int argc, char **argv)
-{
-	unsigned nr_words;
-	const struct cli_verb *verb;
+static const char man_head[] =
+	".SH NAME\n" PROGRAM " \\- create, convert, snapshot and verify disk images\n"
+	".SH SYNOPSIS\n.B " PROGRAM "\n.I VERB\n[\\fIoptions\\fR] \\fIIMAGE\\fR...\n"
+	".SH DESCRIPTION\n"
+	"\\fIIMAGE\\fB@\\fISNAPSHOT\\fR names an internal snapshot wherever an image is read. A file whose name "
+	"contains '@' is written with another one at its end (\\fB./a@b@\\fR), or given with \\fB\\-\\-snapshot\\fR.\n"
+	".PP\nSizes take K, M, G, T, P (powers of 1024), fractions (1.5G), or are hexadecimal with 0x.\n"
+	".PP\nA file without a known magic is read as raw, but is written only with \\fB\\-f raw\\fR.\n"
+	".PP\nResults go to stdout, everything else to stderr. Names that come from images are escaped for terminals.\n"
+	".PP\n"
+	"SIGINT, SIGTERM and SIGHUP end a verb cleanly: no half\\-written destination stays under its final name, and "
+	"the source is untouched. The exit status is then 3.\n"
+	".SH VERBS\n";
 
-	if (argc == 0) {
-		print_overview(stderr);
-		return EXIT_USAGE;
-	}
-	verb = find(argc, argv, &nr_words);
-	if (verb)
-		return cli_run(verb, argc - (int)nr_words, argv + nr_words);
-	if (strcmp(argv[0], "help") == 0 || strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0)
-		return help(argc - 1, argv + 1);
-	if (strcmp(argv[0], "--version") == 0 || strcmp(argv[0], "-V") == 0)
-		return print_version();
-	if (strcmp(argv[0], "--generate-man") == 0)
-		return generate_man();
-	if (strcmp(argv[0], "--generate-completion") == 0)
-		return generate_completion();
-	if (list_verbs(NULL, argv[0]) > 0) {
-		if (argc > 1 && (strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "--help") == 0))
-			return help(1, argv);
-		cli_message(NULL, "%s needs a second word: see " PROGRAM " help %s", argv[0], argv[0]);
-		return EXIT_USAGE;
-	}
-	cli_message(NULL, "there is no verb '%s': see " PROGRAM " help", argv[0]);
-	return EXIT_USAGE;
-}
+static const char man_tail[] = ".SH EXIT STATUS\n"
+			       ".TP\n.B 0\ndone; \\fBcompare\\fR: same; \\fBcheck\\fR: clean\n"
+			       ".TP\n.B 1\n\\fBcompare\\fR: different\n"
+			       ".TP\n.B 2\nusage\n"
+			       ".TP\n.B 3\nI/O or system error (disk full, permission, no such file), or interrupted\n"
+			       ".TP\n.B 4\nthe image is damaged or is not what it claims to be\n"
+			       ".TP\n.B 5\nin use: another process holds it (its pid is named where it can be found)\n"
+			       ".TP\n"
+			       ".B 6\n"
+			       "refused for safety: external reference, unknown feature, changed base, existing file, "
+			       "limit exceeded\n"
+			       ".TP\n.B 7\nkey missing or wrong\n"
+			       ".SH SEE ALSO\n.BR qemu\\-img (1)\n";
+
+static const struct cli_program program = {
+	.name = PROGRAM,
+	.verbs = verbs,
+	.common = common_options,
+	.nr_common = ARRAY_LEN(common_options),
+	.all_common = WITH_SNAPSHOT | WITH_PROGRESS | WITH_JSON,
+	.check = check_common,
+	.intro = "IMAGE@SNAPSHOT names a snapshot wherever an image is read.",
+	.statuses =
+		"Exit status: 0 done or same, 1 different, 2 usage, 3 system error, 4 damaged, 5 in use, 6 refused, "
+		"7 key.",
+	.man_head = man_head,
+	.man_options = "The last four and \\fB\\-f\\fR are options of every verb, the others of those where they make "
+		       "sense (see \\fB" PROGRAM "\\fR \\fIVERB\\fR \\fB\\-h\\fR).\n",
+	.man_tail = man_tail,
+};
 
 int main(int argc, char **argv)
 {
 	signals_install();
-	return output_finish(dispatch(argc - 1, argv + 1));
+	return cli_main(&program, argc, argv);
 }

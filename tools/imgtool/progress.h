@@ -3,7 +3,7 @@
 #ifndef IMGTOOL_PROGRESS_H
 #define IMGTOOL_PROGRESS_H
 
-#include "cli.h"
+#include "args.h"
 
 struct progress {
 	enum { PROGRESS_NONE, PROGRESS_BAR, PROGRESS_JSON } mode;

@@ -5,7 +5,7 @@
 
 #include <jansson.h>
 
-#include "cli.h"
+#include "args.h"
 
 struct snapshot_list {
 	struct img_snapshot *at; /* malloc()ed; NULL if none */

@@ -3,7 +3,7 @@
 #ifndef IMGTOOL_VERBS_H
 #define IMGTOOL_VERBS_H
 
-#include "cli.h"
+#include "args.h"
 
 extern const struct cli_verb verb_amend;
 extern const struct cli_verb verb_bench;

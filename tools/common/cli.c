@@ -10,53 +10,22 @@
 
 #include "output.h"
 
-static const struct {
-	unsigned need; /* enum common_options bit, 0: every verb */
-	struct cli_option option;
-} common_options[] = {
-	{ 0,
-	  { "format", 'f', OPTION_TEXT, "FMT", "the format is that: do not look at the content to find out",
-	    offsetof(struct common_args, format) } },
-	{ WITH_SNAPSHOT,
-	  { "snapshot", 0, OPTION_TEXT, "NAME",
-	    "read this internal snapshot; the operand is then a file name as it stands, with every '@' in it",
-	    offsetof(struct common_args, snapshot) } },
-	{ 0,
-	  { "force-share", 'U', OPTION_FLAG, NULL, "read an image that is in use; what is read may be stale",
-	    offsetof(struct common_args, force_share) } },
-	{ 0,
-	  { "allow-refs", 0, OPTION_CHOICE, "none|dir|any",
-	    "which files may be opened because an image names them: none, those in the image's own folder and below, "
-	    "any",
-	    offsetof(struct common_args, allow_refs) } },
-	{ WITH_JSON,
-	  { "json", 0, OPTION_FLAG, NULL, "print one JSON object with stable keys",
-	    offsetof(struct common_args, json) } },
-	{ WITH_PROGRESS,
-	  { "progress", 'p', OPTION_WORD, "bar|json|none|auto",
-	    "progress on stderr: a bar, JSON lines, nothing; auto, the default, is a bar on a terminal",
-	    offsetof(struct common_args, progress) } },
-	{ 0,
-	  { "quiet", 'q', OPTION_FLAG, NULL, "no progress, no notices, no verdicts: errors and the exit status only",
-	    offsetof(struct common_args, quiet) } },
-	{ 0,
-	  { "sandbox", 0, OPTION_CHOICE, "auto|require|off",
-	    "run the parsing of foreign formats confined; this build cannot yet, so that require refuses",
-	    offsetof(struct common_args, sandbox) } },
-	{ 0, { "help", 'h', OPTION_FLAG, NULL, "print this and exit", SIZE_MAX } },
-};
+static const struct cli_program nobody = { .name = "?" };
+const struct cli_program *cli_program = &nobody;
+
+static const struct cli_option help_option = { "help", 'h', OPTION_FLAG, NULL, "print this and exit", SIZE_MAX };
 
 static const struct cli_option *common_option(const struct cli_verb *verb, size_t i)
 {
-	for (size_t k = 0; k < ARRAY_LEN(common_options); k++) {
-		unsigned need = common_options[k].need;
+	for (size_t k = 0; k < cli_program->nr_common; k++) {
+		unsigned need = cli_program->common[k].need;
 
 		if (need != 0 && (verb->common & need) == 0)
 			continue;
 		if (i-- == 0)
-			return &common_options[k].option;
+			return &cli_program->common[k].option;
 	}
-	return NULL;
+	return i == 0 ? &help_option : NULL;
 }
 
 /* ---- errors ------------------------------------------------------------------------------------------------------ */
@@ -88,7 +57,7 @@ int cli_status(int code)
 
 static void print_line(const char *file, const char *text)
 {
-	fputs(PROGRAM ": ", stderr);
+	fprintf(stderr, "%s: ", cli_program->name);
 	if (file) {
 		output_escaped(stderr, file);
 		fputs(": ", stderr);
@@ -116,7 +85,7 @@ int cli_usage_error(const struct cli_verb *verb, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	cli_message(verb->name, "%s: see " PROGRAM " %s -h", text, verb->name);
+	cli_message(verb->name, "%s: see %s %s -h", text, cli_program->name, verb->name);
 	return EXIT_USAGE;
 }
 
@@ -242,6 +211,15 @@ static int append_list(char **list, const char *value)
 	return EXIT_DONE;
 }
 
+static int append_each(const struct cli_verb *verb, const struct cli_option *option, const char *value,
+		       struct each_arg *each)
+{
+	if (each->nr == EACH_MAX)
+		return cli_usage_error(verb, "--%s was given more than %d times", option->name, EACH_MAX);
+	each->value[each->nr++] = value;
+	return EXIT_DONE;
+}
+
 static int set_number(const struct cli_verb *verb, const struct cli_option *option, const char *value,
 		      struct size_arg *out)
 {
@@ -261,6 +239,7 @@ static int set_option(const struct cli_verb *verb, const struct cli_option *opti
 	case OPTION_FLAG: *(bool *)at = true; return EXIT_DONE;
 	case OPTION_TEXT: *(const char **)at = value; return EXIT_DONE;
 	case OPTION_LIST: return append_list(at, value);
+	case OPTION_EACH: return append_each(verb, option, value, at);
 	case OPTION_SIZE:
 	case OPTION_NUMBER: return set_number(verb, option, value, at);
 	case OPTION_WORD:
@@ -286,7 +265,11 @@ const struct cli_option *cli_option_at(const struct cli_verb *verb, size_t i)
 
 bool cli_is_offered(const struct cli_verb *verb, const struct cli_option *option)
 {
-	return option->offset != offsetof(struct common_args, force_share) || !(verb->common & NO_FORCE_SHARE);
+	for (size_t k = 0; k < cli_program->nr_common; k++) {
+		if (&cli_program->common[k].option == option)
+			return (verb->common & cli_program->common[k].deny) == 0;
+	}
+	return true;
 }
 
 static const struct cli_option *find_long(const struct cli_verb *verb, const char *name, size_t name_bytes)
@@ -393,17 +376,6 @@ static int parse(struct parser *p, unsigned *nr_operands)
 	return EXIT_DONE;
 }
 
-static int check_common(const struct cli_verb *verb, const struct common_args *common)
-{
-	if (common->force_share && (verb->common & NO_FORCE_SHARE))
-		return cli_usage_error(verb, "-U only reads, and this verb writes");
-	if (cli_is(common->sandbox, "require")) {
-		cli_message(NULL, "--sandbox=require: this build has no sandbox: use --sandbox=auto to go on without");
-		return EXIT_REFUSED;
-	}
-	return EXIT_DONE;
-}
-
 static void free_lists(const struct cli_verb *verb, void *args)
 {
 	for (size_t i = 0; i < verb->nr_options; i++) {
@@ -430,7 +402,7 @@ int cli_run(const struct cli_verb *verb, int argc, char **argv)
 	} else if (status == EXIT_DONE && nr_operands > verb->max_operands) {
 		status = cli_usage_error(verb, "'%s' is one operand too many", argv[verb->max_operands]);
 	} else if (status == EXIT_DONE) {
-		status = check_common(verb, p.args);
+		status = cli_program->check ? cli_program->check(verb, p.args) : EXIT_DONE;
 		if (status == EXIT_DONE)
 			status = verb->run(verb, p.args, argv, nr_operands);
 	}

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The command line: one table per verb, from which parsing, usage, manual page and shell completion are made.
+ * The command line: one table per verb, from which parsing, usage, manual page and shell completion are made. What
+ * belongs to a program (its name, its verbs, the options that they share) stands in a struct cli_program.
  *
- * A verb owns a struct of its arguments that begins with struct common_args; its options name their place in it by
- * offset. The parser fills the zeroed struct and collects the operands; options and operands may be mixed, "--" ends
- * the options, and an argument of '-' and a digit is an operand (resize FILE -1G).
+ * A verb owns a struct of its arguments that begins with the struct of the program's common arguments; its options name
+ * their place in it by offset. The parser fills the zeroed struct and collects the operands; options and operands may
+ * be mixed, "--" ends the options, and an argument of '-' and a digit is an operand (resize FILE -1G).
  */
-#ifndef IMGTOOL_CLI_H
-#define IMGTOOL_CLI_H
+#ifndef TOOLS_CLI_H
+#define TOOLS_CLI_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -16,10 +17,9 @@
 
 #include "libimg.h"
 
-#define PROGRAM	     "imgtool"
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
-/* What scripts rely on; see the manual page. */
+/* What scripts rely on; see the manual pages. A program may have more of them. */
 enum exit_status {
 	EXIT_DONE = 0,
 	EXIT_DIFFERENT = 1,
@@ -36,6 +36,7 @@ enum option_kind {
 	OPTION_FLAG,   /* bool; no value */
 	OPTION_TEXT,   /* const char * */
 	OPTION_LIST,   /* char *, malloc()ed: values of repeated options joined by ',' */
+	OPTION_EACH,   /* struct each_arg: values of repeated options, one by one */
 	OPTION_SIZE,   /* struct size_arg: bytes, with K, M, G, T */
 	OPTION_NUMBER, /* struct size_arg: plain number */
 	OPTION_CHOICE, /* const char *: one of metavar's words, separated by '|' */
@@ -47,33 +48,26 @@ struct size_arg {
 	bool given;
 };
 
+#define EACH_MAX 16
+struct each_arg {
+	const char *value[EACH_MAX];
+	unsigned nr;
+};
+
 struct cli_option {
 	const char *name; /* long name without "--" */
 	char letter;	  /* 0: none */
 	enum option_kind kind;
-	const char *metavar; /* NULL for flags. FILE, PARENT and FMT are completed by the shell */
+	const char *metavar; /* NULL for flags. FILE, PARENT, IMAGE and FMT are completed by the shell */
 	const char *help;
 	size_t offset;
 };
 
-/* Heads every verb's arguments. Not every verb offers all of them (enum common_options). */
-struct common_args {
-	const char *format;
-	const char *snapshot;
-	bool force_share;
-	const char *allow_refs;
-	bool quiet;
-	const char *sandbox;
-	const char *progress;
-	bool json;
-};
-
-/* Options beyond those that every verb has. */
-enum common_options {
-	WITH_SNAPSHOT = 1u << 0,  /* --snapshot */
-	WITH_PROGRESS = 1u << 1,  /* -p, --progress */
-	WITH_JSON = 1u << 2,	  /* --json */
-	NO_FORCE_SHARE = 1u << 3, /* the verb writes: -U is a usage error */
+/* An option of many verbs. */
+struct cli_common_option {
+	unsigned need; /* bit of cli_verb.common by which a verb has it, 0: every verb */
+	unsigned deny; /* bit of cli_verb.common: known there only to say that it makes no sense, and not documented */
+	struct cli_option option;
 };
 
 struct cli_verb {
@@ -83,19 +77,38 @@ struct cli_verb {
 	const char *details;  /* paragraphs separated by blank lines */
 	const char *example;  /* command lines, without prompt */
 	unsigned min_operands, max_operands;
-	unsigned common; /* enum common_options */
+	unsigned common; /* bits of the program's common options */
 	const struct cli_option *options;
 	size_t nr_options;
-	size_t args_bytes; /* at least sizeof(struct common_args) */
+	size_t args_bytes; /* at least the program's common arguments */
 	/* Returns an enum exit_status. args is the verb's struct. */
 	int (*run)(const struct cli_verb *verb, void *args, char **operands, unsigned nr_operands);
 };
 
-extern const struct cli_verb *const cli_verbs[]; /* NULL-terminated, in the order of the manual; main.c */
+struct cli_program {
+	const char *name;
+	const struct cli_verb *const *verbs; /* NULL-terminated, in the order of the manual */
+	const struct cli_common_option *common;
+	size_t nr_common;
+	unsigned all_common; /* every bit of cli_verb.common that brings an option */
+	/* Judges the common arguments of a verb before it runs; returns an enum exit_status. May be NULL. */
+	int (*check)(const struct cli_verb *verb, const void *args);
+	const char *intro;	 /* of the overview, one paragraph before the last sentence */
+	const char *statuses;	 /* last line of the overview */
+	const char *man_head;	 /* roff: from NAME to the head of VERBS */
+	const char *man_options; /* roff: what is said before the common options are listed */
+	const char *man_tail;	 /* roff: from EXIT STATUS to the end */
+};
+
+/* The program that runs: set by cli_main(), or by tests. Never NULL. */
+extern const struct cli_program *cli_program;
+
+/* Finds the verb and runs it; "help", -h, --version, --generate-man and --generate-completion are handled as well. */
+int cli_main(const struct cli_program *program, int argc, char **argv);
 
 /* The i-th option that a verb knows, its own first, then the common ones; NULL past the end. */
 const struct cli_option *cli_option_at(const struct cli_verb *verb, size_t i);
-/* Is it in the verb's documentation? -U is known to verbs that write only to say that it makes no sense there. */
+/* Is it in the verb's documentation? See cli_common_option.deny. */
 bool cli_is_offered(const struct cli_verb *verb, const struct cli_option *option);
 
 /* Parses argv (without program and verb) and runs the verb. */
@@ -108,10 +121,10 @@ int generate_completion(void); /* bash completion on stdout */
 /* Sizes: decimal digits with an optional fraction and K, M, G, T, P, or 0x and hex digits. False: not a size. */
 bool cli_parse_size(const char *text, uint64_t *out);
 
-/* "imgtool: VERB: message: see imgtool VERB -h" on stderr. Returns EXIT_USAGE. */
+/* "PROGRAM: VERB: message: see PROGRAM VERB -h" on stderr. Returns EXIT_USAGE. */
 int cli_usage_error(const struct cli_verb *verb, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* "imgtool: FILE: message" on stderr; file may be NULL. Control characters are escaped. */
+/* "PROGRAM: FILE: message" on stderr; file may be NULL. Control characters are escaped. */
 void cli_message(const char *file, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* Reports a failed library call and returns the status that belongs to its code. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The manual page and the shell completion, made from the verb tables; the build runs them (imgtool --generate-man). */
+/* The manual page and the shell completion, made from the verb tables; the build runs them (PROGRAM --generate-man). */
+#include <ctype.h>
 #include <string.h>
 
 #include "cli.h"
@@ -71,7 +72,7 @@ static void man_verb(const struct cli_verb *verb)
 
 	fputs(".SS ", stdout);
 	man_text(verb->name);
-	printf("\n\\fB" PROGRAM " %s\\fR [\\fIoptions\\fR] \\fI", verb->name);
+	printf("\n\\fB%s %s\\fR [\\fIoptions\\fR] \\fI", cli_program->name, verb->name);
 	man_text(verb->operands);
 	fputs("\\fR\n.PP\n", stdout);
 	man_text(verb->summary);
@@ -90,51 +91,29 @@ static void man_verb(const struct cli_verb *verb)
 	fputs("\n.RE\n.fi\n", stdout);
 }
 
-static const char man_head[] =
-	".SH NAME\n" PROGRAM " \\- create, convert, snapshot and verify disk images\n"
-	".SH SYNOPSIS\n.B " PROGRAM "\n.I VERB\n[\\fIoptions\\fR] \\fIIMAGE\\fR...\n"
-	".SH DESCRIPTION\n"
-	"\\fIIMAGE\\fB@\\fISNAPSHOT\\fR names an internal snapshot wherever an image is read. A file whose name "
-	"contains '@' is written with another one at its end (\\fB./a@b@\\fR), or given with \\fB\\-\\-snapshot\\fR.\n"
-	".PP\nSizes take K, M, G, T, P (powers of 1024), fractions (1.5G), or are hexadecimal with 0x.\n"
-	".PP\nA file without a known magic is read as raw, but is written only with \\fB\\-f raw\\fR.\n"
-	".PP\nResults go to stdout, everything else to stderr. Names that come from images are escaped for terminals.\n"
-	".PP\n"
-	"SIGINT, SIGTERM and SIGHUP end a verb cleanly: no half\\-written destination stays under its final name, and "
-	"the source is untouched. The exit status is then 3.\n"
-	".SH VERBS\n";
-
-static const char man_tail[] = ".SH EXIT STATUS\n"
-			       ".TP\n.B 0\ndone; \\fBcompare\\fR: same; \\fBcheck\\fR: clean\n"
-			       ".TP\n.B 1\n\\fBcompare\\fR: different\n"
-			       ".TP\n.B 2\nusage\n"
-			       ".TP\n.B 3\nI/O or system error (disk full, permission, no such file), or interrupted\n"
-			       ".TP\n.B 4\nthe image is damaged or is not what it claims to be\n"
-			       ".TP\n.B 5\nin use: another process holds it (its pid is named where it can be found)\n"
-			       ".TP\n"
-			       ".B 6\n"
-			       "refused for safety: external reference, unknown feature, changed base, existing file, "
-			       "limit exceeded\n"
-			       ".TP\n.B 7\nkey missing or wrong\n"
-			       ".SH SEE ALSO\n.BR qemu\\-img (1)\n";
+static void man_title(void)
+{
+	printf(".\\\" SPDX-License-Identifier: MIT\n.\\\" Made from the verb tables of %s: do not edit.\n.TH ",
+	       cli_program->name);
+	for (const char *c = cli_program->name; *c; c++)
+		putchar(toupper((unsigned char)*c));
+	printf(" 1 \"\" \"libimg %s\" \"User Commands\"\n", img_version());
+}
 
 int generate_man(void)
 {
 	const struct cli_option *option;
-	const struct cli_verb all = { .common = WITH_SNAPSHOT | WITH_PROGRESS | WITH_JSON };
+	const struct cli_verb all = { .common = cli_program->all_common };
 
-	printf(".\\\" SPDX-License-Identifier: MIT\n.\\\" Made from the verb tables of " PROGRAM ": do not edit.\n");
-	printf(".TH IMGTOOL 1 \"\" \"libimg %s\" \"User Commands\"\n", img_version());
-	fputs(man_head, stdout);
-	for (size_t i = 0; cli_verbs[i]; i++)
-		man_verb(cli_verbs[i]);
-	fputs(".SH COMMON OPTIONS\nThe last four and \\fB\\-f\\fR are options of every verb, the others of those where "
-	      "they make sense "
-	      "(see \\fB" PROGRAM "\\fR \\fIVERB\\fR \\fB\\-h\\fR).\n",
-	      stdout);
+	man_title();
+	fputs(cli_program->man_head, stdout);
+	for (size_t i = 0; cli_program->verbs[i]; i++)
+		man_verb(cli_program->verbs[i]);
+	fputs(".SH COMMON OPTIONS\n", stdout);
+	fputs(cli_program->man_options, stdout);
 	for (size_t i = 0; (option = option_at(&all, i)) != NULL; i++)
 		man_option(option);
-	fputs(man_tail, stdout);
+	fputs(cli_program->man_tail, stdout);
 	return EXIT_DONE;
 }
 
@@ -145,27 +124,29 @@ static void print_first_words(void)
 {
 	const char *last = "";
 
-	for (size_t i = 0; cli_verbs[i]; i++) {
-		size_t bytes = strcspn(cli_verbs[i]->name, " ");
+	for (size_t i = 0; cli_program->verbs[i]; i++) {
+		size_t bytes = strcspn(cli_program->verbs[i]->name, " ");
 
-		if (strncmp(last, cli_verbs[i]->name, bytes) != 0 || (last[bytes] != ' ' && last[bytes] != '\0'))
-			printf(" %.*s", (int)bytes, cli_verbs[i]->name);
-		last = cli_verbs[i]->name;
+		if (strncmp(last, cli_program->verbs[i]->name, bytes) != 0 ||
+		    (last[bytes] != ' ' && last[bytes] != '\0'))
+			printf(" %.*s", (int)bytes, cli_program->verbs[i]->name);
+		last = cli_program->verbs[i]->name;
 	}
 }
 
 /* Cases "first)" -> second words, for families of verbs. */
 static void print_families(void)
 {
-	for (size_t i = 0; cli_verbs[i]; i++) {
-		const char *name = cli_verbs[i]->name;
+	for (size_t i = 0; cli_program->verbs[i]; i++) {
+		const char *name = cli_program->verbs[i]->name;
 		size_t bytes = strcspn(name, " ");
 
-		if (name[bytes] == '\0' || (i > 0 && strncmp(cli_verbs[i - 1]->name, name, bytes + 1) == 0))
+		if (name[bytes] == '\0' || (i > 0 && strncmp(cli_program->verbs[i - 1]->name, name, bytes + 1) == 0))
 			continue;
 		printf("\t%.*s) sub=\"", (int)bytes, name);
-		for (size_t k = i; cli_verbs[k] && strncmp(cli_verbs[k]->name, name, bytes + 1) == 0; k++)
-			printf("%s%s", k > i ? " " : "", cli_verbs[k]->name + bytes + 1);
+		for (size_t k = i; cli_program->verbs[k] && strncmp(cli_program->verbs[k]->name, name, bytes + 1) == 0;
+		     k++)
+			printf("%s%s", k > i ? " " : "", cli_program->verbs[k]->name + bytes + 1);
 		fputs("\" ;;\n", stdout);
 	}
 }
@@ -205,7 +186,8 @@ static void print_verb_case(const struct cli_verb *verb)
 		if (option->letter)
 			printf("-%c | ", option->letter);
 		printf("--%s) ", option->name);
-		if (strcmp(option->metavar, "FILE") == 0 || strncmp(option->metavar, "PARENT", 6) == 0) {
+		if (strcmp(option->metavar, "FILE") == 0 || strncmp(option->metavar, "IMAGE", 5) == 0 ||
+		    strncmp(option->metavar, "PARENT", 6) == 0) {
 			fputs("kind=files ;;\n", stdout);
 			continue;
 		}
@@ -225,15 +207,16 @@ static const char completion_tail[] = "\tesac\n"
 				      "\t\tcompopt -o filenames 2>/dev/null\n"
 				      "\t\tmapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n"
 				      "\tfi\n"
-				      "}\n"
-				      "complete -F _" PROGRAM " " PROGRAM "\n";
+				      "}\n";
 
 int generate_completion(void)
 {
-	fputs("# SPDX-License-Identifier: MIT\n# bash completion, made from the verb tables of " PROGRAM
-	      ": do not edit.\n"
-	      "_" PROGRAM "()\n{\n"
-	      "\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
+	const char *name = cli_program->name;
+
+	printf("# SPDX-License-Identifier: MIT\n# bash completion, made from the verb tables of %s: do not edit.\n"
+	       "_%s()\n{\n",
+	       name, name);
+	fputs("\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
 	      "\tlocal verb=${COMP_WORDS[1]} sub=\"\" opts=\"\" kind=\"\" words=\"\"\n"
 	      "\tCOMPREPLY=()\n"
 	      "\tif ((COMP_CWORD == 1)); then\n\t\tCOMPREPLY=($(compgen -W \"",
@@ -251,8 +234,9 @@ int generate_completion(void)
 	      "\t\tverb=\"$verb ${COMP_WORDS[2]}\"\n\tfi\n"
 	      "\tcase $verb in\n",
 	      stdout);
-	for (size_t i = 0; cli_verbs[i]; i++)
-		print_verb_case(cli_verbs[i]);
+	for (size_t i = 0; cli_program->verbs[i]; i++)
+		print_verb_case(cli_program->verbs[i]);
 	fputs(completion_tail, stdout);
+	printf("complete -F _%s %s\n", name, name);
 	return EXIT_DONE;
 }

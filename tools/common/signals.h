@@ -4,8 +4,8 @@
  * end what they are doing and exit with EXIT_SYSTEM. A second signal has its usual, immediate effect. SIGPIPE is
  * ignored: a reader that goes away must not leave a half-written destination.
  */
-#ifndef IMGTOOL_SIGNALS_H
-#define IMGTOOL_SIGNALS_H
+#ifndef TOOLS_SIGNALS_H
+#define TOOLS_SIGNALS_H
 
 #include <stdbool.h>
 

@@ -3,8 +3,8 @@
  * What goes to stdout and stderr. Text that comes from an image or a file name is never printed as it stands: it may
  * hold escape sequences for the terminal.
  */
-#ifndef IMGTOOL_OUTPUT_H
-#define IMGTOOL_OUTPUT_H
+#ifndef TOOLS_OUTPUT_H
+#define TOOLS_OUTPUT_H
 
 #include <jansson.h>
 #include <stdint.h>

@@ -55,7 +55,7 @@ void cli_usage(const struct cli_verb *verb, FILE *out)
 {
 	const struct cli_option *option;
 
-	fprintf(out, "Usage: " PROGRAM " %s [options]%s%s\n\n", verb->name, verb->operands[0] ? " " : "",
+	fprintf(out, "Usage: %s %s [options]%s%s\n\n", cli_program->name, verb->name, verb->operands[0] ? " " : "",
 		verb->operands);
 	print_wrapped(out, verb->summary, 0, 0);
 	if (verb->details) {
