@@ -20,6 +20,8 @@
 #define PCI_MMIO_START UINT64_C(0xc0000000) /* what ACPI gives to PCI */
 #define PCI_MMIO_END   UINT64_C(0xfec00000)
 
+struct pci; /* the host bridge, a device with the tag PCIH */
+
 struct pci_function {
 	struct device *dev; /* owner */
 	uint8_t config[256];
@@ -29,11 +31,11 @@ struct pci_function {
 	unsigned slot;	       /* set by pci_attach() */
 	bool mapped;	       /* the BAR is on the bus at bar_gpa */
 	uint64_t bar_gpa;
+	struct pci *pci; /* set by pci_attach() */
+	bool intx;	 /* level of the pin; pci.c's interrupt lock */
 	/* After a write to the configuration space, and after (un)mapping the BAR. May be NULL. Under the bus lock. */
 	void (*changed)(struct pci_function *fn);
 };
-
-struct pci; /* the host bridge, a device with the tag PCIH */
 
 struct device *pci_create(struct bus *bus, const struct machine_host *host);
 /* Next free slot; pcidev is the device that pci_create() returned. Aborts when full. */
@@ -41,6 +43,13 @@ void pci_attach(struct device *pcidev, struct pci_function *fn);
 /* Gives every BAR an address from PCI_BAR_WINDOW on and turns memory decoding and bus mastering on: for boot without
  * firmware. */
 void pci_assign(struct device *pcidev);
+
+/*
+ * The function's INTx pin. Slots share GSIs: a line is high while any function on it asserts its pin, and only pci.c
+ * calls irq_line() for them. Any thread, without the bus lock; after pci_attach(). Owners heed "interrupt disable" of
+ * the command register themselves (config[] belongs to the bus lock, which a worker does not hold).
+ */
+void pci_set_intx(struct pci_function *fn, bool level);
 
 /* For owners: header fields of a type 0 function, all else zero; the reset values are what config holds after it. */
 void pci_function_init(struct pci_function *fn, struct device *dev, uint16_t vendor, uint16_t device,
