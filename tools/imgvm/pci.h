@@ -2,12 +2,13 @@
 /*
  * PCI: one bus with a host bridge at slot 0, reached by configuration mechanism 1 (ports 0xcf8 and 0xcfc). A function
  * is a struct pci_function inside a device; pci.c keeps its configuration space, what of it may be written, and where
- * its BAR lies.
+ * its BAR lies. The reset control register, port 0xcf9, lies between the two and is pci.c's too.
  *
  * Every function has at most one BAR: 32-bit memory, BAR 0. It is mapped while memory decoding is on and its address is
  * inside the hole for devices (memory.h) and overlaps nothing.
  *
  * INTx: pin A of slot n is GSI PCI_GSI(n), level-triggered, active high in our interrupt controllers (ACPI says so).
+ * Slots share GSIs: a function sets its pin by pci_set_intx(), never the line itself.
  */
 #ifndef IMGVM_PCI_H
 #define IMGVM_PCI_H
@@ -15,7 +16,7 @@
 #include "bus.h"
 
 #define PCI_MAX_SLOTS  16
-#define PCI_GSI(slot)  (10u + ((slot)&1u))
+#define PCI_GSI(slot)  (10u + ((((slot)-1u) & 3u) >> 1)) /* what SeaBIOS writes to the interrupt line register */
 #define PCI_BAR_WINDOW UINT64_C(0xe0000000) /* where BARs are put for a guest that comes without firmware */
 #define PCI_MMIO_START UINT64_C(0xc0000000) /* what ACPI gives to PCI */
 #define PCI_MMIO_END   UINT64_C(0xfec00000)
@@ -56,8 +57,11 @@ void pci_function_init(struct pci_function *fn, struct device *dev, uint16_t ven
 		       uint32_t class_rev, uint16_t sub_vendor, uint16_t sub_device);
 /* Appends a capability of `bytes` (with id and next) and returns its offset. */
 unsigned pci_add_cap(struct pci_function *fn, uint8_t id, unsigned bytes);
-/* Command and BAR to zero, writable bits cleared to their reset values: called from the owner's reset. */
+/* Command, BAR and all writable bits to zero, INTx low: called from the owner's reset. */
 void pci_function_reset(struct pci_function *fn);
+/* The function's interrupt pin, held low while the command register disables it. Any thread; takes pci.c's innermost
+ * lock only. It is not saved: the owner sets it again in its load. */
+void pci_set_intx(struct pci_function *fn, bool level);
 /* The guest-writable part of it, fixed size (PCI_STATE_BYTES); load checks, then maps as the values say. */
 #define PCI_STATE_BYTES 256u
 void pci_function_save(const struct pci_function *fn, struct state_writer *out);

@@ -28,7 +28,7 @@ struct device *cmos_create(struct bus *bus, const struct machine_host *host, uin
 
 /*
  * ACPI power management: PM1a event and control blocks and the PM timer at PM_BASE, SCI on GSI 9, sleep type PM_S5_TYPE
- * powers off, reset register 0xcf9 (also the PIIX one of software that knows no ACPI).
+ * powers off. The reset register, also the PIIX one of software that knows no ACPI, is pci.c's: it lies inside 0xcf8.
  */
 #define PM_BASE	      0x600u
 #define PM_EVT_PORT   (PM_BASE + 0x0u) /* 4 bytes: status, enable */
