@@ -17,7 +17,7 @@ static void fill(struct img_error *err, int code, int sys_errno, const char *fmt
 	err->code = code;
 	err->sys_errno = sys_errno;
 	err->offset = UINT64_MAX;
-	strcpy(err->layer, "imgvm");
+	strcpy(err->layer, "tools");
 	vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
 	used = strlen(err->msg);
 	if (sys_errno)

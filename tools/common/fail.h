@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Failures of the runner travel as libimg's do: a negative enum img_code, and one line in a struct img_error. */
-#ifndef IMGVM_FAIL_H
-#define IMGVM_FAIL_H
+/* Failures travel in our own code as libimg's do: a negative enum img_code, and one line in a struct img_error. */
+#ifndef TOOLS_FAIL_H
+#define TOOLS_FAIL_H
 
 #include "libimg.h"
 
