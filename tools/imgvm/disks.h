@@ -37,6 +37,7 @@ struct disk {
 	uint8_t snapshot_uuid[16]; /* of `snapshot`, zero where there is none */
 	bool holds_machine;	   /* the image can keep a machine's state (limg) */
 	bool has_machine;	   /* `snapshot` holds one */
+	bool saved_with_machine; /* while the state is written: snapshot_uuid is of the snapshot just made beside it */
 };
 
 /*
@@ -45,6 +46,10 @@ struct disk {
  */
 int disk_open(struct disk *disk, const struct disk_options *opts, struct img_error *err);
 int disk_close(struct disk *disk, struct img_error *err);
+/* A snapshot of the image that the guest writes. NOENT: none of that name. */
+int disk_find_snapshot(struct disk *disk, const char *name, struct img_snapshot *out, struct img_error *err);
+/* As disk_find_snapshot(), by uuid. */
+int disk_find_snapshot_uuid(struct disk *disk, const uint8_t uuid[16], struct img_snapshot *out, struct img_error *err);
 /* Where machine state of `snapshot` is read: base or img. NULL snapshot: the working state. */
 struct img *disk_machine_image(struct disk *disk);
 

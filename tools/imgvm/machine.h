@@ -13,6 +13,7 @@
 #include "bus.h"
 #include "disks.h"
 #include "memory.h"
+#include "saver.h"
 #include "throttle.h"
 #include "virtio.h"
 #include "vm.h"
@@ -51,13 +52,15 @@ struct machine {
 	struct throttle throttle;
 	struct device *serial, *pm, *pci, *fw_cfg;
 	unsigned nr_vcpus;
+	bool linux_boot; /* a reset starts the kernel again, not firmware */
 	bool running;
 	int event_fd;		 /* eventfd: machine_events() has something */
 	_Atomic unsigned events; /* bits: 1 << enum machine_event */
-	int clone_lock;		 /* -1, or what says that this snapshot's machine runs */
+	bool allow_clone;
+	int clone_lock; /* -1, or what says that this snapshot's machine runs */
 	char base[IMG_SNAPSHOT_NAME_MAX +
-		  1];	     /* the snapshot that it was resumed from, reverted to or that was made last; "" */
-	struct saver *saver; /* snapshot.c: what is known of pages since the last saved state */
+		  1]; /* the snapshot that it was resumed from, reverted to or that was made last; "" */
+	struct saver saver;
 };
 
 /* Opens everything and puts it together, resumed where the first disk names a snapshot with a machine, else freshly
@@ -72,6 +75,29 @@ void machine_pause(struct machine *m);
 int machine_reset(struct machine *m, struct img_error *err);
 /* Takes the events that have come since the last call, as bits. */
 unsigned machine_events(struct machine *m);
+
+/* ---- shape.c: what a machine is made of, section MACH of its saved state ---- */
+
+struct machine_shape {
+	uint64_t ram_bytes;
+	unsigned nr_vcpus, nr_disks;
+	bool linux_boot;
+	struct machine_shape_disk {
+		bool read_only;
+		bool has_snapshot; /* one was made with the machine's; the first disk's is the one that holds the state */
+		uint64_t size_bytes;
+		uint8_t uuid[16]; /* of the image; zero where it has none */
+		uint8_t snapshot_uuid[16];
+	} disk[DISKS_MAX];
+};
+void machine_shape_save(const struct machine *m, struct state_writer *out);
+int machine_shape_parse(struct state *state, struct machine_shape *out, struct img_error *err);
+/* A machine of this shape is m: memory, processors, images. UNSUPPORTED or CHANGED, saying what differs, if not. */
+int machine_shape_check(const struct machine *m, const struct machine_shape *shape, struct img_error *err);
+/* Reads and parses the state of a snapshot (NULL: the working state) of img. *state points into *buf, which the caller
+ * frees. */
+int machine_state_read(struct img *img, const char *snapshot, uint8_t **buf, struct state *state,
+		       struct img_error *err);
 
 /* ---- snapshot.c ---- */
 
@@ -89,18 +115,10 @@ int machine_snapshot(struct machine *m, const char *name, bool disk_only, struct
 int machine_revert(struct machine *m, const char *name, struct img_error *err);
 int machine_snapshot_delete(struct machine *m, const char *name, struct img_error *err);
 int machine_snapshot_rename(struct machine *m, const char *name, const char *new_name, struct img_error *err);
-/* The machine of the first disk's snapshot, into a created machine that has not run. */
+/* The machine of the first disk's snapshot, into a created machine that has not run: for machine_create(). */
 int machine_restore(struct machine *m, struct img_error *err);
-/* What the machine in the snapshot is made of; NOENT: it holds none. */
-struct machine_shape {
-	uint64_t ram_bytes;
-	unsigned nr_vcpus, nr_disks;
-	bool linux_boot;
-};
-int machine_shape_read(struct disk *disk, struct machine_shape *out, struct img_error *err);
 /* Verifies, a step at a time, the RAM that was mapped without being read. 1: more to do; 0: done; negative: damaged,
  * the machine must not go on. */
 int machine_verify_step(struct machine *m, struct img_error *err);
-void saver_free(struct machine *m);
 
 #endif
