@@ -27,13 +27,13 @@ struct pci_function {
 	struct device *dev; /* owner */
 	uint8_t config[256];
 	uint8_t writable[256]; /* a bit is 1 where the guest may change it (BAR and command handled by pci.c) */
+	unsigned caps_end;     /* where pci_add_cap() goes on; 0: none yet */
 	uint32_t bar_bytes;    /* 0: no BAR; else a power of two >= 16 */
 	unsigned bar_region;   /* the owner's region number for it */
 	unsigned slot;	       /* set by pci_attach() */
 	bool mapped;	       /* the BAR is on the bus at bar_gpa */
 	uint64_t bar_gpa;
 	struct pci *pci; /* set by pci_attach() */
-	bool intx;	 /* level of the pin; pci.c's interrupt lock */
 	/* After a write to the configuration space, and after (un)mapping the BAR. May be NULL. Under the bus lock. */
 	void (*changed)(struct pci_function *fn);
 };
@@ -46,9 +46,9 @@ void pci_attach(struct device *pcidev, struct pci_function *fn);
 void pci_assign(struct device *pcidev);
 
 /*
- * The function's INTx pin. Slots share GSIs: a line is high while any function on it asserts its pin, and only pci.c
- * calls irq_line() for them. Any thread, without the bus lock; after pci_attach(). Owners heed "interrupt disable" of
- * the command register themselves (config[] belongs to the bus lock, which a worker does not hold).
+ * The function's INTx pin. Slots share GSIs: a line is high while any function on it asserts its pin and its command
+ * register does not disable it; only pci.c calls irq_line() for them. Any thread, without the bus lock; after
+ * pci_attach(). The pin is not saved: the owner sets it again in its load.
  */
 void pci_set_intx(struct pci_function *fn, bool level);
 
@@ -59,9 +59,6 @@ void pci_function_init(struct pci_function *fn, struct device *dev, uint16_t ven
 unsigned pci_add_cap(struct pci_function *fn, uint8_t id, unsigned bytes);
 /* Command, BAR and all writable bits to zero, INTx low: called from the owner's reset. */
 void pci_function_reset(struct pci_function *fn);
-/* The function's interrupt pin, held low while the command register disables it. Any thread; takes pci.c's innermost
- * lock only. It is not saved: the owner sets it again in its load. */
-void pci_set_intx(struct pci_function *fn, bool level);
 /* The guest-writable part of it, fixed size (PCI_STATE_BYTES); load checks, then maps as the values say. */
 #define PCI_STATE_BYTES 256u
 void pci_function_save(const struct pci_function *fn, struct state_writer *out);
