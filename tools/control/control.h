@@ -26,6 +26,8 @@
 /* The path of the socket of a new machine that runs from the file at `image`; the folder is made. pid 0: it owns the
  * image; else it shares it. */
 int control_path(const char *image, pid_t pid, char out[CONTROL_PATH_BYTES], struct img_error *err);
+/* The path of another file in the folder of the sockets, which is made. */
+int control_file(const char *name, char out[CONTROL_PATH_BYTES], struct img_error *err);
 /* Connects to the machine that owns the image. NOENT: none does. *fd is the caller's. */
 int control_connect(const char *image, int *fd, struct img_error *err);
 /* As control_connect(), also to a machine that shares the image: to that one, or, with pid 0, to the only one that

@@ -71,18 +71,11 @@ static int join(char out[CONTROL_PATH_BYTES], struct img_error *err, const char 
 	return 0;
 }
 
-int control_path(const char *image, pid_t pid, char out[CONTROL_PATH_BYTES], struct img_error *err)
+int control_file(const char *name, char out[CONTROL_PATH_BYTES], struct img_error *err)
 {
-	char runtime[CONTROL_PATH_BYTES], folder[CONTROL_PATH_BYTES + sizeof("/imgvm")], base[NAME_BYTES];
-	char name[NAME_BYTES + 32];
-	int code = file_name(image, base, err);
+	char runtime[CONTROL_PATH_BYTES], folder[CONTROL_PATH_BYTES + sizeof("/imgvm")];
+	int code;
 
-	if (code != 0)
-		return code;
-	if (pid)
-		snprintf(name, sizeof(name), "%s-%ld" SUFFIX, base, (long)pid);
-	else
-		snprintf(name, sizeof(name), "%s" SUFFIX, base);
 	for (unsigned i = 0; runtime_at(i, runtime, sizeof(runtime)); i++) {
 		bool own = i == RUNTIME_OWN;
 
@@ -95,6 +88,20 @@ int control_path(const char *image, pid_t pid, char out[CONTROL_PATH_BYTES], str
 		return code == 0 ? join(out, err, folder, name) : code;
 	}
 	return fail(err, IMG_E_IO, "no folder for control sockets can be written: set XDG_RUNTIME_DIR");
+}
+
+int control_path(const char *image, pid_t pid, char out[CONTROL_PATH_BYTES], struct img_error *err)
+{
+	char base[NAME_BYTES], name[NAME_BYTES + 32];
+	int code = file_name(image, base, err);
+
+	if (code != 0)
+		return code;
+	if (pid)
+		snprintf(name, sizeof(name), "%s-%ld" SUFFIX, base, (long)pid);
+	else
+		snprintf(name, sizeof(name), "%s" SUFFIX, base);
+	return control_file(name, out, err);
 }
 
 int control_connect(const char *image, int *fd, struct img_error *err)

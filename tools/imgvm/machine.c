@@ -7,11 +7,14 @@
 #include "machine.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "control.h"
 #include "fail.h"
 #include "platform.h"
 
@@ -126,6 +129,21 @@ static int open_boot(struct machine *m, const struct machine_options *opts, stru
 	return boot_open(&boot, &m->boot, err);
 }
 
+/* See take_clone_lock(). Only an image that holds machines needs it. */
+static int open_clone_locks(struct machine *m, struct img_error *err)
+{
+	char path[CONTROL_PATH_BYTES];
+	int ret;
+
+	if (!m->disk[0].holds_machine)
+		return 0;
+	ret = control_file("clones", path, err);
+	if (ret != 0)
+		return ret;
+	m->clone_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, S_IRUSR | S_IWUSR);
+	return m->clone_fd < 0 ? fail_errno(err, "%.180s", path) : 0;
+}
+
 static int create_disk(struct machine *m, unsigned i, struct img_error *err)
 {
 	struct virtio_blk_options opts = {
@@ -208,6 +226,10 @@ static int assemble(struct machine *m, const struct machine_options *opts, struc
 	if (ret == 0)
 		ret = open_boot(m, opts, err);
 	if (ret == 0)
+		ret = open_clone_locks(m, err);
+	if (ret == 0 && opts->opened)
+		ret = opts->opened(opts->opened_ctx, err);
+	if (ret == 0)
 		ret = memory_init(&m->mem, ram_bytes, err);
 	if (ret == 0)
 		ret = create_devices(m, opts, err);
@@ -227,7 +249,9 @@ int machine_create(struct machine *m, const struct machine_options *opts, struct
 {
 	int ret;
 
-	*m = (struct machine){ .event_fd = -1, .clone_lock = -1, .allow_clone = opts->allow_clone };
+	*m = (struct machine){
+		.event_fd = -1, .clone_fd = -1, .clone_off = UINT64_MAX, .allow_clone = opts->allow_clone
+	};
 	m->saver.pagemap_fd = -1;
 	m->host = (struct machine_host){
 		.machine = m,
@@ -271,9 +295,9 @@ int machine_destroy(struct machine *m, struct img_error *err)
 	memory_free(&m->mem);
 	if (m->event_fd >= 0)
 		close(m->event_fd);
-	if (m->clone_lock >= 0)
-		close(m->clone_lock);
-	m->event_fd = m->clone_lock = -1;
+	if (m->clone_fd >= 0)
+		close(m->clone_fd);
+	m->event_fd = m->clone_fd = -1;
 	return ret;
 }
 

@@ -29,6 +29,9 @@ struct machine_options {
 	int debug_fd;	  /* SeaBIOS's debug port; -1: none */
 	void (*console_out)(void *ctx, const void *data, size_t bytes); /* virtio-console; NULL: no such device */
 	void *console_ctx;
+	/* Called once, when every file is open and before any thread is there: the sandbox's moment. May be NULL. */
+	int (*opened)(void *ctx, struct img_error *err);
+	void *opened_ctx;
 };
 
 struct snapshot_result {
@@ -57,7 +60,8 @@ struct machine {
 	int event_fd;		 /* eventfd: machine_events() has something */
 	_Atomic unsigned events; /* bits: 1 << enum machine_event */
 	bool allow_clone;
-	int clone_lock; /* -1, or what says that this snapshot's machine runs */
+	int clone_fd;	    /* the file of clone locks; -1: not open */
+	uint64_t clone_off; /* of the byte that is locked: this snapshot's machine runs; UINT64_MAX: none */
 	char base[IMG_SNAPSHOT_NAME_MAX +
 		  1]; /* the snapshot that it was resumed from, reverted to or that was made last; "" */
 	struct saver saver;

@@ -12,11 +12,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "control.h"
 #include "fail.h"
 #include "machine.h"
 
@@ -35,34 +33,30 @@ static uint64_t now_ns(void)
 
 /*
  * Two machines that go on from the same state are one machine twice: the same keys, the same random numbers, the same
- * addresses. A lock on a file that is named by the snapshot's uuid, beside the control sockets, says that one runs.
+ * addresses. A lock on a byte of a file beside the control sockets, at a place that the snapshot's uuid says, tells
+ * that one runs. The file is opened at the start: later the sandbox lets nothing be opened.
  */
 static int take_clone_lock(struct machine *m, const uint8_t uuid[16], struct img_error *err)
 {
-	char path[108];
-	char *name;
-	int fd, ret = control_path(m->disk[0].path, true, path, err);
+	struct flock lock = { .l_type = m->allow_clone ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET, .l_len = 1 };
+	uint64_t off = 0;
 
-	if (ret != 0)
-		return ret;
-	name = strrchr(path, '/') + 1;
-	if ((size_t)(name - path) + 40 > sizeof(path))
-		return fail(err, IMG_E_LIMIT, "the name of the folder for sockets is too long");
-	for (unsigned i = 0; i < 16; i++)
-		sprintf(name + 2 * i, "%02x", uuid[i]);
-	strcpy(name + 32, ".run");
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0)
-		return fail_errno(err, "%.180s", path);
-	if (flock(fd, (m->allow_clone ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0 && !m->allow_clone) {
-		close(fd);
+	for (unsigned i = 0; i < 8; i++)
+		off = off << 8 | (uint64_t)(uuid[i] ^ uuid[i + 8]);
+	off &= INT64_MAX >> 1;
+	if (m->clone_fd < 0 || off == m->clone_off)
+		return 0;
+	lock.l_start = (off_t)off;
+	if (fcntl(m->clone_fd, F_OFD_SETLK, &lock) != 0 && !m->allow_clone)
 		return fail(err, IMG_E_REFUSED,
 			    "a machine already runs from this snapshot: two of them share keys and random numbers; "
 			    "--allow-clone accepts that");
+	if (m->clone_off != UINT64_MAX) {
+		lock.l_type = F_UNLCK;
+		lock.l_start = (off_t)m->clone_off;
+		fcntl(m->clone_fd, F_OFD_SETLK, &lock);
 	}
-	if (m->clone_lock >= 0)
-		close(m->clone_lock);
-	m->clone_lock = fd;
+	m->clone_off = off;
 	return 0;
 }
 
