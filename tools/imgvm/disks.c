@@ -51,6 +51,7 @@ int disk_find_snapshot_uuid(struct disk *disk, const uint8_t uuid[16], struct im
 
 static int look(struct disk *disk, struct img *img, const struct disk_options *opts, struct img_error *err)
 {
+	static const uint8_t none[16];
 	struct img_snapshot snap;
 	struct img_info info;
 	int ret = img_info(img, &info, err);
@@ -69,7 +70,13 @@ static int look(struct disk *disk, struct img *img, const struct disk_options *o
 	disk->has_machine = disk->holds_machine && snap.vmstate_bytes > 0;
 	if (disk->read_only || disk->transient || opts->revert)
 		return 0;
-	/* the logical root stands for the content: equal roots, equal disks */
+	/* the logical root stands for the content: equal roots, equal disks. Formats without one do not know */
+	if (memcmp(snap.hash, none, sizeof(none)) == 0)
+		return fail(
+			err, IMG_E_REFUSED,
+			"the format %s does not say whether the disk has changed since the snapshot: --revert loses such "
+			"changes; --transient leaves the image alone",
+			info.format);
 	if (memcmp(info.hash, snap.hash, sizeof(info.hash)) != 0 || img_size(img) != snap.size_bytes)
 		return fail(err, IMG_E_REFUSED,
 			    "the disk has changed since the snapshot %.64s: imgtool revert, or --revert, loses these "
