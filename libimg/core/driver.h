@@ -194,6 +194,11 @@ struct img_driver {
 	int (*lock_byte)(struct node *node, uint64_t byte, enum byte_lock mode, struct img_error *err);
 	/* Changes the permissions that this open description holds by QEMU's lock protocol. */
 	int (*share)(struct node *node, unsigned use, unsigned forbid, struct img_error *err);
+	/*
+	 * Replaces the pages at addr by private copy-on-write ones of [off, off + bytes), all multiples of the host's page, inside the
+	 * file. NULL, or any failure: the core reads instead.
+	 */
+	int (*map)(struct node *node, void *addr, uint64_t bytes, uint64_t off, struct img_error *err);
 
 	/* Formats with backing. get_backing returns false where there is none. */
 	bool (*get_backing)(struct node *node, struct backing_ref *out);
@@ -214,6 +219,11 @@ struct img_driver {
 	int (*vmstate_write)(struct node *node, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
 	int (*vmstate_read)(struct node *node, const char *snap, void *buf, uint64_t bytes, uint64_t off,
 			    struct img_error *err);
+	/* Reads as zeros afterwards and holds no space where that can be said; grows like vmstate_write. */
+	int (*vmstate_zero)(struct node *node, uint64_t bytes, uint64_t off, struct img_error *err);
+	/* As status, for machine state; UNALLOCATED reads as zeros. host_off only where those bytes are the content, unencoded. */
+	int (*vmstate_status)(struct node *node, const char *snap, uint64_t bytes, uint64_t off, struct status_extent *out,
+			      size_t cap, size_t *nr, struct img_error *err);
 	int (*vmstate_resize)(struct node *node, uint64_t bytes, struct img_error *err);
 	int (*vmstate_size)(struct node *node, const char *snap, uint64_t *bytes, struct img_error *err);
 

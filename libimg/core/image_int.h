@@ -11,5 +11,7 @@ int image_invalid(struct img_error *err, const char *what);
 int image_check_flags(unsigned flags, unsigned known, struct img_error *err);
 /* IMG_E_INVALID unless a new snapshot may be called so (snapshot.c). */
 int image_check_snapshot_name(const char *name, struct img_error *err);
+/* The same for one that is looked up: what is no name at all. */
+int image_check_given_snapshot(const char *name, struct img_error *err);
 
 #endif

@@ -6,7 +6,7 @@
  * must be, and not poisoned. Out: a failure has filled err; status answers are ascending, contiguous, not empty, and
  * clipped. Between: emulation of what a driver lacks: zero by writing zeros, FUA by a flush, zero detection, and
  * read-modify-write for drivers that take aligned requests only. The rest of the driver's members is called in
- * node_ops.c.
+ * node_ops.c and node_vmstate.c.
  *
  * States of a node: new -> open -> closed; open -> poisoned by a failed flush, for changes only. A format whose flush
  * fails for want of space decides itself (it may not have lost anything); for all others a failed flush may have lost
@@ -489,8 +489,8 @@ int node_resize(struct node *node, uint64_t size_bytes, struct img_error *err)
 
 /* ---- status ------------------------------------------------------------------------------------------------------ */
 
-static int police_status(const struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
-			 size_t *nr, struct img_error *err)
+int node_police_status(const struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
+		       size_t *nr, struct img_error *err)
 {
 	uint64_t pos = off, end = off + bytes;
 
@@ -538,7 +538,7 @@ int node_status(struct node *node, uint64_t bytes, uint64_t off, struct status_e
 	ret = node_judge(node, node->drv->status(node, bytes, off, out, cap, nr, err), "status", err);
 	if (ret != 0)
 		return ret;
-	return police_status(node, bytes, off, out, cap, nr, err);
+	return node_police_status(node, bytes, off, out, cap, nr, err);
 }
 
 int node_read_backing(struct node *node, void *buf, uint64_t bytes, uint64_t off, struct img_error *err)

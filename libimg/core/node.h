@@ -62,6 +62,9 @@ int node_allocate(struct node *node, uint64_t bytes, uint64_t off, struct img_er
 int node_lock_byte(struct node *node, uint64_t byte, enum byte_lock mode, struct img_error *err); /* without: success */
 int node_share(struct node *node, unsigned use, unsigned forbid, struct img_error *err);	  /* without: success */
 
+/* For filters that pass it on; UNSUPPORTED without. */
+int node_map(struct node *node, void *addr, uint64_t bytes, uint64_t off, struct img_error *err);
+
 /* Reads [off, off + bytes) of node->backing; what lies beyond its end, or has no backing, is zeros. For drivers' pread. */
 int node_read_backing(struct node *node, void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
 
@@ -81,6 +84,12 @@ int node_snap_open(struct node *node, const char *name, struct node **view, stru
 int node_snap_diff(struct node *node, const char *a, const char *b, img_diff_fn fn, void *ctx, struct img_error *err);
 int node_vmstate_write(struct node *node, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
 int node_vmstate_read(struct node *node, const char *snap, void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
+int node_vmstate_zero(struct node *node, uint64_t bytes, uint64_t off, struct img_error *err);
+/* Without the driver's answer: all data, nobody knows where. */
+int node_vmstate_status(struct node *node, const char *snap, uint64_t bytes, uint64_t off, struct status_extent *out,
+			size_t cap, size_t *nr, struct img_error *err);
+/* Of a format node: maps its file at host_off as drv->map does. Any failure leaves the pages at addr lost. */
+int node_vmstate_map(struct node *node, void *addr, uint64_t bytes, uint64_t host_off, struct img_error *err);
 int node_vmstate_resize(struct node *node, uint64_t bytes, struct img_error *err);
 int node_vmstate_size(struct node *node, const char *snap, uint64_t *bytes, struct img_error *err);
 int node_bitmap_list(struct node *node, struct img_bitmap *out, size_t cap, size_t *nr,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The chokepoint, everything but the data path: life of a node, host questions and locks, formats' backing records,
- * snapshots, machine state, check. See node.c for what it checks.
+ * snapshots, check. See node.c for what it checks, node_vmstate.c for machine state.
  *
  * Host questions (stat, allocate, lock_byte, share) that a layer does not answer go to its file; a layer without file
  * answers "fine": memory has no locks and nothing to reserve.
@@ -41,7 +41,7 @@ no_memory:
 	return NULL;
 }
 
-static int unsupported(const struct node *node, const char *what, struct img_error *err)
+int node_unsupported(const struct node *node, const char *what, struct img_error *err)
 {
 	return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, node->drv->name, "%s: format %s has no %s", node->path,
 			 node->drv->name, what);
@@ -216,7 +216,7 @@ int node_set_backing(struct node *node, const struct backing_ref *ref, enum back
 	if (ret != 0)
 		return ret;
 	if (!node->drv->set_backing)
-		return unsupported(node, "backing images", err);
+		return node_unsupported(node, "backing images", err);
 	return node_judge(node, node->drv->set_backing(node, ref, how, err), "set_backing", err);
 }
 
@@ -229,21 +229,20 @@ int node_pin(struct node *node, struct pin *out, struct img_error *err)
 {
 	memset(out, 0, sizeof(*out));
 	if (!node->drv->pin)
-		return unsupported(node, "identity of its own", err);
+		return node_unsupported(node, "identity of its own", err);
 	return node_judge(node, node->drv->pin(node, out, err), "pin", err);
 }
 
 /* ---- snapshots --------------------------------------------------------------------------------------------------- */
 
 static const char no_snapshots[] = "snapshots";
-static const char no_vmstate[] = "machine state";
 
 int node_snap_create(struct node *node, const char *name, unsigned flags, struct img_error *err)
 {
 	int ret;
 
 	if (!node->drv->snap_create)
-		return unsupported(node, no_snapshots, err);
+		return node_unsupported(node, no_snapshots, err);
 	ret = node_check_change(node, "create a snapshot", err);
 	return ret != 0 ? ret :
 			  node_judge(node, node->drv->snap_create(node, name, flags, err), "snapshot create", err);
@@ -254,7 +253,7 @@ int node_snap_delete(struct node *node, const char *name, struct img_error *err)
 	int ret;
 
 	if (!node->drv->snap_delete)
-		return unsupported(node, no_snapshots, err);
+		return node_unsupported(node, no_snapshots, err);
 	ret = node_check_change(node, "delete a snapshot", err);
 	return ret != 0 ? ret : node_judge(node, node->drv->snap_delete(node, name, err), "snapshot delete", err);
 }
@@ -264,7 +263,7 @@ int node_snap_revert(struct node *node, const char *name, struct img_error *err)
 	int ret;
 
 	if (!node->drv->snap_revert)
-		return unsupported(node, no_snapshots, err);
+		return node_unsupported(node, no_snapshots, err);
 	ret = node_check_change(node, "revert", err);
 	return ret != 0 ? ret : node_judge(node, node->drv->snap_revert(node, name, err), "revert", err);
 }
@@ -274,7 +273,7 @@ int node_snap_rename(struct node *node, const char *name, const char *new_name, 
 	int ret;
 
 	if (!node->drv->snap_rename)
-		return unsupported(node, no_snapshots, err);
+		return node_unsupported(node, no_snapshots, err);
 	ret = node_check_change(node, "rename a snapshot", err);
 	return ret != 0 ? ret :
 			  node_judge(node, node->drv->snap_rename(node, name, new_name, err), "snapshot rename", err);
@@ -295,7 +294,7 @@ int node_snap_open(struct node *node, const char *name, struct node **view, stru
 
 	*view = NULL;
 	if (!node->drv->snap_open)
-		return unsupported(node, no_snapshots, err);
+		return node_unsupported(node, no_snapshots, err);
 	v = node_new(node->drv, node->path, err);
 	if (!v)
 		return IMG_E_NOMEM;
@@ -316,70 +315,8 @@ int node_snap_open(struct node *node, const char *name, struct node **view, stru
 int node_snap_diff(struct node *node, const char *a, const char *b, img_diff_fn fn, void *ctx, struct img_error *err)
 {
 	if (!node->drv->snap_diff)
-		return unsupported(node, no_snapshots, err);
+		return node_unsupported(node, no_snapshots, err);
 	return node_judge(node, node->drv->snap_diff(node, a, b, fn, ctx, err), "snapshot diff", err);
-}
-
-/* ---- machine state ----------------------------------------------------------------------------------------------- */
-
-static int vmstate_range(const struct node *node, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
-{
-	if ((buf || bytes == 0) && bytes <= PTRDIFF_MAX && range_inside(off, bytes, INT64_MAX))
-		return 0;
-	return error_set(err, IMG_E_INVALID, 0, off, LAYER, "%s: machine state: 0x%llx bytes at 0x%llx", node->path,
-			 (unsigned long long)bytes, (unsigned long long)off);
-}
-
-int node_vmstate_write(struct node *node, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
-{
-	int ret;
-
-	if (!node->drv->vmstate_write)
-		return unsupported(node, no_vmstate, err);
-	ret = node_check_change(node, "write machine state", err);
-	if (ret == 0)
-		ret = vmstate_range(node, buf, bytes, off, err);
-	if (ret != 0 || bytes == 0)
-		return ret;
-	return node_judge(node, node->drv->vmstate_write(node, buf, bytes, off, err), "vmstate write", err);
-}
-
-int node_vmstate_size(struct node *node, const char *snap, uint64_t *bytes, struct img_error *err)
-{
-	*bytes = 0;
-	if (!node->drv->vmstate_size)
-		return unsupported(node, no_vmstate, err);
-	return node_judge(node, node->drv->vmstate_size(node, snap, bytes, err), "vmstate size", err);
-}
-
-int node_vmstate_read(struct node *node, const char *snap, void *buf, uint64_t bytes, uint64_t off,
-		      struct img_error *err)
-{
-	uint64_t size = 0;
-	int ret;
-
-	if (!node->drv->vmstate_read)
-		return unsupported(node, no_vmstate, err);
-	ret = vmstate_range(node, buf, bytes, off, err);
-	if (ret == 0)
-		ret = node_vmstate_size(node, snap, &size, err);
-	if (ret == 0 && !range_inside(off, bytes, size))
-		ret = error_set(err, IMG_E_INVALID, 0, off, LAYER,
-				"%s: machine state ends at 0x%llx, 0x%llx bytes at 0x%llx are beyond", node->path,
-				(unsigned long long)size, (unsigned long long)bytes, (unsigned long long)off);
-	if (ret != 0 || bytes == 0)
-		return ret;
-	return node_judge(node, node->drv->vmstate_read(node, snap, buf, bytes, off, err), "vmstate read", err);
-}
-
-int node_vmstate_resize(struct node *node, uint64_t bytes, struct img_error *err)
-{
-	int ret;
-
-	if (!node->drv->vmstate_resize)
-		return unsupported(node, no_vmstate, err);
-	ret = node_check_change(node, "resize machine state", err);
-	return ret != 0 ? ret : node_judge(node, node->drv->vmstate_resize(node, bytes, err), "vmstate resize", err);
 }
 
 /* ---- dirty bitmaps ----------------------------------------------------------------------------------------------- */
@@ -400,7 +337,7 @@ int node_bitmap_add(struct node *node, const char *name, uint64_t granularity_by
 	int ret;
 
 	if (!node->drv->bitmap_add)
-		return unsupported(node, no_bitmaps, err);
+		return node_unsupported(node, no_bitmaps, err);
 	ret = node_check_change(node, "add a bitmap", err);
 	if (ret != 0)
 		return ret;
@@ -412,7 +349,7 @@ int node_bitmap_remove(struct node *node, const char *name, struct img_error *er
 	int ret;
 
 	if (!node->drv->bitmap_remove)
-		return unsupported(node, no_bitmaps, err);
+		return node_unsupported(node, no_bitmaps, err);
 	ret = node_check_change(node, "remove a bitmap", err);
 	return ret != 0 ? ret : node_judge(node, node->drv->bitmap_remove(node, name, err), "bitmap remove", err);
 }
@@ -422,7 +359,7 @@ int node_bitmap_enable(struct node *node, const char *name, bool enable, struct 
 	int ret;
 
 	if (!node->drv->bitmap_enable)
-		return unsupported(node, no_bitmaps, err);
+		return node_unsupported(node, no_bitmaps, err);
 	ret = node_check_change(node, "change a bitmap", err);
 	return ret != 0 ? ret :
 			  node_judge(node, node->drv->bitmap_enable(node, name, enable, err), "bitmap enable", err);
@@ -433,7 +370,7 @@ int node_bitmap_clear(struct node *node, const char *name, struct img_error *err
 	int ret;
 
 	if (!node->drv->bitmap_clear)
-		return unsupported(node, no_bitmaps, err);
+		return node_unsupported(node, no_bitmaps, err);
 	ret = node_check_change(node, "clear a bitmap", err);
 	return ret != 0 ? ret : node_judge(node, node->drv->bitmap_clear(node, name, err), "bitmap clear", err);
 }
@@ -443,7 +380,7 @@ int node_bitmap_merge(struct node *node, const char *name, const struct bitmap_s
 	int ret;
 
 	if (!node->drv->bitmap_merge)
-		return unsupported(node, no_bitmaps, err);
+		return node_unsupported(node, no_bitmaps, err);
 	ret = node_check_change(node, "merge bitmaps", err);
 	return ret != 0 ? ret : node_judge(node, node->drv->bitmap_merge(node, name, src, err), "bitmap merge", err);
 }
@@ -453,7 +390,7 @@ int node_bitmap_ranges(struct node *node, const char *name, uint64_t off, struct
 {
 	*nr = 0;
 	if (!node->drv->bitmap_ranges)
-		return unsupported(node, no_bitmaps, err);
+		return node_unsupported(node, no_bitmaps, err);
 	return node_judge(node, node->drv->bitmap_ranges(node, name, off, out, cap, nr, err), "bitmap read", err);
 }
 
@@ -478,7 +415,7 @@ int node_amend(struct node *node, const char *options, struct img_error *err)
 	if (ret != 0)
 		return ret;
 	if (!node->drv->amend)
-		return unsupported(node, "options that can be changed", err);
+		return node_unsupported(node, "options that can be changed", err);
 	return node_judge(node, node->drv->amend(node, options, err), "amend", err);
 }
 
@@ -488,7 +425,7 @@ int node_check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, 
 	int ret;
 
 	if (!node->drv->check)
-		return unsupported(node, "structures to check", err);
+		return node_unsupported(node, "structures to check", err);
 	if (flags & IMG_CHECK_REPAIR) {
 		ret = node_check_change(node, "repair", err);
 		if (ret != 0)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Snapshots and machine state of an image: checks of names and arguments, then the format's own doing. Formats without
- * snapshots have an empty list and refuse the rest.
+ * Snapshots of an image: checks of names and arguments, then the format's own doing. Formats without snapshots have an
+ * empty list and refuse the rest. Machine state is in vmstate.c.
  */
 #include <string.h>
 
@@ -60,7 +60,7 @@ int image_check_snapshot_name(const char *name, struct img_error *err)
 }
 
 /* For lookup: a name that none can have is one that does not exist, but a missing one is the caller's mistake. */
-static int check_given(const char *name, struct img_error *err)
+int image_check_given_snapshot(const char *name, struct img_error *err)
 {
 	return name && name[0] && strlen(name) <= IMG_SNAPSHOT_NAME_MAX ?
 		       0 :
@@ -88,7 +88,7 @@ int img_snapshot_delete(struct img *img, const char *name, struct img_error *err
 	int ret = begin(img, err);
 
 	if (ret == 0)
-		ret = check_given(name, err);
+		ret = image_check_given_snapshot(name, err);
 	if (ret != 0)
 		return ret;
 	pthread_rwlock_rdlock(&img->content_lock);
@@ -102,7 +102,7 @@ int img_snapshot_revert(struct img *img, const char *name, struct img_error *err
 	int ret = begin(img, err);
 
 	if (ret == 0)
-		ret = check_given(name, err);
+		ret = image_check_given_snapshot(name, err);
 	if (ret != 0)
 		return ret;
 	pthread_rwlock_wrlock(&img->content_lock);
@@ -116,7 +116,7 @@ int img_snapshot_rename(struct img *img, const char *name, const char *new_name,
 	int ret = begin(img, err);
 
 	if (ret == 0)
-		ret = check_given(name, err);
+		ret = image_check_given_snapshot(name, err);
 	if (ret == 0)
 		ret = image_check_snapshot_name(new_name, err);
 	if (ret != 0)
@@ -151,7 +151,7 @@ int img_snapshot_open(struct img *img, const char *name, struct img **out, struc
 	if (ret == 0 && !out)
 		ret = image_invalid(err, "no place for the image");
 	if (ret == 0)
-		ret = check_given(name, err);
+		ret = image_check_given_snapshot(name, err);
 	if (ret != 0)
 		return ret;
 	pthread_rwlock_rdlock(&img->content_lock);
@@ -179,63 +179,8 @@ int img_snapshot_diff(struct img *img, const char *a, const char *b, img_diff_fn
 	if (ret == 0 && !fn)
 		ret = image_invalid(err, "nobody to tell the difference to");
 	if (ret == 0 && a)
-		ret = check_given(a, err);
+		ret = image_check_given_snapshot(a, err);
 	if (ret == 0 && b)
-		ret = check_given(b, err);
+		ret = image_check_given_snapshot(b, err);
 	return ret == 0 ? node_snap_diff(img->top, a, b, fn, ctx, err) : ret;
-}
-
-int img_vmstate_write(struct img *img, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
-{
-	int ret = begin(img, err);
-
-	if (ret != 0)
-		return ret;
-	pthread_rwlock_rdlock(&img->content_lock);
-	ret = node_vmstate_write(img->top, buf, bytes, off, err);
-	pthread_rwlock_unlock(&img->content_lock);
-	return ret;
-}
-
-int img_vmstate_read(struct img *img, const char *snapshot, void *buf, uint64_t bytes, uint64_t off,
-		     struct img_error *err)
-{
-	int ret = begin(img, err);
-
-	if (ret == 0 && snapshot)
-		ret = check_given(snapshot, err);
-	if (ret != 0)
-		return ret;
-	pthread_rwlock_rdlock(&img->content_lock);
-	ret = node_vmstate_read(img->top, snapshot, buf, bytes, off, err);
-	pthread_rwlock_unlock(&img->content_lock);
-	return ret;
-}
-
-int img_vmstate_resize(struct img *img, uint64_t bytes, struct img_error *err)
-{
-	int ret = begin(img, err);
-
-	if (ret != 0)
-		return ret;
-	pthread_rwlock_wrlock(&img->content_lock);
-	ret = node_vmstate_resize(img->top, bytes, err);
-	pthread_rwlock_unlock(&img->content_lock);
-	return ret;
-}
-
-int img_vmstate_size(struct img *img, const char *snapshot, uint64_t *bytes, struct img_error *err)
-{
-	int ret = begin(img, err);
-
-	if (ret == 0 && !bytes)
-		ret = image_invalid(err, "no place for the size");
-	if (ret == 0 && snapshot)
-		ret = check_given(snapshot, err);
-	if (ret != 0)
-		return ret;
-	pthread_rwlock_rdlock(&img->content_lock);
-	ret = node_vmstate_size(img->top, snapshot, bytes, err);
-	pthread_rwlock_unlock(&img->content_lock);
-	return ret;
 }

@@ -303,17 +303,49 @@ typedef int (*img_diff_fn)(void *ctx, uint64_t off, uint64_t bytes, enum img_dif
 IMG_API int img_snapshot_diff(struct img *img, const char *a, const char *b, img_diff_fn fn, void *ctx,
 			      struct img_error *err);
 
+/* ---- machine state ----------------------------------------------------------------------------------------------- */
+
 /*
- * Machine state. The image has one working vmstate volume beside the disk; img_snapshot_create(..., IMG_SNAPSHOT_VMSTATE)
- * stores it with the disk in one atomic commit, and later writes store only what changes. Writing grows the volume;
- * resize cuts it. It becomes durable with that snapshot, not by img_flush(); in qcow2 it ends with the handle. After a revert it is as in the snapshot: empty where
- * that holds none. Reading names a snapshot, or NULL for the working volume; ranges beyond its size are INVALID.
+ * The image has one working vmstate volume beside the disk; img_snapshot_create(..., IMG_SNAPSHOT_VMSTATE)
+ * stores it with the disk in one atomic commit, and later writes store only what changes. Writing and zeroing grow the
+ * volume; resize cuts it. It becomes durable with that snapshot, not by img_flush(); in qcow2 it ends with the handle. After a
+ * revert it is as in the snapshot: empty where that holds none. Reading names a snapshot, or NULL for the working volume;
+ * ranges beyond its size are INVALID. Formats without machine state: UNSUPPORTED.
  */
 IMG_API int img_vmstate_write(struct img *img, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
+/* The range reads as zeros and holds no space, as far as whole blocks go. Costs in proportion to what was there. */
+IMG_API int img_vmstate_zero(struct img *img, uint64_t bytes, uint64_t off, struct img_error *err);
 IMG_API int img_vmstate_read(struct img *img, const char *snapshot, void *buf, uint64_t bytes, uint64_t off,
 			     struct img_error *err);
 IMG_API int img_vmstate_resize(struct img *img, uint64_t bytes, struct img_error *err);
 IMG_API int img_vmstate_size(struct img *img, const char *snapshot, uint64_t *bytes, struct img_error *err);
+
+enum img_vmstate_flags {
+	IMG_VMSTATE_MAP = 1u << 0, /* load: map the image file where that is cheaper than reading */
+};
+/*
+ * Makes the memory at addr hold the range. addr, bytes and off are multiples of the host's page size (INVALID else); the memory
+ * is the caller's own, private and nobody else's business: its pages are replaced (mmap), whatever they were, and
+ * with them what madvise() or mprotect() said of them; they are readable and writable then. What the range holds no data for
+ * becomes untouched zero pages. Without flags all data is read and verified.
+ *
+ * IMG_VMSTATE_MAP: runs of pages that lie plainly in the file become private copy-on-write pages of it, which are not read,
+ * and not verified: call img_vmstate_verify() before what was computed from them is trusted with anything that outlives
+ * the process. Short runs, what exceeds some thousands of runs, and all of an image that is open for writing and whose blocks
+ * are larger than a page, are read and verified as without the flag.
+ * As long as such pages are in use
+ *  - the snapshot must not be deleted; what the working volume still shares with it may be relied on instead: a deletion
+ *    leaves that where it is;
+ *  - of the working volume what was mapped must not be written, zeroed or cut off, and no other snapshot be reverted to, unless
+ *    the caller has written to those pages (and so has copies), or gives them up;
+ *  - the file must not be cut by others: touching a page beyond its end raises SIGBUS. Locks keep other users of
+ *    this library away.
+ * The pages outlive img_close(). After failure the content of the range is undefined, and some of it may be unmapped.
+ */
+IMG_API int img_vmstate_load(struct img *img, const char *snapshot, void *addr, uint64_t bytes, uint64_t off, unsigned flags,
+			     struct img_error *err);
+/* Reads the data of the range and checks it as reading does: CORRUPT with the file's offset. What holds no data costs nothing. */
+IMG_API int img_vmstate_verify(struct img *img, const char *snapshot, uint64_t bytes, uint64_t off, struct img_error *err);
 
 /* ---- dirty bitmaps ----------------------------------------------------------------------------------------------- */
 

@@ -137,6 +137,12 @@ static int crash_share(struct node *node, unsigned use, unsigned forbid, struct 
 	return node_share(node->file, use, forbid, err);
 }
 
+/* Private pages: nothing comes back. */
+static int crash_map(struct node *node, void *addr, uint64_t bytes, uint64_t off, struct img_error *err)
+{
+	return node_map(node->file, addr, bytes, off, err);
+}
+
 int crash_node_new(struct node *child, struct crash_log *log, unsigned file, struct node **out, struct img_error *err)
 {
 	struct driver_open open = { .writable = child->writable };
@@ -182,4 +188,5 @@ const struct img_driver crash_driver = {
 	.allocate = crash_allocate,
 	.lock_byte = crash_lock_byte,
 	.share = crash_share,
+	.map = crash_map,
 };

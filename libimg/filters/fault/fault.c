@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Filter "fault". Every call is counted by the plan and either passed to the child or failed. A failed read leaves
- * rubbish in the buffer, a failed write may have written its beginning: callers must expect both.
+ * rubbish in the buffer, a failed write may have written its beginning: callers must expect both. There is no map: what
+ * would be mapped is read, and so can fail.
  *
  * Full disk: a bitmap per node knows which 4 KiB blocks of the child are backed by the host. It starts from what the
  * child says holds data; writes and reservations pay for the blocks they add, discards, unmapping zeroes and truncation

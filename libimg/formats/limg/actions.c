@@ -130,7 +130,7 @@ static int act_revert(struct ckpt *c, const struct ckpt_req *req, struct img_err
 	if (s->has_vmstate)
 		c->next.vm = s->vm;
 	else /* a lineage never loses levels: reclaim compares trees by them */
-		c->next.vm = (struct volume){.levels = s->vm.levels};
+		c->next.vm = (struct volume){ .levels = s->vm.levels };
 	c->next.head_parent = s->id;
 	c->next.epoch++;
 	return 0;
@@ -172,7 +172,7 @@ static int cut_block(struct ckpt *c, unsigned vol, struct volume *v, uint64_t ke
 	if (rc || !in)
 		return rc;
 	if (vol == VOL_DISK) {
-		rc = view_status(&view, 512, kept - 512, &x, 1, &nr, err);
+		rc = view_status(&view, VOL_DISK, 512, kept - 512, &x, 1, &nr, err);
 		if (rc || x.kind == STATUS_ZERO || (x.kind == STATUS_UNALLOCATED && !copy_up))
 			return rc;
 	}

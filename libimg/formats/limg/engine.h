@@ -613,8 +613,8 @@ int view_read(struct view *v, unsigned vol, void *buf, uint64_t bytes, uint64_t 
 int head_write(struct engine *e, unsigned vol, const void *buf, uint64_t bytes, uint64_t off, unsigned flags,
 	       struct img_error *err);
 int head_zero(struct engine *e, unsigned vol, uint64_t bytes, uint64_t off, bool discard, struct img_error *err);
-int view_status(struct view *v, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap, size_t *nr,
-		struct img_error *err);
+int view_status(struct view *v, unsigned vol, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
+		size_t *nr, struct img_error *err);
 uint64_t block_csum(const void *data, size_t bytes);
 /* XXH3-128 as the format stores it: low half, high half, both little-endian. */
 void xxh128_store(const void *data, size_t bytes, uint8_t out[16]);

@@ -604,37 +604,44 @@ static bool status_add(struct status_extent *out, size_t cap, size_t *nr, const 
 	return true;
 }
 
+/* Has the overlay entries for this leaf? And the root to go on with where it has not. */
+static bool leaf_pending(struct engine *e, unsigned vol, uint64_t leaf, struct ptr *root, unsigned *levels)
+{
+	struct entry en[LEAF_ENTRIES];
+	bool have[LEAF_ENTRIES];
+
+	overlay_get(e, vol, leaf, 0, LEAF_ENTRIES, en, have, root, levels);
+	return memchr(have, true, sizeof have) != NULL;
+}
+
 /* A hole of the tree that no overlay entry interrupts, in leaves from `leaf` on; 0 if the leaf has entries. */
-static int hole_at(struct view *v, uint64_t leaf, enum entry_state *st, uint64_t *leaves, struct img_error *err)
+static int hole_at(struct view *v, unsigned vol, uint64_t leaf, enum entry_state *st, uint64_t *leaves,
+		   struct img_error *err)
 {
 	struct engine *e = v->e;
+	const struct volume *vv = vol == VOL_DISK ? &v->disk : &v->vm;
 	struct leaf_ref ref;
-	struct ptr root = v->disk.root;
-	unsigned levels = v->disk.levels;
+	struct ptr root = vv->root;
+	unsigned levels = vv->levels;
+	bool one = !v->snap && !overlay_empty(e); /* what is pending for the next leaf is not known */
 	int rc;
 
 	*leaves = 0;
-	if (!v->snap) {
-		struct entry en;
-		bool have;
-
-		if (!overlay_empty(e))
-			return 0;
-		overlay_get(e, VOL_DISK, leaf, 0, 1, &en, &have, &root, &levels);
-	}
-	rc = tree_leaf(e, VOL_DISK, &root, levels, leaf, &ref, err);
+	if (!v->snap && leaf_pending(e, vol, leaf, &root, &levels))
+		return 0;
+	rc = tree_leaf(e, vol, &root, levels, leaf, &ref, err);
 	if (rc)
 		return v->snap ? rc : 0; /* the head may have moved: let the mapping decide */
 	if (!ref.page) {
 		*st = ref.hole;
-		*leaves = ref.hole_leaves;
+		*leaves = one ? 1 : ref.hole_leaves;
 	}
 	leaf_put(&ref);
 	return 0;
 }
 
-int view_status(struct view *v, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap, size_t *nr,
-		struct img_error *err)
+int view_status(struct view *v, unsigned vol, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
+		size_t *nr, struct img_error *err)
 {
 	struct engine *e = v->e;
 	uint64_t span = (uint64_t)LEAF_ENTRIES << e->block_shift, end = off + bytes;
@@ -645,7 +652,7 @@ int view_status(struct view *v, uint64_t bytes, uint64_t off, struct status_exte
 		uint64_t block = off >> e->block_shift, n = min_u64(end - off, span - (off & (span - 1))), leaves, gen;
 		unsigned blocks = (unsigned)(((off + n - 1) >> e->block_shift) - block + 1);
 		enum entry_state st;
-		int rc = hole_at(v, off / span, &st, &leaves, err);
+		int rc = hole_at(v, vol, off / span, &st, &leaves, err);
 
 		if (rc)
 			return rc;
@@ -662,7 +669,7 @@ int view_status(struct view *v, uint64_t bytes, uint64_t off, struct status_exte
 			off += x.bytes;
 			continue;
 		}
-		rc = map_blocks(v, VOL_DISK, block, blocks, en, NULL, &gen, err);
+		rc = map_blocks(v, vol, block, blocks, en, NULL, &gen, err);
 		if (rc)
 			return rc;
 		for (unsigned i = 0; i < blocks; i++) {

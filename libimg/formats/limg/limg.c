@@ -123,7 +123,7 @@ static int limg_flush(struct node *n, unsigned flags, struct img_error *err)
 static int limg_status(struct node *n, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap, size_t *nr,
 		       struct img_error *err)
 {
-	return view_status(&state_of(n)->view, bytes, off, out, cap, nr, err);
+	return view_status(&state_of(n)->view, VOL_DISK, bytes, off, out, cap, nr, err);
 }
 
 static int limg_resize(struct node *n, uint64_t size_bytes, struct img_error *err)
@@ -242,6 +242,8 @@ const struct img_driver limg_driver = {
 	.snap_diff = limg_snap_diff,
 	.vmstate_write = limg_vmstate_write,
 	.vmstate_read = limg_vmstate_read,
+	.vmstate_zero = limg_vmstate_zero,
+	.vmstate_status = limg_vmstate_status,
 	.vmstate_resize = limg_vmstate_resize,
 	.vmstate_size = limg_vmstate_size,
 	.info = limg_info,

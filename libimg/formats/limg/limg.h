@@ -17,6 +17,9 @@ int limg_snap_list(struct node *n, struct img_snapshot *out, size_t cap, size_t 
 int limg_snap_diff(struct node *n, const char *a, const char *b, img_diff_fn fn, void *ctx, struct img_error *err);
 int limg_vmstate_write(struct node *n, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
 int limg_vmstate_read(struct node *n, const char *snap, void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
+int limg_vmstate_zero(struct node *n, uint64_t bytes, uint64_t off, struct img_error *err);
+int limg_vmstate_status(struct node *n, const char *snap, uint64_t bytes, uint64_t off, struct status_extent *out,
+			size_t cap, size_t *nr, struct img_error *err);
 int limg_vmstate_resize(struct node *n, uint64_t bytes, struct img_error *err);
 int limg_vmstate_size(struct node *n, const char *snap, uint64_t *bytes, struct img_error *err);
 int limg_info(struct node *n, struct img_info *out, struct img_error *err);

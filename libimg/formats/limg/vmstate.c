@@ -9,6 +9,9 @@
 #include "engine.h"
 #include "limg.h"
 
+#define ZERO_LEAVES  32u
+#define STATUS_BATCH 64u
+
 static struct limg_state *state_of(const struct node *n)
 {
 	return n->state;
@@ -44,20 +47,72 @@ void view_release(struct view *v)
 	pthread_mutex_unlock(&v->e->cat_lock);
 }
 
+static int limit_of(uint64_t off, uint64_t bytes, uint64_t *end, struct img_error *err)
+{
+	if (!add_overflows(off, bytes, end) && *end <= MAX_VOLUME_BYTES)
+		return 0;
+	return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "machine state is limited to 32 TiB");
+}
+
+static void grow_to(struct engine *e, uint64_t end)
+{
+	uint64_t have = atomic_load(&e->vm_bytes);
+
+	while (have < end && !atomic_compare_exchange_weak(&e->vm_bytes, &have, end))
+		;
+}
+
 int limg_vmstate_write(struct node *n, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
 {
 	struct engine *e;
-	uint64_t end, have;
+	uint64_t end;
 	int rc = limg_head(n, &e, err);
 
-	if (rc)
-		return rc;
-	if (add_overflows(off, bytes, &end) || end > MAX_VOLUME_BYTES)
-		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "machine state is limited to 32 TiB");
-	rc = bytes ? head_write(e, VOL_VM, buf, bytes, off, 0, err) : 0;
-	have = atomic_load(&e->vm_bytes);
-	while (!rc && have < end && !atomic_compare_exchange_weak(&e->vm_bytes, &have, end))
-		;
+	if (!rc)
+		rc = limit_of(off, bytes, &end, err);
+	if (!rc && bytes)
+		rc = head_write(e, VOL_VM, buf, bytes, off, 0, err);
+	if (!rc)
+		grow_to(e, end);
+	return rc;
+}
+
+/* Data becomes holes, in steps that need no checkpoint: who zeroes machine state is in a hurry. */
+static int zero_data(struct engine *e, uint64_t off, uint64_t end, struct img_error *err)
+{
+	struct view head = { .e = e };
+	uint64_t step = (uint64_t)ZERO_LEAVES * LEAF_ENTRIES << e->block_shift;
+	int rc = 0;
+
+	while (!rc && off < end) {
+		struct status_extent x[STATUS_BATCH];
+		size_t nr;
+
+		rc = view_status(&head, VOL_VM, end - off, off, x, STATUS_BATCH, &nr, err);
+		for (size_t i = 0; !rc && i < nr; i++) {
+			off = x[i].off + x[i].bytes;
+			if (x[i].kind == STATUS_UNALLOCATED || x[i].kind == STATUS_ZERO)
+				continue;
+			for (uint64_t at = x[i].off; !rc && at < off; at += min_u64(step, off - at))
+				rc = head_zero(e, VOL_VM, min_u64(step, off - at), at, true, err);
+		}
+	}
+	return rc;
+}
+
+/* Behind its end the volume holds nothing but zeros. */
+int limg_vmstate_zero(struct node *n, uint64_t bytes, uint64_t off, struct img_error *err)
+{
+	struct engine *e;
+	uint64_t end;
+	int rc = limg_head(n, &e, err);
+
+	if (!rc)
+		rc = limit_of(off, bytes, &end, err);
+	if (!rc)
+		rc = zero_data(e, off, min_u64(end, atomic_load(&e->vm_bytes)), err);
+	if (!rc)
+		grow_to(e, end);
 	return rc;
 }
 
@@ -80,6 +135,19 @@ int limg_vmstate_read(struct node *n, const char *snap, void *buf, uint64_t byte
 			       (unsigned long long)vm_size(&v));
 	else if (bytes)
 		rc = view_read(&v, VOL_VM, buf, bytes, off, err);
+	view_release(&v);
+	return rc;
+}
+
+int limg_vmstate_status(struct node *n, const char *snap, uint64_t bytes, uint64_t off, struct status_extent *out,
+			size_t cap, size_t *nr, struct img_error *err)
+{
+	struct view v;
+	int rc = view_named(state_of(n)->e, snap, &v, err);
+
+	if (rc)
+		return rc;
+	rc = view_status(&v, VOL_VM, bytes, off, out, cap, nr, err);
 	view_release(&v);
 	return rc;
 }

@@ -104,3 +104,31 @@ bool qcow2_reads_zero(struct qcow2_view *v, uint64_t off, uint64_t bytes)
 	}
 	return true;
 }
+
+int qcow2_view_status(struct qcow2_view *v, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
+		      size_t *nr, struct img_error *err)
+{
+	static const enum status_kind kinds[] = { [MAP_UNALLOCATED] = STATUS_UNALLOCATED,
+						  [MAP_ZERO] = STATUS_ZERO,
+						  [MAP_DATA] = STATUS_DATA,
+						  [MAP_COMPRESSED] = STATUS_COMPRESSED };
+	bool one_file = v->e->data == v->e->file;
+
+	*nr = 0;
+	while (*nr < cap && bytes > 0) {
+		struct qcow2_mapping m;
+		int rc = qcow2_map(v, off, bytes, &m, err);
+
+		if (rc)
+			return rc;
+		out[(*nr)++] = (struct status_extent){
+			.off = off,
+			.bytes = m.bytes,
+			.kind = kinds[m.kind],
+			.host_off = m.kind == MAP_DATA && one_file ? m.host_off : STATUS_NO_HOST,
+		};
+		off += m.bytes;
+		bytes -= m.bytes;
+	}
+	return 0;
+}

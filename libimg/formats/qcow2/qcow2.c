@@ -87,30 +87,7 @@ static int flush(struct node *n, unsigned flags, struct img_error *err)
 static int status(struct node *n, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap, size_t *nr,
 		  struct img_error *err)
 {
-	struct qcow2_view *v = view_of(n);
-	bool one_file = v->e->data == v->e->file;
-
-	*nr = 0;
-	while (*nr < cap && bytes > 0) {
-		static const enum status_kind kinds[] = { [MAP_UNALLOCATED] = STATUS_UNALLOCATED,
-							  [MAP_ZERO] = STATUS_ZERO,
-							  [MAP_DATA] = STATUS_DATA,
-							  [MAP_COMPRESSED] = STATUS_COMPRESSED };
-		struct qcow2_mapping m;
-		int ret = qcow2_map(v, off, bytes, &m, err);
-
-		if (ret != 0)
-			return ret;
-		out[(*nr)++] = (struct status_extent){
-			.off = off,
-			.bytes = m.bytes,
-			.kind = kinds[m.kind],
-			.host_off = m.kind == MAP_DATA && one_file ? m.host_off : STATUS_NO_HOST,
-		};
-		off += m.bytes;
-		bytes -= m.bytes;
-	}
-	return 0;
+	return qcow2_view_status(view_of(n), bytes, off, out, cap, nr, err);
 }
 
 const struct img_driver qcow2_driver = {
@@ -144,6 +121,8 @@ const struct img_driver qcow2_driver = {
 	.snap_diff = qcow2_snap_diff,
 	.vmstate_write = qcow2_vmstate_write,
 	.vmstate_read = qcow2_vmstate_read,
+	.vmstate_zero = qcow2_vmstate_zero,
+	.vmstate_status = qcow2_vmstate_status,
 	.vmstate_resize = qcow2_vmstate_resize,
 	.vmstate_size = qcow2_vmstate_size,
 	.info = qcow2_info,

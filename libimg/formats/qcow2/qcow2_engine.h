@@ -336,6 +336,9 @@ void qcow2_txn_abort(struct qcow2_engine *e);
 
 /* ---- io.c, write.c, compress.c ---- gate is taken inside */
 int qcow2_view_read(struct qcow2_view *v, void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
+/* As the driver's status, for guest offsets also behind the disk. */
+int qcow2_view_status(struct qcow2_view *v, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
+		      size_t *nr, struct img_error *err);
 /* With gate held by the caller (rd or wr). */
 int qcow2_view_read_held(struct qcow2_view *v, void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
 /* off may lie past the disk, where machine state is kept. */
@@ -380,6 +383,9 @@ int qcow2_snap_open(struct node *n, const char *name, struct node *view, struct 
 int qcow2_snap_diff(struct node *n, const char *a, const char *b, img_diff_fn fn, void *ctx, struct img_error *err);
 int qcow2_vmstate_write(struct node *n, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
 int qcow2_vmstate_read(struct node *n, const char *snap, void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
+int qcow2_vmstate_zero(struct node *n, uint64_t bytes, uint64_t off, struct img_error *err);
+int qcow2_vmstate_status(struct node *n, const char *snap, uint64_t bytes, uint64_t off, struct status_extent *out,
+			 size_t cap, size_t *nr, struct img_error *err);
 int qcow2_vmstate_resize(struct node *n, uint64_t bytes, struct img_error *err);
 int qcow2_vmstate_size(struct node *n, const char *snap, uint64_t *bytes, struct img_error *err);
 

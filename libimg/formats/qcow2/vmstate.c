@@ -153,25 +153,53 @@ static void raise_to(_Atomic uint64_t *v, uint64_t least)
 		;
 }
 
-int qcow2_vmstate_write(struct node *n, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
+/* The working machine state is about to reach [off, off + bytes). */
+static int reach_for(struct qcow2_engine *e, uint64_t bytes, uint64_t off, uint64_t *base, struct img_error *err)
 {
-	struct qcow2_engine *e;
-	uint64_t end, base;
-	int r = head_of(n, &e, err);
+	uint64_t end;
+	int r;
 
-	if (r < 0)
-		return r;
-	base = qcow2_vmstate_off(e, atomic_load(&e->disk_bytes));
-	if (add_overflows(off, bytes, &end) || end > INT64_MAX - base)
+	*base = qcow2_vmstate_off(e, atomic_load(&e->disk_bytes));
+	if (add_overflows(off, bytes, &end) || end > INT64_MAX - *base)
 		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER,
 				 "machine state at 0x%llx lies beyond all limits", (unsigned long long)off);
 	r = make_reach(e, end, err);
+	if (r == 0)
+		raise_to(&e->vm_reach, end); /* before there is anything to be taken for a leftover */
+	return r;
+}
+
+int qcow2_vmstate_write(struct node *n, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
+{
+	struct qcow2_engine *e;
+	uint64_t base;
+	int r = head_of(n, &e, err);
+
+	if (r == 0)
+		r = reach_for(e, bytes, off, &base, err);
+	if (r == 0)
+		r = qcow2_write(e, buf, bytes, base + off, 0, err);
+	if (r == 0)
+		raise_to(&e->vm_bytes, off + bytes);
+	return r;
+}
+
+/* Behind its end there is nothing but zeros. */
+int qcow2_vmstate_zero(struct node *n, uint64_t bytes, uint64_t off, struct img_error *err)
+{
+	struct qcow2_engine *e;
+	uint64_t base, have;
+	int r = head_of(n, &e, err);
+
+	if (r == 0)
+		r = reach_for(e, bytes, off, &base, err);
 	if (r < 0)
 		return r;
-	raise_to(&e->vm_reach, end); /* before there is anything to be taken for a leftover */
-	r = qcow2_write(e, buf, bytes, base + off, 0, err);
+	have = atomic_load(&e->vm_bytes);
+	if (off < have)
+		r = qcow2_zero(e, min_u64(bytes, have - off), base + off, true, false, err);
 	if (r == 0)
-		raise_to(&e->vm_bytes, end);
+		raise_to(&e->vm_bytes, off + bytes);
 	return r;
 }
 
@@ -191,28 +219,68 @@ int qcow2_vmstate_size(struct node *n, const char *snap, uint64_t *bytes, struct
 	return s ? 0 : IMG_E_NOENT;
 }
 
-int qcow2_vmstate_read(struct node *n, const char *snap, void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
+/* Where machine state [off, off + bytes) of a snapshot, or the working one, is found: to be released where snap is
+ * given. */
+static int view_of_state(struct node *n, const char *snap, uint64_t bytes, uint64_t off, struct qcow2_view *v,
+			 uint64_t *base, struct img_error *err)
 {
 	struct qcow2_engine *e = state_of(n)->view.e;
-	struct qcow2_view v;
-	uint64_t size, base, last;
+	uint64_t size, last;
 	int r = qcow2_vmstate_size(n, snap, &size, err);
 
 	if (r == 0 && !range_inside(off, bytes, size))
 		r = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "the machine state ends at 0x%llx",
 			      (unsigned long long)size);
-	if (r == 0 && snap)
-		r = qcow2_snapshot_view(e, snap, &v, err);
-	else
-		v = qcow2_head_view(e);
 	if (r < 0)
 		return r;
-	base = qcow2_vmstate_off(e, snap ? v.size_bytes : atomic_load(&e->disk_bytes));
-	if (add_overflows(base, off + bytes, &last) || last > INT64_MAX)
-		r = error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
-			      "machine state of 0x%llx bytes lies beyond all limits", (unsigned long long)size);
-	else if (bytes)
+	*v = qcow2_head_view(e);
+	if (snap)
+		r = qcow2_snapshot_view(e, snap, v, err);
+	if (r < 0)
+		return r;
+	*base = qcow2_vmstate_off(e, snap ? v->size_bytes : atomic_load(&e->disk_bytes));
+	if (!add_overflows(*base, off + bytes, &last) && last <= INT64_MAX)
+		return 0;
+	if (snap)
+		qcow2_view_release(v);
+	return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+			 "machine state of 0x%llx bytes lies beyond all limits", (unsigned long long)size);
+}
+
+int qcow2_vmstate_read(struct node *n, const char *snap, void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
+{
+	struct qcow2_view v;
+	uint64_t base;
+	int r = view_of_state(n, snap, bytes, off, &v, &base, err);
+
+	if (r < 0)
+		return r;
+	if (bytes)
 		r = qcow2_view_read(&v, buf, bytes, base + off, err);
+	if (snap)
+		qcow2_view_release(&v);
+	return r;
+}
+
+/*
+ * Where an image may be changed no offsets are told: clusters move, and are written in place, as a whole, while whoever
+ * maps them thinks in pages.
+ */
+int qcow2_vmstate_status(struct node *n, const char *snap, uint64_t bytes, uint64_t off, struct status_extent *out,
+			 size_t cap, size_t *nr, struct img_error *err)
+{
+	struct qcow2_view v;
+	uint64_t base;
+	int r = view_of_state(n, snap, bytes, off, &v, &base, err);
+
+	if (r < 0)
+		return r;
+	r = qcow2_view_status(&v, bytes, base + off, out, cap, nr, err);
+	for (size_t i = 0; r == 0 && i < *nr; i++) {
+		out[i].off -= base;
+		if (v.e->writable)
+			out[i].host_off = STATUS_NO_HOST;
+	}
 	if (snap)
 		qcow2_view_release(&v);
 	return r;

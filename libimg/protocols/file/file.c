@@ -19,6 +19,7 @@
 #include <linux/fs.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -67,6 +68,19 @@ static int file_pread(struct node *node, void *buf, uint64_t bytes, uint64_t off
 		bytes -= (uint64_t)got;
 	}
 	return 0;
+}
+
+/* Through the buffered description: the pages are the page cache's. */
+static int file_map(struct node *node, void *addr, uint64_t bytes, uint64_t off, struct img_error *err)
+{
+	struct file_state *st = node->state;
+	int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE;
+
+	atomic_store(&st->mapped, true);
+	if (mmap(addr, (size_t)bytes, PROT_READ | PROT_WRITE, flags, st->buffered_fd, (off_t)off) != MAP_FAILED)
+		return 0;
+	return error_errno(err, errno, off, FILE_LAYER, "%s: cannot map at 0x%llx", node->path,
+			   (unsigned long long)off);
 }
 
 static int write_loop(struct node *node, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
@@ -239,7 +253,9 @@ static void release(struct file_state *st)
 	pthread_mutex_destroy(&st->share_lock);
 	if (st->buffered_fd != st->fd)
 		close(st->buffered_fd);
-	/* The locks die with the last descriptor of the description. */
+	/* The locks die with the last descriptor of the description, unless a mapping keeps it. */
+	if (atomic_load(&st->mapped))
+		file_unlock_all(st);
 	close(st->fd);
 }
 
@@ -300,4 +316,5 @@ const struct img_driver file_driver = {
 	.allocate = file_allocate,
 	.lock_byte = file_lock_byte,
 	.share = file_share,
+	.map = file_map,
 };

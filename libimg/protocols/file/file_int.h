@@ -18,6 +18,7 @@ struct file_state {
 	uint32_t sector_bytes; /* logical sector of a block device, 1 for a file */
 	bool is_block_device;
 	bool no_lock;
+	_Atomic bool mapped; /* pages of fd were given out: they keep its description alive, with the locks */
 
 	_Atomic uint64_t size; /* as far as this node knows; a device's never changes */
 	/* Changed since the last flush began. Set when a change has arrived, not before it: a flush between the two
@@ -41,6 +42,7 @@ int file_stat(struct node *node, struct host_stat *out, struct img_error *err);
 /* file_lock.c */
 int file_lock_byte(struct node *node, uint64_t byte, enum byte_lock mode, struct img_error *err);
 int file_share(struct node *node, unsigned use, unsigned forbid, struct img_error *err);
+void file_unlock_all(struct file_state *st);
 
 /* file_space.c */
 int file_zero(struct node *node, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err);

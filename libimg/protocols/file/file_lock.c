@@ -36,6 +36,14 @@ static int set_lock(int fd, uint64_t byte, short type)
 	return 0;
 }
 
+void file_unlock_all(struct file_state *st)
+{
+	struct flock fl = { .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 0 };
+
+	while (fcntl(st->fd, F_OFD_SETLK, &fl) < 0 && errno == EINTR)
+		;
+}
+
 /* 0: nobody else holds any lock there; EAGAIN: somebody does; else errno. */
 static int probe_lock(int fd, uint64_t byte)
 {
