@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: MIT */
-/* A token bucket against noisy neighbours: so many requests and bytes a second, with bursts of a tenth of a second. */
+/*
+ * A token bucket against noisy neighbours: so many requests and bytes a second, with bursts of a tenth of a second. The
+ * disks of a machine share one. Any thread.
+ */
 #ifndef IMGVM_THROTTLE_H
 #define IMGVM_THROTTLE_H
 
+#include <pthread.h>
 #include <stdint.h>
 
 struct throttle {
-	uint64_t iops, bps;	/* 0: no limit */
+	uint64_t iops, bps; /* 0: no limit; constant */
+	pthread_mutex_t lock;
+	/* under lock */
 	double requests, bytes; /* tokens; may be negative: a request larger than the burst is paid afterwards */
 	uint64_t last_ns;	/* when they were counted; 0: full */
 };

@@ -39,14 +39,15 @@ struct virtio_kind {
 	/* May be NULL: the guest wrote a field of the device configuration. */
 	void (*config_write)(struct virtio *v, unsigned off, unsigned bytes, uint64_t value);
 	void (*reset)(struct virtio *v); /* what the kind keeps; may be NULL */
-	/* What the kind keeps, after the transport's part in the same section; both or neither. */
+	/* What the kind keeps, after the transport's part in the same section; both or neither. load ends with
+	 * state_done(), and changes nothing before. */
 	void (*save)(struct virtio *v, struct state_writer *out);
-	int (*load)(struct virtio *v, struct state_reader *in, struct img_error *err); /* checks before it changes */
-	void (*destroy)(struct virtio *v);					       /* frees `priv`; may be NULL */
+	int (*load)(struct virtio *v, struct state_reader *in, struct img_error *err);
+	void (*destroy)(struct virtio *v); /* frees what priv is; may be NULL */
 };
 
-/* Creates the device, attaches it to PCI, adds it to the bus and starts its worker, paused. priv: the kind's own, owned
- * by it from here on. */
+/* Creates the device, attaches it to PCI, adds it to the bus and starts its worker, paused. kind and priv are owned by
+ * it from here on (kind->destroy), but not after a failure: NULL. */
 struct virtio *virtio_create(const struct virtio_kind *kind, struct bus *bus, struct device *pcidev,
 			     const struct machine_host *host, struct memory *mem, void *priv, struct img_error *err);
 void *virtio_priv(struct virtio *v);
@@ -57,10 +58,18 @@ struct memory *virtio_memory(struct virtio *v);
 void virtio_notify_guest(struct virtio *v, unsigned queue);
 /* Under lock: the guest broke a rule. DEVICE_NEEDS_RESET; the queues rest until the reset. */
 void virtio_broken(struct virtio *v, const struct img_error *why);
+/* Any thread: it broke a rule since the last reset, and which. */
+bool virtio_is_broken(struct virtio *v, struct img_error *why);
 /* The device configuration changed (a resize): interrupts. */
 void virtio_config_changed(struct virtio *v);
 /* Any thread: look at the queue as if the guest had kicked it (input has arrived, a throttle has opened). */
 void virtio_kick(struct virtio *v, unsigned queue);
+/* Under lock, by handle() before it returns false: look again when ns have passed, or after a resume. The worker waits
+ * without the lock. */
+void virtio_look_later(struct virtio *v, unsigned queue, uint64_t ns);
+/* `lock`, for whoever is not the worker; waits for the request in hand only. Not nested. */
+void virtio_lock(struct virtio *v);
+void virtio_unlock(struct virtio *v);
 
 /* ---- kinds ---- */
 
