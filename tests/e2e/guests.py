@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """
 The guests of the end-to-end tests, made from what the system has: the boot sector beside this file, a disk that GRUB
-starts from, and Debian's cloud kernel with a small root file system of busybox. Nothing is mounted and nobody needs to be
-root.
+starts from, and Debian's cloud kernel with a small root file system of busybox. Nothing is mounted and nobody needs to
+be root.
 
-The kernel's package is downloaded once, to ${XDG_CACHE_HOME:-~/.cache}/libimg/linux, and never installed. What cannot be
-had here raises Skipped with the reason.
+The kernel's package is downloaded once, to ${XDG_CACHE_HOME:-~/.cache}/libimg/linux, and never installed. What cannot
+be had here raises Skipped with the reason.
 """
 import glob
 import gzip
@@ -162,8 +162,8 @@ def cloud_kernel():
     os.makedirs(CACHE, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as work:
         package = find_package()
-        got = subprocess.run(['apt-get', 'download', package], cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                             check=False)
+        got = subprocess.run(['apt-get', 'download', package], cwd=work, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, check=False)
         debs = glob.glob(work + '/*.deb')
         if got.returncode or not debs:
             raise Skipped('%s cannot be downloaded: %s' % (package, got.stdout.decode(errors='replace').strip()[-200:]))
@@ -193,7 +193,8 @@ def find_package():
         if found:
             return found.group(1)
         if attempt == 0 and os.geteuid() == 0:
-            subprocess.run(['apt-get', 'update', '-q'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+            subprocess.run(['apt-get', 'update', '-q'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                           check=False)
     raise Skipped('apt knows no package linux-image-cloud-amd64 here (apt-get update, as root)')
 
 
@@ -408,6 +409,7 @@ def sbin_env():
 def nested_command(kernel, initrd, disk, mib=1024, cpus=1):
     """QEMU as a machine whose processor has SVM, emulated: needs nothing of this machine."""
     need(('qemu-system-x86_64', 'qemu-system-x86'))
-    return ['qemu-system-x86_64', '-accel', 'tcg', '-cpu', 'EPYC,+svm', '-m', str(mib), '-smp', str(cpus), '-nodefaults',
-            '-display', 'none', '-no-reboot', '-serial', 'stdio', '-kernel', kernel.vmlinuz, '-initrd', initrd, '-append',
-            'console=ttyS0 quiet panic=-1', '-drive', 'file=%s,format=raw,if=virtio,cache=unsafe' % disk]
+    return ['qemu-system-x86_64', '-accel', 'tcg', '-cpu', 'EPYC,+svm', '-m', str(mib), '-smp', str(cpus),
+            '-nodefaults', '-display', 'none', '-no-reboot', '-serial', 'stdio', '-kernel', kernel.vmlinuz,
+            '-initrd', initrd, '-append', 'console=ttyS0 quiet panic=-1',
+            '-drive', 'file=%s,format=raw,if=virtio,cache=unsafe' % disk]
