@@ -27,6 +27,7 @@ SECTOR = 512
 # Where the boot sector keeps what (see there).
 NOTE_LBA, PATTERN_LBA, PATTERN_SECTORS = 40, 64, 2048
 WRITER_LBA, WRITER_SLOTS = 4096, 2048
+HOLE_BYTES = 12 * MIB
 BOOT_BYTES = 16 * MIB
 
 
