@@ -20,6 +20,6 @@
 /* Builds them in guest memory at ACPI_GPA, and returns the address of the RSDP. */
 uint64_t acpi_install(struct memory *mem, unsigned nr_vcpus);
 /* Hands them to SeaBIOS: etc/acpi/rsdp, etc/acpi/tables and etc/table-loader. */
-void acpi_add_fw_cfg(struct device *fw_cfg, unsigned nr_vcpus, const struct memory *mem);
+void acpi_add_fw_cfg(struct device *fw_cfg, unsigned nr_vcpus);
 
 #endif

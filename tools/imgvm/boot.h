@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How a machine starts: with SeaBIOS, or with a Linux kernel put into its RAM. Files are opened and read once, before
- * the sandbox closes; boot_load() puts them into guest memory, again at every reset.
+ * How a machine starts: with SeaBIOS, or with a Linux kernel put into its RAM. Files are opened once, before the
+ * sandbox closes; boot_load() puts them into guest memory, again at every reset: a kernel and its initrd are read again
+ * then, from the same open files.
  */
 #ifndef IMGVM_BOOT_H
 #define IMGVM_BOOT_H
 
 #include "bus.h"
 #include "memory.h"
+
+/* A larger ROM would reach into the pages below it that KVM keeps for itself (vm.c). */
+#define BOOT_ROM_MAX (UINT64_C(256) << 10)
 
 struct boot_options {
 	const char *bios;   /* ROM image; NULL: SeaBIOS where Debian puts it. Not with kernel */
@@ -24,7 +28,7 @@ struct boot_regs {
 	uint16_t gdt_bytes; /* descriptors: null, null, code (0x10), data (0x18), TSS (0x20) */
 };
 
-struct boot; /* opaque: the files' bytes */
+struct boot; /* opaque: the files */
 
 int boot_open(const struct boot_options *opts, struct boot **out, struct img_error *err);
 void boot_free(struct boot *boot);
@@ -49,6 +53,8 @@ struct linux_image {
 	uint64_t initrd_max;   /* highest address of the initrd's last byte */
 	uint32_t cmdline_max;
 };
+#define LINUX_HEAD_BYTES 4096u /* all that is looked at */
+/* file: the first LINUX_HEAD_BYTES of it, or all if there are fewer; bytes: how long it is. */
 int linux_parse(const void *file, uint64_t bytes, uint64_t ram_bytes, struct linux_image *out, struct img_error *err);
 
 #endif

@@ -30,13 +30,15 @@ struct device *cmos_create(struct bus *bus, const struct machine_host *host, uin
  * ACPI power management: PM1a event and control blocks and the PM timer at PM_BASE, SCI on GSI 9, sleep type PM_S5_TYPE
  * powers off. The reset register, also the PIIX one of software that knows no ACPI, is pci.c's: it lies inside 0xcf8.
  */
-#define PM_BASE	      0x600u
-#define PM_EVT_PORT   (PM_BASE + 0x0u) /* 4 bytes: status, enable */
-#define PM_CNT_PORT   (PM_BASE + 0x4u) /* 2 bytes */
-#define PM_TIMER_PORT (PM_BASE + 0x8u) /* 4 bytes, 3.579545 MHz, 32 bits */
-#define PM_SCI	      9u
-#define PM_S5_TYPE    5u
-#define PM_RESET_PORT 0xcf9u
+#define PM_BASE	       0x600u
+#define PM_EVT_PORT    (PM_BASE + 0x0u) /* 4 bytes: status, enable */
+#define PM_CNT_PORT    (PM_BASE + 0x4u) /* 2 bytes */
+#define PM_TIMER_PORT  (PM_BASE + 0x8u) /* 4 bytes, 3.579545 MHz, 32 bits */
+#define PM_SCI	       9u
+#define PM_S5_TYPE     5u
+#define PM_BYTES       12u
+#define PM_RESET_PORT  0xcf9u
+#define PM_RESET_VALUE 0x06u /* hard reset, now */
 struct device *pm_create(struct bus *bus, const struct machine_host *host);
 /* Presses the power button. False if the guest does not listen (ACPI is not enabled). Takes the bus lock. */
 bool pm_power_button(struct device *pm, struct bus *bus);
