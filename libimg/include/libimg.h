@@ -271,7 +271,9 @@ struct img_snapshot {
 	uint64_t size_bytes;	/* virtual size */
 	uint64_t data_bytes;	/* bytes mapped as data in its tree (shared with others or not); qcow2: 0, not known */
 	uint64_t vmstate_bytes; /* 0: disk only */
+	uint64_t vmstate_data_bytes; /* of it, bytes mapped as data, shared with other snapshots or not; qcow2: 0, not known */
 	uint8_t hash[16];	/* logical root: equal for equal content of this layer */
+	bool is_head; /* the head and the working vmstate are what they are in it: a revert would change nothing. False: not known */
 };
 
 enum img_snapshot_flags {

@@ -68,6 +68,7 @@ static int look(struct disk *disk, struct img *img, const struct disk_options *o
 	strcpy(disk->snapshot, snap.name);
 	memcpy(disk->snapshot_uuid, snap.uuid, sizeof(disk->snapshot_uuid));
 	disk->has_machine = disk->holds_machine && snap.vmstate_bytes > 0;
+	disk->is_head = snap.is_head;
 	if (disk->read_only || disk->transient || opts->revert)
 		return 0;
 	/* the logical root stands for the content: equal roots, equal disks. Formats without one do not know */
@@ -110,8 +111,8 @@ static int open_plain(struct disk *disk, const struct disk_options *opts, struct
 		return ret;
 	disk->holds_machine = keeps_machines(disk->img);
 	ret = look(disk, disk->img, opts, err);
-	/* also where the disk is the same: what machine state the image works with is the snapshot's from here on */
-	if (ret == 0 && opts->snapshot && !opts->read_only)
+	/* also where only the machine state that the image works with is another */
+	if (ret == 0 && opts->snapshot && !opts->read_only && !disk->is_head)
 		ret = img_snapshot_revert(disk->img, opts->snapshot, err);
 	return ret;
 }

@@ -37,6 +37,7 @@ struct disk {
 	uint8_t snapshot_uuid[16]; /* of `snapshot`, zero where there is none */
 	bool holds_machine;	   /* the image can keep a machine's state (limg) */
 	bool has_machine;	   /* `snapshot` holds one */
+	bool is_head;		   /* `snapshot` is what the head was at opening: there is nothing to revert */
 	bool saved_with_machine; /* while the state is written: snapshot_uuid is of the snapshot just made beside it */
 };
 

@@ -109,15 +109,43 @@ static int by_id(const void *a, const void *b)
 	return (x->id > y->id) - (x->id < y->id);
 }
 
+/* The head as it was at one moment; volumes without size where changes wait to be merged. */
+struct head_state {
+	bool known;
+	struct volume disk, vm;
+};
+
+static void look_at_head(struct engine *e, struct head_state *head)
+{
+	pthread_mutex_lock(&e->lock);
+	head->disk = e->sb.disk;
+	head->vm = e->sb.vm;
+	head->known = overlay_empty(e) && atomic_load(&e->disk_bytes) == e->sb.disk.size_bytes &&
+		      atomic_load(&e->vm_bytes) == e->sb.vm.size_bytes;
+	pthread_mutex_unlock(&e->lock);
+}
+
+/* Trees are never changed in place: the same root is the same content. */
+static bool is_head(const struct head_state *head, const struct snap *s)
+{
+	if (!head->known || head->disk.root.word != s->disk.root.word || head->disk.size_bytes != s->disk.size_bytes)
+		return false;
+	if (!s->has_vmstate)
+		return head->vm.size_bytes == 0;
+	return head->vm.root.word == s->vm.root.word && head->vm.size_bytes == s->vm.size_bytes;
+}
+
 int limg_snap_list(struct node *n, struct img_snapshot *out, size_t cap, size_t *nr, struct img_error *err)
 {
 	struct engine *e = state_of(n)->e;
+	struct head_state head;
 	struct img_snapshot *all;
 	size_t k = 0;
 	int rc = catalog_usable(e, err);
 
 	if (rc)
 		return rc;
+	look_at_head(e, &head);
 	pthread_mutex_lock(&e->cat_lock);
 	all = calloc(e->nr_slots + 1, sizeof(*all));
 	for (size_t i = 0; all && i < e->nr_slots; i++) {
@@ -134,6 +162,8 @@ int limg_snap_list(struct node *n, struct img_snapshot *out, size_t cap, size_t 
 		o->size_bytes = s->disk.size_bytes;
 		o->data_bytes = s->disk.root.count << e->block_shift;
 		o->vmstate_bytes = s->has_vmstate ? s->vm.size_bytes : 0;
+		o->vmstate_data_bytes = s->has_vmstate ? s->vm.root.count << e->block_shift : 0;
+		o->is_head = is_head(&head, s);
 		volume_logical_root(&s->disk, o->hash);
 		k++;
 	}
