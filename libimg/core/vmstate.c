@@ -21,7 +21,7 @@
 #define LAYER "vmstate"
 
 #define VERIFY_BYTES   (256u << 10)
-#define MAP_MIN_PAGES  16u   /* shorter runs are read faster than mapped and faulted in */
+#define MAP_MIN_PAGES  2u    /* a page is read about as fast as it is mapped, and costs no fault later */
 #define MAP_MAX_RUNS   8192u /* of one load; the kernel's default limit is 65530 mappings of a process */
 #define STATUS_BATCH   64u
 #define NR_RUN_CLASSES 64u /* of runs, by the power of two in their length */
@@ -159,8 +159,10 @@ struct load {
 	uint64_t off, page_bytes;
 	uint64_t file_bytes; /* a page beyond the file's end would be a SIGBUS */
 	uint64_t nr_runs[NR_RUN_CLASSES];
-	unsigned whole_class;	       /* runs of this class and above are mapped ... */
-	uint64_t maps_left;	       /* ... and so many of the class below */
+	unsigned last_class; /* shorter runs are not mapped; maps_left counts those of this class ... */
+	bool planned;	     /* ... and, where this is false, those above it, too */
+	uint64_t maps_left;
+	bool too_many;		       /* to be planned: nothing else counts */
 	uint64_t read_off, read_bytes; /* to be read in one go */
 };
 
@@ -193,26 +195,31 @@ static int count_run(void *ctx, const struct status_extent *x, struct img_error 
 	return 0;
 }
 
-/* The longest runs are mapped: all of some length and above, and as many of the next class as may be. */
-static void choose_runs(struct load *l)
+/* The longest runs are mapped: all above some length, and as many of the class below as may be. */
+static void plan_runs(struct load *l)
 {
-	uint64_t left = MAP_MAX_RUNS;
 	unsigned class = NR_RUN_CLASSES;
 
-	while (class > 0 && l->nr_runs[class - 1] <= left)
-		left -= l->nr_runs[--class];
-	l->whole_class = class;
-	l->maps_left = left;
+	l->maps_left = MAP_MAX_RUNS;
+	while (class > 0 && l->nr_runs[class - 1] <= l->maps_left)
+		l->maps_left -= l->nr_runs[--class];
+	l->last_class = class > 0 ? class - 1 : 0;
+	l->planned = true;
+	l->too_many = false;
 }
 
 static bool chosen(struct load *l, uint64_t bytes)
 {
 	unsigned class = run_class(bytes);
 
-	if (class >= l->whole_class)
-		return true;
-	if (class + 1 < l->whole_class || l->maps_left == 0)
+	if (class < l->last_class)
 		return false;
+	if (l->planned && class > l->last_class)
+		return true;
+	if (l->maps_left == 0) {
+		l->too_many = !l->planned;
+		return false;
+	}
 	l->maps_left--;
 	return true;
 }
@@ -257,7 +264,7 @@ static int load_extent(void *ctx, const struct status_extent *x, struct img_erro
 	void *at;
 	int ret;
 
-	if (x->kind != STATUS_DATA && x->kind != STATUS_COMPRESSED)
+	if (l->too_many || (x->kind != STATUS_DATA && x->kind != STATUS_COMPRESSED))
 		return 0;
 	if (!mappable(l, x, &first, &last, &host_off) || !chosen(l, last - first))
 		return read_part(l, x->bytes, x->off, err);
@@ -284,22 +291,35 @@ static bool may_map(const struct load *l)
 	return !l->node->writable || limits.block_bytes <= l->page_bytes;
 }
 
+static int load_all(struct load *l, uint64_t bytes, struct img_error *err)
+{
+	int ret = fresh_pages(l->addr, bytes, err);
+
+	l->read_bytes = 0;
+	if (ret == 0)
+		ret = each_extent(l->node, l->snapshot, bytes, l->off, load_extent, l, err);
+	return ret == 0 && !l->too_many && l->read_bytes > 0 ? read_pending(l, err) : ret;
+}
+
 static int load(struct load *l, uint64_t bytes, unsigned flags, struct img_error *err)
 {
 	const struct node *owner = l->node->view_of ? l->node->view_of : l->node;
 	struct host_stat host = { 0 };
-	int ret = fresh_pages(l->addr, bytes, err);
+	int ret = 0;
 
-	if (ret == 0 && (flags & IMG_VMSTATE_MAP) && owner->file && may_map(l))
+	if ((flags & IMG_VMSTATE_MAP) && owner->file && may_map(l))
 		ret = node_stat(owner->file, &host, err);
-	if (ret == 0 && host.file_bytes > 0) {
-		l->file_bytes = host.file_bytes;
-		ret = each_extent(l->node, l->snapshot, bytes, l->off, count_run, l, err);
-		choose_runs(l);
-	}
-	if (ret == 0)
-		ret = each_extent(l->node, l->snapshot, bytes, l->off, load_extent, l, err);
-	return ret == 0 && l->read_bytes > 0 ? read_pending(l, err) : ret;
+	if (ret != 0)
+		return ret;
+	l->file_bytes = host.file_bytes;
+	l->maps_left = MAP_MAX_RUNS;
+	ret = load_all(l, bytes, err);
+	if (ret != 0 || !l->too_many)
+		return ret;
+	/* Once more, with the best of them. */
+	ret = each_extent(l->node, l->snapshot, bytes, l->off, count_run, l, err);
+	plan_runs(l);
+	return ret == 0 ? load_all(l, bytes, err) : ret;
 }
 
 int img_vmstate_load(struct img *img, const char *snapshot, void *addr, uint64_t bytes, uint64_t off, unsigned flags,
