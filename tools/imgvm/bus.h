@@ -48,7 +48,8 @@ struct device_ops {
 	uint64_t (*read)(struct device *dev, unsigned region, uint64_t off, unsigned bytes);
 	void (*write)(struct device *dev, unsigned region, uint64_t off, unsigned bytes, uint64_t value);
 	void (*reset)(struct device *dev); /* as after power-on */
-	/* Writes one section of tag and instance (state.h). The machine is paused: see pause. */
+	/* Writes one section of tag and instance (state.h). The machine is paused: see pause. save and load are NULL
+	 * where there is nothing to keep. */
 	void (*save)(struct device *dev, struct state_writer *out);
 	/* The section's payload. Checks all of it before anything changes: after a failure the device is as before. */
 	int (*load)(struct device *dev, struct state_reader *in, struct img_error *err);
