@@ -74,7 +74,8 @@ static int save_devices(struct machine *m, struct img_error *err)
 	state_start(&out, buf, STATE_AREA_BYTES);
 	machine_shape_save(m, &out);
 	for (unsigned i = 0; i < m->bus.nr_devices; i++)
-		m->bus.device[i]->ops->save(m->bus.device[i], &out);
+		if (m->bus.device[i]->ops->save)
+			m->bus.device[i]->ops->save(m->bus.device[i], &out);
 	ret = vm_save(m->vm, &out, err);
 	if (ret == 0)
 		ret = state_finish(&out, &bytes, err);
@@ -228,6 +229,8 @@ static int load_devices(struct machine *m, struct state *state, struct img_error
 		struct device *dev = m->bus.device[i];
 		struct state_reader in;
 
+		if (!dev->ops->load)
+			continue;
 		ret = state_open(state, dev->tag, dev->instance, dev->version, &in, err);
 		if (ret == 0)
 			ret = dev->ops->load(dev, &in, err);
