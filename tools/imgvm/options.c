@@ -6,7 +6,7 @@
 
 #define MAX_TIMEOUT_S 1000000000u /* 30 years: beyond it, what is added to the clock would overflow on some hosts */
 
-const struct cli_option run_option_table[] = {
+const struct cli_option run_option_table[RUN_OPTIONS] = {
 	{ "memory", 'm', OPTION_SIZE, "SIZE", "RAM of the guest; default: 256M, or what a resumed machine has",
 	  offsetof(struct run_args, memory) },
 	{ "cpus", 'c', OPTION_NUMBER, "N", "processors, 1 to 8; default: 1, or what a resumed machine has",
@@ -58,7 +58,6 @@ const struct cli_option run_option_table[] = {
 	  "not",
 	  offsetof(struct run_args, sandbox) },
 };
-const size_t run_option_count = ARRAY_LEN(run_option_table);
 
 /* ---- disks ------------------------------------------------------------------------------------------------------- */
 

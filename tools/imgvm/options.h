@@ -29,8 +29,8 @@ struct run_options {
 	enum sandbox_mode sandbox;
 };
 
-extern const struct cli_option run_option_table[];
-extern const size_t run_option_count;
+#define RUN_OPTIONS 23
+extern const struct cli_option run_option_table[RUN_OPTIONS];
 
 /* Judges args. Returns an exit status; after EXIT_DONE the caller calls options_free(). The strings of args must live
  * as long as out. */
