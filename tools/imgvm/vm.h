@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The machine's processors over the KVM API: vm.c holds the VM (memory slots, interrupt controllers, dirty log), vcpu.c
- * a processor and its thread, cpuid.c what the guest is told of them, vm_state.c what is saved of all that.
+ * a processor and its thread, cpuid.c what the guest is told of them, vm_regs.c how their state moves from and to KVM,
+ * vm_layout.c how it is spelled, vm_state.c what is saved of all that and when it is refused.
  *
  * The interrupt controllers (PIC, IOAPIC, local APICs) and the PIT are the kernel's. A processor's thread runs the
  * guest and hands its accesses to the bus; it stops in two ways: paused (vm_pause, any number of times) or ended.
