@@ -154,6 +154,7 @@ int sandbox_close_calls(struct sandbox *s, void (*rescue)(void), struct img_erro
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <termios.h>
+#include <ucontext.h>
 
 /* In the order of how often they are called, as far as that matters. */
 static const int calls[] = {
@@ -243,6 +244,8 @@ static const unsigned long requests[] = {
 	KVM_SET_REGS,
 	KVM_GET_SREGS,
 	KVM_SET_SREGS,
+	KVM_GET_SREGS2,
+	KVM_SET_SREGS2,
 	KVM_GET_MP_STATE,
 	KVM_SET_MP_STATE,
 	KVM_GET_XSAVE,
@@ -299,17 +302,26 @@ static const int refused[] = { SCMP_SYS(open),	   SCMP_SYS(openat),	 SCMP_SYS(op
 
 static void (*rescue_hook)(void);
 
-/* Only what a signal handler may call. */
+/* Only what a signal handler may call: no printf. */
+static void put_number(char *digit, unsigned long n)
+{
+	do {
+		*digit-- = "0123456789abcdef"[n % 16];
+		n /= 16;
+	} while (n);
+}
+
 static void handle_forbidden(int signal_nr, siginfo_t *info, void *context)
 {
-	char line[] = "\r\nimgvm: ended by its sandbox: it forbids system call number      \r\n";
-	char *digit = line + sizeof(line) - 4;
+	static const char begin[] = "\r\nimgvm: ended by its sandbox: system call 0x";
+	char line[] = "\r\nimgvm: ended by its sandbox: system call 0x   (0x        )\r\n";
+	const ucontext_t *at = context;
 
-	(void)context;
 	if (rescue_hook)
 		rescue_hook();
-	for (unsigned n = (unsigned)info->si_syscall; *digit == ' ' && (n || digit[1] == '\r'); n /= 10)
-		*digit-- = (char)('0' + n % 10);
+	put_number(line + sizeof(begin) + 1, (unsigned)info->si_syscall);
+	/* second argument: of an ioctl, the request */
+	put_number(line + sizeof(line) - 5, (uint32_t)at->uc_mcontext.gregs[REG_RSI]);
 	if (write(STDERR_FILENO, line, sizeof(line) - 1) < 0)
 		*line = '\0'; /* nobody hears it */
 	raise(signal_nr);     /* SA_RESETHAND: this time it ends the process */
