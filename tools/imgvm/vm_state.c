@@ -106,9 +106,10 @@ static int check_chip_values(const struct chips_state *s, struct img_error *err)
 	for (unsigned i = 0; i < 3; i++) {
 		const struct kvm_pit_channel_state *ch = &s->pit.channels[i];
 
-		/* 8254: modes 0 to 5, of which 2 and 3 have a second code; access low, high, both */
-		if (ch->count > 65536 || ch->mode > 7 || ch->rw_mode > 3 || ch->read_state > 4 || ch->write_state > 4 ||
-		    ch->bcd > 1 || ch->gate > 1)
+		/* 8254: modes 0 to 5, of which 2 and 3 have a second code (KVM's for "not set yet": 0xff); access to
+		 * the low byte, the high one, both */
+		if (ch->count > 65536 || (ch->mode > 7 && ch->mode != 0xff) || ch->rw_mode > 3 || ch->read_state > 4 ||
+		    ch->write_state > 4 || ch->bcd > 1 || ch->gate > 1)
 			return fail(err, IMG_E_CORRUPT, "machine state: timer channel %u cannot be", i);
 	}
 	return 0;
