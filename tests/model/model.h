@@ -39,7 +39,9 @@ enum op_kind {
 	OP_DIFF,
 	OP_EXTENTS,
 	OP_VM_WRITE,
+	OP_VM_ZERO,
 	OP_VM_READ,
+	OP_VM_LOAD,
 	OP_VM_RESIZE,
 	OP_RESIZE,
 	OP_OVERLAY,
@@ -181,7 +183,9 @@ int op_flush(struct model *m, const uint32_t *r);
 int op_checkpoint(struct model *m, const uint32_t *r);
 int op_extents(struct model *m, const uint32_t *r);
 int op_vm_write(struct model *m, const uint32_t *r);
+int op_vm_zero(struct model *m, const uint32_t *r);
 int op_vm_read(struct model *m, const uint32_t *r);
+int op_vm_load(struct model *m, const uint32_t *r);
 int op_vm_resize(struct model *m, const uint32_t *r);
 int op_resize(struct model *m, const uint32_t *r);
 int op_snap_create(struct model *m, const uint32_t *r);

@@ -3,6 +3,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "checked.h"
 #include "model.h"
@@ -226,12 +228,60 @@ int op_vm_write(struct model *m, const uint32_t *r)
 	return 0;
 }
 
+int op_vm_zero(struct model *m, const uint32_t *r)
+{
+	struct img_error err = { 0 };
+	struct flat *vm = &top(m)->vm;
+	uint64_t off = r[0] % (vm->size_bytes + 100000), bytes = 1 + r[1] % (r[2] & 1 ? 600000 : 30000);
+
+	if (r[2] & 2)
+		off = off / 4096 * 4096;
+	if (off + bytes > (1u << 20))
+		return 0;
+	if (expect(m, img_vmstate_zero(m->img, bytes, off, &err), 0, &err, "vmstate zero") != 0)
+		return -1;
+	if (off + bytes > vm->size_bytes)
+		flat_resize(vm, off + bytes);
+	flat_zero(vm, bytes, off);
+	return 0;
+}
+
 int op_vm_read(struct model *m, const uint32_t *r)
 {
 	struct msnap *s = r[0] & 1 ? pick_snap(m, r[1]) : NULL;
 	const struct flat none = { 0 };
 
 	return check_vm(m, m->img, s ? s->name : NULL, !s ? &top(m)->vm : s->has_vm ? &s->vm : &none);
+}
+
+int op_vm_load(struct model *m, const uint32_t *r)
+{
+	struct msnap *s = r[0] & 1 ? pick_snap(m, r[1]) : NULL;
+	const struct flat none = { 0 }, *truth = !s ? &top(m)->vm : s->has_vm ? &s->vm : &none;
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), pages = truth->size_bytes / page, off, bytes;
+	struct img_error err = { 0 };
+	uint8_t *mem;
+	int ret;
+
+	if (pages == 0)
+		return 0;
+	off = r[2] % pages * page;
+	bytes = (1 + r[3] % (pages - off / page)) * page;
+	mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (mem == MAP_FAILED)
+		return fail(m, "no memory to load machine state into");
+	memset(mem, 0xa5, bytes);
+	ret = expect(
+		m, img_vmstate_load(m->img, s ? s->name : NULL, mem, bytes, off, r[0] & 2 ? IMG_VMSTATE_MAP : 0, &err),
+		0, &err, "vmstate load");
+	if (ret == 0 && flat_compare(truth, mem, bytes, off) != UINT64_MAX)
+		ret = fail(m, "vmstate of %s is loaded wrong within 0x%" PRIx64 " at 0x%" PRIx64, s ? s->name : "head",
+			   bytes, off);
+	if (ret == 0)
+		ret = expect(m, img_vmstate_verify(m->img, s ? s->name : NULL, bytes, off, &err), 0, &err,
+			     "vmstate verify");
+	munmap(mem, bytes);
+	return ret;
 }
 
 int op_vm_resize(struct model *m, const uint32_t *r)

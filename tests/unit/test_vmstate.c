@@ -191,6 +191,21 @@ static void zeros_take_no_space(void **state)
 	free(truth);
 }
 
+/* Growing by zeros alone leaves no mapping behind, and yet it is part of what limg keeps. */
+static void zeros_are_kept(void **state)
+{
+	struct img *img = make(&flavours[0]);
+	uint64_t size;
+
+	(void)state;
+	assert_ok(img_vmstate_zero(img, 5000, 100000, ERR));
+	close_image(img);
+	img = open_image("vm", "limg", 0);
+	assert_ok(img_vmstate_size(img, NULL, &size, ERR));
+	assert_int_equal(size, 105000);
+	close_image(img);
+}
+
 /* ---- loading ----------------------------------------------------------------------------------------------------- */
 
 static void bad_arguments(void **state)
@@ -590,15 +605,11 @@ static void faults(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(zeros),
-		cmocka_unit_test(zeros_take_no_space),
-		cmocka_unit_test(bad_arguments),
-		cmocka_unit_test(maps),
-		cmocka_unit_test(random_life),
-		cmocka_unit_test(incremental),
-		cmocka_unit_test(mapped_survives_deletion),
-		cmocka_unit_test(damage),
-		cmocka_unit_test(cut_file),
+		cmocka_unit_test(zeros),	  cmocka_unit_test(zeros_take_no_space),
+		cmocka_unit_test(zeros_are_kept), cmocka_unit_test(bad_arguments),
+		cmocka_unit_test(maps),		  cmocka_unit_test(random_life),
+		cmocka_unit_test(incremental),	  cmocka_unit_test(mapped_survives_deletion),
+		cmocka_unit_test(damage),	  cmocka_unit_test(cut_file),
 		cmocka_unit_test(faults),
 	};
 

@@ -8,6 +8,7 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "budget.h"
 #include "checked.h"
 #include "engine.h"
 #include "limg.h"
@@ -175,6 +176,34 @@ static void snapshot_unlock(struct engine *e, struct limg_state *st)
 	st->locked_id = 0;
 }
 
+/* What is held in memory whatever is asked for: the catalog, the groups' books, and the journal where it is replayed. */
+static int judge_cost(const struct engine *e, const struct driver_open *args, struct img_error *err)
+{
+	const struct super *sb = &e->sb;
+	uint64_t bytes = sb->nr_slots * (sizeof(struct snap) + sizeof(struct disk_snapshot)) +
+			 sb->nr_groups * sizeof(struct group) + (args->snapshot ? 0 : au_off(sb->ring_aus));
+	int rc;
+
+	if (args->budget) /* the next try begins anew */
+		budget_layer(args->budget);
+	rc = budget_metadata(args->budget, e->node->path, bytes, err);
+	return rc;
+}
+
+static int judge_content(const struct engine *e, const struct driver_open *args, struct img_error *err)
+{
+	const struct super *sb = &e->sb;
+	uint64_t nr = 0, mapped = min_u64(sb->disk.root.count, sb->disk.size_bytes >> e->block_shift);
+	int rc;
+
+	for (size_t i = 0; i < e->nr_slots; i++)
+		nr += e->snap[i] && e->snap[i]->state == SNAP_LIVE;
+	rc = budget_snapshots(args->budget, e->node->path, nr, err);
+	if (rc || args->snapshot)
+		return rc;
+	return budget_expansion(args->budget, e->node->path, mapped << e->block_shift, node_size(e->file), err);
+}
+
 /* *moved: the state that was being read is not the current one any more. */
 static int load(struct engine *e, const struct driver_open *args, struct limg_state *st, bool *moved,
 		struct img_error *err)
@@ -184,6 +213,8 @@ static int load(struct engine *e, const struct driver_open *args, struct limg_st
 	uint64_t generation;
 	int rc = super_read(e->file, &e->sb, &damaged, err);
 
+	if (!rc)
+		rc = judge_cost(e, args, err);
 	if (rc)
 		return rc;
 	engine_adopt(e);
@@ -194,8 +225,10 @@ static int load(struct engine *e, const struct driver_open *args, struct limg_st
 			*err = e->catalog_cause;
 		return rc;
 	}
-	if (!args->snapshot)
-		return 0;
+	if (!args->for_check)
+		rc = judge_content(e, args, err);
+	if (rc || !args->snapshot)
+		return rc;
 	s = wanted(e, args);
 	if (!s)
 		return error_set(err, IMG_E_NOENT, 0, NO_OFFSET, LAYER, "no snapshot %.64s", args->snapshot);
@@ -305,6 +338,7 @@ int limg_open(struct node *n, const struct driver_open *args, struct img_error *
 static int close_writable(struct engine *e, struct img_error *err)
 {
 	struct ckpt_req req = { .action = CKPT_CLOSE };
+	bool grew;
 	int rc = 0;
 
 	engine_stop_worker(e);
@@ -317,7 +351,9 @@ static int close_writable(struct engine *e, struct img_error *err)
 
 		rc = engine_checkpoint(e, &step, err);
 	}
-	if (!rc && !e->space_bad && (!overlay_empty(e) || e->sb.ring_aus || e->bulk))
+	/* Machine state that grew by zeros has no entries. */
+	grew = atomic_load(&e->vm_bytes) != e->sb.vm.size_bytes;
+	if (!rc && !e->space_bad && (!overlay_empty(e) || e->sb.ring_aus || e->bulk || grew))
 		rc = engine_checkpoint(e, &req, err);
 	if (rc || !e->dirty_session)
 		return rc;
