@@ -9,8 +9,9 @@
  *
  * A request is one object on a line: {"command": "snapshot", "name": "before"}; the answer is one object on a line:
  * {"ok": true, ...} or
- * {"ok": false, "code": IMG_E_..., "error": "one line"}. Commands: status, pause, resume, snapshot (name, disk_only),
- * revert (name), delete (name), rename (name, new_name), powerdown, reset, quit. One request at a time on a connection.
+ * {"ok": false, "code": IMG_E_..., "error": "one line"}. Commands: status, pause, resume, snapshot (name; disk_only,
+ * optional: without it as the format of the image can), revert (name; save, optional: keep the present state under this
+ * name first), delete (name), rename (name, new_name), powerdown, reset, quit. One request at a time on a connection.
  */
 #ifndef TOOLS_CONTROL_H
 #define TOOLS_CONTROL_H

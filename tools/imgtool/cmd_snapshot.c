@@ -2,24 +2,37 @@
 /*
  * imgtool snapshot create, list, delete, rename, and imgtool revert: they change what an image remembers and never look
  * at its parent, so that it is not opened. snapshot diff has its own file.
+ *
+ * What imgvm runs is changed by the machine, on our demand: its memory and processors belong to its snapshots.
  */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "live.h"
+#include "machine.h"
 #include "open.h"
 #include "output.h"
 #include "snapshots.h"
 #include "verbs.h"
 
-/* Opens FILE@NAME for a change. Returns an exit status; on EXIT_DONE the caller closes img and frees target. */
+/*
+ * Opens FILE@NAME for a change, or connects to the machine that runs from it: then img is NULL. Returns an exit status;
+ * on EXIT_DONE the caller closes img or uses up *machine, and frees target.
+ */
 static int open_named(const struct cli_verb *verb, const struct common_args *common, const char *operand,
-		      struct target *target, struct img **img)
+		      struct target *target, struct img **img, int *machine)
 {
 	struct target head;
 	int status = target_parse_snapshot(target, verb, operand);
 
+	*img = NULL;
+	*machine = -1;
 	if (status != EXIT_DONE)
 		return status;
+	*machine = machine_connect(target->path);
+	if (*machine >= 0)
+		return EXIT_DONE;
 	head = (struct target){ .path = target->path };
 	status = open_image(&head, common, IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING, img);
 	if (status != EXIT_DONE)
@@ -39,12 +52,16 @@ static int run_create(const struct cli_verb *verb, void *args, char **operands, 
 	struct img_error err = { .code = IMG_OK };
 	struct target target;
 	struct img *img;
-	int status = open_named(verb, args, operands[0], &target, &img);
+	int machine, status = open_named(verb, args, operands[0], &target, &img, &machine);
 
 	(void)nr_operands;
 	if (status != EXIT_DONE)
 		return status;
-	status = finish(&target, img, img_snapshot_create(img, target.snapshot, 0, &err), &err);
+	if (img)
+		status = finish(&target, img, img_snapshot_create(img, target.snapshot, 0, &err), &err);
+	else
+		status = machine_ask(machine, target.path, args, live_print_snapshot, "snapshot", target.snapshot, NULL,
+				     NULL);
 	target_free(&target);
 	return status;
 }
@@ -55,7 +72,9 @@ const struct cli_verb verb_snapshot_create = {
 	.summary = "Keeps the present state of an image as a snapshot",
 	.details =
 		"In limg this takes the same time and writes the same few bytes whatever the size of the image; in qcow2 "
-		"both grow with it. Names are unique in the image.",
+		"both grow with it. Names are unique in the image.\n\n"
+		"If imgvm runs a machine from the image, the machine is asked: the snapshot then holds processors and "
+		"memory as well, and the guest stands still for a moment.",
 	.example = PROGRAM " snapshot create debian.limg@before",
 	.min_operands = 1,
 	.max_operands = 1,
@@ -64,9 +83,23 @@ const struct cli_verb verb_snapshot_create = {
 	.run = run_create,
 };
 
+/* A machine that runs from the image holds it; what it keeps in its snapshots may be listed beside it all the same. */
+static struct common_args beside_machine(const struct common_args *args, const char *path)
+{
+	struct common_args how = *args;
+	int machine = args->force_share ? -1 : machine_connect(path);
+
+	if (machine < 0)
+		return how;
+	close(machine);
+	how.force_share = how.quiet = true;
+	return how;
+}
+
 static int run_list(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
 	const struct common_args *args = verb_args;
+	struct common_args how;
 	struct snapshot_list list = { NULL, 0 };
 	struct target target;
 	struct img *img;
@@ -75,7 +108,8 @@ static int run_list(const struct cli_verb *verb, void *verb_args, char **operand
 	(void)nr_operands;
 	if (status != EXIT_DONE)
 		return status;
-	status = open_image(&target, args, IMG_OPEN_NO_BACKING, &img);
+	how = beside_machine(args, target.path);
+	status = open_image(&target, &how, IMG_OPEN_NO_BACKING, &img);
 	if (status == EXIT_DONE) {
 		if (img_caps(img) & IMG_CAP_SNAPSHOTS)
 			status = snapshots_load(&list, img);
@@ -94,6 +128,9 @@ const struct cli_verb verb_snapshot_list = {
 	.name = "snapshot list",
 	.operands = "FILE",
 	.summary = "Lists the snapshots of an image",
+	.details =
+		"vm state is the size of the machine that a snapshot holds, if it holds one: its memory, and a little "
+		"more. An image that imgvm runs a machine from can be listed as well.",
 	.example = PROGRAM " snapshot list --json debian.limg",
 	.min_operands = 1,
 	.max_operands = 1,
@@ -107,12 +144,15 @@ static int run_delete(const struct cli_verb *verb, void *args, char **operands, 
 	struct img_error err = { .code = IMG_OK };
 	struct target target;
 	struct img *img;
-	int status = open_named(verb, args, operands[0], &target, &img);
+	int machine, status = open_named(verb, args, operands[0], &target, &img, &machine);
 
 	(void)nr_operands;
 	if (status != EXIT_DONE)
 		return status;
-	status = finish(&target, img, img_snapshot_delete(img, target.snapshot, &err), &err);
+	if (img)
+		status = finish(&target, img, img_snapshot_delete(img, target.snapshot, &err), &err);
+	else
+		status = machine_ask(machine, target.path, args, NULL, "delete", target.snapshot, NULL, NULL);
 	target_free(&target);
 	return status;
 }
@@ -136,12 +176,16 @@ static int run_rename(const struct cli_verb *verb, void *args, char **operands, 
 	struct img_error err = { .code = IMG_OK };
 	struct target target;
 	struct img *img;
-	int status = open_named(verb, args, operands[0], &target, &img);
+	int machine, status = open_named(verb, args, operands[0], &target, &img, &machine);
 
 	(void)nr_operands;
 	if (status != EXIT_DONE)
 		return status;
-	status = finish(&target, img, img_snapshot_rename(img, target.snapshot, operands[1], &err), &err);
+	if (img)
+		status = finish(&target, img, img_snapshot_rename(img, target.snapshot, operands[1], &err), &err);
+	else
+		status = machine_ask(machine, target.path, args, NULL, "rename", target.snapshot, "new_name",
+				     operands[1]);
 	target_free(&target);
 	return status;
 }
@@ -185,11 +229,17 @@ static int run_revert(const struct cli_verb *verb, void *verb_args, char **opera
 	struct img_error err = { .code = IMG_OK };
 	struct target target;
 	struct img *img;
-	int code = 0, status = open_named(verb, &args->common, operands[0], &target, &img);
+	int machine, code = 0, status = open_named(verb, &args->common, operands[0], &target, &img, &machine);
 
 	(void)nr_operands;
 	if (status != EXIT_DONE)
 		return status;
+	if (!img) {
+		status = machine_ask(machine, target.path, &args->common, live_print_revert, "revert", target.snapshot,
+				     "save", args->save);
+		target_free(&target);
+		return status;
+	}
 	/* a misspelt name must not leave a snapshot behind */
 	if (args->save && has_snapshot(img, target.snapshot))
 		code = img_snapshot_create(img, args->save, 0, &err);
@@ -205,7 +255,9 @@ const struct cli_verb verb_revert = {
 	.operands = "FILE@NAME",
 	.summary = "Makes the disk again what it was at a snapshot",
 	.details = "Takes the same time whatever the size of the image. The present state is lost, unless --save "
-		   "keeps it; the snapshot stays, and so do those made after it.",
+		   "keeps it; the snapshot stays, and so do those made after it.\n\n"
+		   "If imgvm runs a machine from the image, the machine is asked to go back: it runs on from the "
+		   "snapshot. A machine in a snapshot of an image that nobody runs is resumed by imgvm run FILE@NAME.",
 	.example = PROGRAM " revert --save broken debian.limg@before",
 	.min_operands = 1,
 	.max_operands = 1,

@@ -123,18 +123,13 @@ static json_t *quit(struct run *run, const json_t *request, struct img_error *er
 
 /* ---- snapshots --------------------------------------------------------------------------------------------------- */
 
-static json_t *snapshot(struct run *run, const json_t *request, struct img_error *err)
+/* Makes it, and says so as an event. Returns the answer. */
+static json_t *keep(struct run *run, const char *name, bool disk_only, struct img_error *err)
 {
-	const char *name = name_of(request, "name", err);
-	bool disk_only = json_is_true(json_object_get(request, "disk_only"));
 	struct snapshot_result r = { 0 };
 	json_t *answer;
 
-	if (name && run->stuck) {
-		fail(err, IMG_E_REFUSED, "going back failed half way: there is no machine to keep");
-		return NULL;
-	}
-	if (!name || machine_snapshot(&run->machine, name, disk_only, &r, err) != 0)
+	if (machine_snapshot(&run->machine, name, disk_only, &r, err) != 0)
 		return NULL;
 	answer = json_pack("{s:b, s:o, s:b, s:f, s:f, s:o, s:o, s:o}", "ok", 1, "name", output_json_text(name),
 			   "disk_only", r.disk_only, "pause_ms", ms(r.pause_ns), "total_ms", ms(r.total_ns),
@@ -145,6 +140,31 @@ static json_t *snapshot(struct run *run, const json_t *request, struct img_error
 	return answer;
 }
 
+static json_t *snapshot(struct run *run, const json_t *request, struct img_error *err)
+{
+	const char *name = name_of(request, "name", err);
+	const json_t *wish = json_object_get(request, "disk_only");
+
+	if (name && run->stuck) {
+		fail(err, IMG_E_REFUSED, "going back failed half way: there is no machine to keep");
+		return NULL;
+	}
+	return name ? keep(run, name, wish ? json_is_true(wish) : !run->machine.disk[0].holds_machine, err) : NULL;
+}
+
+/* The present state, before it is lost. A misspelt name of what to go back to leaves nothing behind. */
+static bool save_first(struct run *run, const char *name, const json_t *request, struct img_error *err)
+{
+	const char *save = name_of(request, "save", err);
+	struct img_snapshot snap;
+	json_t *answer = NULL;
+
+	if (save && disk_find_snapshot(&run->machine.disk[0], name, &snap, err) == 0)
+		answer = keep(run, save, !run->machine.disk[0].holds_machine, err);
+	json_decref(answer);
+	return answer != NULL;
+}
+
 static json_t *revert(struct run *run, const json_t *request, struct img_error *err)
 {
 	const char *name = name_of(request, "name", err);
@@ -152,7 +172,7 @@ static json_t *revert(struct run *run, const json_t *request, struct img_error *
 	bool was_running = run->machine.running;
 	json_t *answer;
 
-	if (!name)
+	if (!name || (json_object_get(request, "save") && !save_first(run, name, request, err)))
 		return NULL;
 	if (machine_revert(&run->machine, name, err) != 0) {
 		/* it would have gone on if nothing had been changed yet */
