@@ -108,8 +108,9 @@ void virtio_irq_table_write(struct virtio *v, unsigned off, unsigned bytes, uint
 uint64_t virtio_irq_pba_read(struct virtio *v, unsigned off, unsigned bytes);
 unsigned virtio_irq_nr_vectors(const struct virtio *v);
 void virtio_irq_save(struct virtio *v, struct state_writer *out);
-/* Into *next; nothing changes. */
-int virtio_irq_check(struct virtio *v, struct state_reader *in, struct virtio_irq *next, struct img_error *err);
+/* Into *next; nothing changes. config: the configuration space that goes with it. */
+int virtio_irq_check(struct virtio *v, struct state_reader *in, const uint8_t *config, struct virtio_irq *next,
+		     struct img_error *err);
 void virtio_irq_apply(struct virtio *v, const struct virtio_irq *next);
 
 /* ---- virtio_worker.c ---- */

@@ -88,14 +88,19 @@ void virtio_irq_power_on(struct virtio *v)
 	pthread_mutex_unlock(&v->irq.lock);
 }
 
-void virtio_irq_pci_changed(struct virtio *v)
+static void read_control(const struct virtio *v, const uint8_t *config, struct virtio_irq *irq)
 {
-	const uint8_t *at = v->fn.config + v->msix_cap + MSIX_CONTROL;
+	const uint8_t *at = config + v->msix_cap + MSIX_CONTROL;
 	unsigned control = at[0] | (unsigned)at[1] << 8;
 
+	irq->msix_on = control & MSIX_CONTROL_ON;
+	irq->all_masked = control & MSIX_CONTROL_MASK;
+}
+
+void virtio_irq_pci_changed(struct virtio *v)
+{
 	pthread_mutex_lock(&v->irq.lock);
-	v->irq.msix_on = control & MSIX_CONTROL_ON;
-	v->irq.all_masked = control & MSIX_CONTROL_MASK;
+	read_control(v, v->fn.config, &v->irq);
 	send_pending(v);
 	update_pin(v);
 	pthread_mutex_unlock(&v->irq.lock);
@@ -249,12 +254,26 @@ static bool vector_is_ours(const struct virtio *v, uint16_t vector)
 	return vector == NO_VECTOR || vector < virtio_irq_nr_vectors(v);
 }
 
-int virtio_irq_check(struct virtio *v, struct state_reader *in, struct virtio_irq *next, struct img_error *err)
+/* Whether something pends that nothing keeps back. */
+static bool would_be_sent(const struct virtio *v, const struct virtio_irq *irq)
+{
+	if (!irq->msix_on || irq->all_masked)
+		return false;
+	for (unsigned i = 0; i < virtio_irq_nr_vectors(v); i++) {
+		if ((irq->pending & 1u << i) && !irq->vector[i].masked)
+			return true;
+	}
+	return false;
+}
+
+int virtio_irq_check(struct virtio *v, struct state_reader *in, const uint8_t *config, struct virtio_irq *next,
+		     struct img_error *err)
 {
 	uint32_t isr = state_get32(in);
 	bool ok = isr <= (ISR_QUEUE | ISR_CONFIG);
 
 	memset(next, 0, sizeof(*next));
+	read_control(v, config, next);
 	next->isr = (uint8_t)isr;
 	next->pending = state_get32(in);
 	ok &= next->pending >> virtio_irq_nr_vectors(v) == 0;
@@ -275,6 +294,7 @@ int virtio_irq_check(struct virtio *v, struct state_reader *in, struct virtio_ir
 	}
 	for (unsigned i = virtio_irq_nr_vectors(v); i < VIRTIO_MAX_VECTORS; i++)
 		next->vector[i].masked = true;
+	ok &= !would_be_sent(v, next);
 	return ok && !in->bad ? 0 : fail(err, IMG_E_CORRUPT, "saved %s: impossible interrupts", v->kind->name);
 }
 

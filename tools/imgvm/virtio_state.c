@@ -99,7 +99,7 @@ static int check(struct virtio *v, struct state_reader *in, struct loaded *l, st
 	code = pci_function_check(&v->fn, l->config, err);
 	code = code ? code : check_status(v, l, err);
 	code = code ? code : check_queues(v, l, in, err);
-	return code ? code : virtio_irq_check(v, in, &l->irq, err);
+	return code ? code : virtio_irq_check(v, in, l->config, &l->irq, err);
 }
 
 static void apply(struct virtio *v, const struct loaded *l)
