@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "budget.h"
 #include "chain.h"
 #include "checked.h"
 #include "data_file.h"
@@ -31,6 +32,7 @@ struct opening {
 	const char *recorded_by;	  /* the image that names the first layer as its parent; NULL: a user does */
 	const struct host_stat *child;	  /* a file that no layer may be; NULL: any may */
 	const struct image_env *env;
+	struct budget *budget;
 };
 
 struct layer {
@@ -72,24 +74,11 @@ static int choose_driver(struct node *file, const struct img_open_options *o, co
 	return 0;
 }
 
-static int check_size(const struct node *top, uint64_t limit, struct img_error *err)
-{
-	uint64_t size = node_size(top);
-
-	if (size <= limit)
-		return 0;
-	return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER,
-			 "%s: virtual size %llu is above the limit of %llu bytes", top->path, (unsigned long long)size,
-			 (unsigned long long)limit);
-}
-
 /* One layer without its backing. Takes file over. */
 static int open_layer(struct node *file, const char *path, const struct img_open_options *o,
-		      const uint8_t *snapshot_uuid, const struct image_env *env, struct img **out,
-		      struct img_error *err)
+		      const uint8_t *snapshot_uuid, const struct opening *op, struct img **out, struct img_error *err)
 {
-	uint64_t limit = o->max_virtual_bytes ? min_u64(o->max_virtual_bytes, INT64_MAX) : INT64_MAX;
-	struct data_opening data = { .path = path, .file = file, .o = o, .env = env };
+	struct data_opening data = { .path = path, .file = file, .o = o, .env = op->env, .budget = op->budget };
 	struct driver_open args = {
 		.writable = (o->flags & IMG_OPEN_WRITE) != 0,
 		.force_share = (o->flags & IMG_OPEN_FORCE_SHARE) != 0,
@@ -98,7 +87,7 @@ static int open_layer(struct node *file, const char *path, const struct img_open
 		.snapshot = o->snapshot,
 		.snapshot_uuid = snapshot_uuid,
 		.cache_bytes = o->cache_bytes,
-		.max_virtual_bytes = limit,
+		.budget = op->budget,
 		.open_data = data_file_open,
 		.open_data_ctx = &data,
 	};
@@ -118,12 +107,17 @@ static int open_layer(struct node *file, const char *path, const struct img_open
 		return ret;
 	}
 	top->file = file;
+	budget_layer(op->budget);
 	ret = node_open(top, &args, err);
 	if (ret == 0)
-		ret = check_size(top, limit, err);
+		ret = budget_judge(op->budget, BUDGET_VIRTUAL, node_size(top), path, err);
 	if (ret == 0) {
-		*out = image_new(top, path, o->snapshot, o->flags, o->refs, env, err);
-		ret = *out ? 0 : IMG_E_NOMEM;
+		*out = image_new(top, path, o->snapshot, o->flags, o->refs, op->env, err);
+		ret = *out ? budget_complete(&(*out)->budget, o->budget, err) : IMG_E_NOMEM;
+	}
+	if (ret != 0 && *out) {
+		image_free(*out);
+		*out = NULL;
 	}
 	if (ret != 0)
 		node_close(top, NULL);
@@ -175,18 +169,19 @@ static struct img_open_options parent_options(const struct img_open_options *chi
 	return o;
 }
 
-static int may_open_parent(const char *path, const struct backing_ref *ref, unsigned depth_left, struct img_error *err)
+static int may_open_parent(const char *path, const struct backing_ref *ref, unsigned depth, struct budget *budget,
+			   struct img_error *err)
 {
+	int ret;
+
 	if (ref->committing)
 		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
 				 "%s: a commit into its backing file was interrupted: run imgtool commit again", path);
 	if (ref->name[0] == '\0')
 		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "%s: the name of the backing file is missing",
 				 path);
-	if (depth_left == 0)
-		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "%s: the backing chain is deeper than allowed",
-				 path);
-	return 0;
+	ret = budget_judge(budget, BUDGET_DEPTH, depth, path, err);
+	return ret == 0 ? budget_reference(budget, path, err) : ret;
 }
 
 static int open_parent_file(const char *child_path, const struct backing_ref *ref, const struct img_open_options *o,
@@ -276,7 +271,7 @@ static int open_layers(struct node *file, const char *path, const struct opening
 			break;
 		}
 		l = (*layers)[(*nr)++];
-		ret = open_layer(file, path, &o, uuid, op->env, &l->img, err);
+		ret = open_layer(file, path, &o, uuid, op, &l->img, err);
 		ret = judge_missing(ret, child_path, path, o.snapshot, err);
 		if (ret == 0)
 			ret = check_guess(l->img, child_path, o.format, err);
@@ -294,7 +289,7 @@ static int open_layers(struct node *file, const char *path, const struct opening
 			l->img->top->backing_missing = true;
 			break;
 		}
-		ret = may_open_parent(path, &l->ref, op->o->max_depth - *nr, err);
+		ret = may_open_parent(path, &l->ref, *nr + 1, op->budget, err);
 		if (ret != 0)
 			break;
 		o = parent_options(&o, &l->ref);
@@ -358,26 +353,39 @@ static int open_chain(struct node *file, const char *path, const struct opening 
 int chain_open(struct node *file, const char *path, const struct img_open_options *o, const struct image_env *env,
 	       struct img **out, struct img_error *err)
 {
-	const struct opening op = { .o = o, .env = env };
+	struct budget budget;
+	const struct opening op = { .o = o, .env = env, .budget = &budget };
+	int ret = budget_init(&budget, o, err);
 
+	*out = NULL;
+	if (ret != 0) {
+		node_close(file, NULL);
+		return ret;
+	}
 	return open_chain(file, path, &op, out, err);
 }
 
 int chain_open_parent(const char *child_path, const struct backing_ref *ref, unsigned open_flags, enum img_refs refs,
-		      unsigned depth_left, const struct image_env *env, struct img **out, struct img_error *err)
+		      unsigned max_depth, const struct img_budget *given, const struct image_env *env, struct img **out,
+		      struct img_error *err)
 {
 	struct img_open_options o = {
-		.struct_size = sizeof(o), .flags = open_flags, .refs = refs, .max_depth = depth_left
+		.struct_size = sizeof(o), .flags = open_flags, .refs = refs, .max_depth = max_depth, .budget = given
 	};
-	const struct opening op = {
-		.o = &o, .snapshot_uuid = snapshot_uuid_of(ref, open_flags), .recorded_by = child_path, .env = env
-	};
+	struct budget budget;
+	const struct opening op = { .o = &o,
+				    .snapshot_uuid = snapshot_uuid_of(ref, open_flags),
+				    .recorded_by = child_path,
+				    .env = env,
+				    .budget = &budget };
 	struct node *file;
 	char *path;
 	int ret;
 
 	*out = NULL;
-	ret = may_open_parent(child_path, ref, depth_left, err);
+	ret = budget_init(&budget, &o, err);
+	if (ret == 0)
+		ret = may_open_parent(child_path, ref, 1, &budget, err);
 	if (ret != 0)
 		return ret;
 	o = parent_options(&o, ref);
@@ -436,7 +444,8 @@ static int fill_ref(struct backing_ref *ref, const char *backing, const char *sn
 }
 
 int chain_make_ref(const char *child_path, const char *backing, const char *snapshot, const char *format,
-		   enum img_refs refs, const struct image_env *env, struct backing_ref *out, struct img_error *err)
+		   enum img_refs refs, const struct img_budget *given, const struct image_env *env,
+		   struct backing_ref *out, struct img_error *err)
 {
 	struct img_open_options o = {
 		.struct_size = sizeof(o),
@@ -445,14 +454,18 @@ int chain_make_ref(const char *child_path, const char *backing, const char *snap
 		.refs = refs,
 		/* The child will be a layer more. */
 		.max_depth = CHAIN_DEPTH_DEFAULT - 1,
+		.budget = given,
 	};
-	struct opening op = { .o = &o, .env = env };
+	struct budget budget;
+	struct opening op = { .o = &o, .env = env, .budget = &budget };
 	struct host_stat child;
 	struct node *file;
 	struct img *parent;
 	char *path;
 	int ret = fill_ref(out, backing, snapshot, err);
 
+	if (ret == 0)
+		ret = budget_init(&budget, &o, err);
 	if (ret != 0)
 		return ret;
 	ret = open_parent_file(child_path, out, &o, env, &file, &path, err);

@@ -101,6 +101,7 @@ static int open_for_writing(struct commit *c, struct img_error *err)
 		.format = c->rs.ref.format[0] ? c->rs.ref.format : NULL,
 		.flags = IMG_OPEN_WRITE,
 		.refs = img->refs,
+		.budget = &img->budget,
 	};
 	struct host_stat now;
 	char *path;

@@ -112,7 +112,8 @@ static int prepare(struct conversion *c, struct img_error *err)
 		r = choose_bitmaps(c, err);
 	if (r == 0 && c->create.backing) {
 		r = chain_make_ref(c->path, c->create.backing, c->create.backing_snapshot, c->create.backing_format,
-				   c->create.refs ? c->create.refs : IMG_REFS_DIR, c->env, &c->ref, err);
+				   c->create.refs ? c->create.refs : IMG_REFS_DIR, c->create.budget, c->env, &c->ref,
+				   err);
 		c->has_ref = r == 0;
 	}
 	return r;
@@ -134,6 +135,7 @@ static int open_target(struct conversion *c, struct node *file, struct img **out
 		/* Snapshots are durable when they are made: not what a bulk load does. */
 		.flags = IMG_OPEN_WRITE | (c->with_snapshots ? 0 : IMG_OPEN_BULK),
 		.refs = c->create.refs,
+		.budget = c->create.budget,
 	};
 	int r;
 
@@ -205,11 +207,10 @@ int image_convert_env(struct img *src, const char *path, const struct img_create
 	if (r == 0)
 		r = image_copy_options(&c->create, sizeof(c->create), create, err);
 	if (r == 0)
-		r = image_check_flags(
-			c->copy.flags,
-			IMG_COPY_COMPRESS | IMG_COPY_TARGET_ZERO | IMG_COPY_NO_DETECT | IMG_COPY_SNAPSHOTS |
-				IMG_COPY_BITMAPS,
-			err);
+		r = image_check_flags(c->copy.flags,
+				      IMG_COPY_COMPRESS | IMG_COPY_TARGET_ZERO | IMG_COPY_NO_DETECT |
+					      IMG_COPY_SNAPSHOTS | IMG_COPY_BITMAPS,
+				      err);
 	if (r == 0)
 		r = prepare(c, err);
 	if (r == 0)

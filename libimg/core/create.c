@@ -156,7 +156,7 @@ int image_create_env(const char *path, const struct img_create_options *opts, co
 	args.options = o.options;
 	if (o.backing) {
 		ret = chain_make_ref(path, o.backing, o.backing_snapshot, o.backing_format,
-				     o.refs == IMG_REFS_DEFAULT ? IMG_REFS_DIR : o.refs, env, &ref, err);
+				     o.refs == IMG_REFS_DEFAULT ? IMG_REFS_DIR : o.refs, o.budget, env, &ref, err);
 		if (ret != 0)
 			return ret;
 		args.backing = &ref;

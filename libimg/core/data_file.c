@@ -90,6 +90,9 @@ int data_file_open(void *ctx, const char *name, struct node **out, struct img_er
 	*out = NULL;
 	if ((d->o->flags & IMG_OPEN_NO_BACKING) && !host.writable)
 		return absent_new(name, out, err);
+	ret = budget_reference(d->budget, d->path, err);
+	if (ret != 0)
+		return ret;
 	ret = d->env->open_file(d->env->ctx, d->path, name, d->o->refs, &host, out, &path, err);
 	if (ret != 0)
 		return ret;

@@ -3,6 +3,7 @@
 #ifndef CORE_DATA_FILE_H
 #define CORE_DATA_FILE_H
 
+#include "budget.h"
 #include "image.h"
 
 /* For driver_open.open_data. All of it is borrowed for the time of the open. */
@@ -11,6 +12,7 @@ struct data_opening {
 	struct node *file; /* the image's own, which its data file cannot be */
 	const struct img_open_options *o;
 	const struct image_env *env;
+	struct budget *budget;
 };
 int data_file_open(void *ctx, const char *name, struct node **out, struct img_error *err);
 

@@ -16,6 +16,7 @@
 
 #include "libimg.h"
 
+struct budget;
 struct node;
 struct img_measure_args;
 
@@ -102,7 +103,7 @@ struct driver_open {
 	const char *snapshot;	 /* NULL: head */
 	const uint8_t *snapshot_uuid; /* with snapshot, of a pin: decides which one it is, whatever it is called by now */
 	uint64_t cache_bytes;	 /* 0: default */
-	uint64_t max_virtual_bytes;
+	struct budget *budget;	 /* what it may cost: to be asked before memory is spent (budget.h); NULL: no limits */
 	/*
 	 * Opens a regular file that holds data of this image, by the name on record, under the policy for references; writable if this
 	 * open is. Under IMG_OPEN_NO_BACKING a reader gets a node whose reads are refused. The driver keeps it in node->data, or closes it

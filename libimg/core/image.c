@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "budget.h"
 #include "chain.h"
 #include "checked.h"
 #include "error.h"
@@ -84,6 +85,7 @@ struct img *image_new(struct node *top, const char *path, const char *snapshot, 
 	img->open_flags = open_flags;
 	img->refs = refs;
 	img->env = env;
+	(void)budget_complete(&img->budget, NULL, NULL);
 	img->path = strdup(path);
 	img->snapshot = snapshot ? strdup(snapshot) : NULL;
 	if (!img->path || (snapshot && !img->snapshot))

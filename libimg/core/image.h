@@ -38,6 +38,7 @@ struct img {
 	char *path;		/* owned, "" if unknown */
 	char *snapshot;		/* owned, NULL for the head */
 	const struct image_env *env;
+	struct img_budget budget; /* complete: what it was opened under; for what is opened on its behalf later */
 	bool borrowed;		/* wrapper of a node that another image owns */
 	/*
 	 * I/O and questions hold it shared; what replaces the content as a whole or swaps the backing (resize, revert, commit,
@@ -91,10 +92,11 @@ int image_open_on(struct node *file, const char *path, const struct img_open_opt
 
 /*
  * Opens the parent that ref names as a chain of nodes ready to be node->backing, read-only (or as img for commit's writable
- * reopen: chain.c). Computes and compares pins unless IMG_OPEN_UNSAFE_BACKING.
+ * reopen: chain.c). Computes and compares pins unless IMG_OPEN_UNSAFE_BACKING. budget NULL: all defaults.
  */
 int chain_open_parent(const char *child_path, const struct backing_ref *ref, unsigned open_flags, enum img_refs refs,
-		      unsigned depth_left, const struct image_env *env, struct img **out, struct img_error *err);
+		      unsigned max_depth, const struct img_budget *budget, const struct image_env *env, struct img **out,
+		      struct img_error *err);
 /* Identity of an opened image: the driver's strong pin, else the weak one of format-spec/limg.md section 12. */
 int image_pin(struct img *img, struct pin *out, struct img_error *err);
 /* 0, or IMG_E_CHANGED with a message that says what differs and what to do. */
@@ -105,6 +107,7 @@ int chain_parent_path(const char *child_path, const struct backing_ref *ref, enu
 		      char **out, struct img_error *err);
 /* Resolves what a user gave as -b (path, snapshot, format) into a reference with pin and the parent's size. */
 int chain_make_ref(const char *child_path, const char *backing, const char *snapshot, const char *format,
-		   enum img_refs refs, const struct image_env *env, struct backing_ref *out, struct img_error *err);
+		   enum img_refs refs, const struct img_budget *budget, const struct image_env *env,
+		   struct backing_ref *out, struct img_error *err);
 
 #endif

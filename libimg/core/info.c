@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "budget.h"
 #include "error.h"
 #include "image_int.h"
 
@@ -87,6 +88,17 @@ static int check_args(unsigned flags, struct img_check_result *out, struct img_e
 	return ret;
 }
 
+static int check_in_time(struct img *img, unsigned flags, img_finding_fn fn, void *ctx,
+			 const struct img_progress *progress, struct img_check_result *out, struct img_error *err)
+{
+	struct budget_timer timer;
+	int ret;
+
+	budget_timer_start(&timer, img->budget.check_seconds, progress);
+	ret = node_check(img->top, flags, fn, ctx, &timer.progress, out, err);
+	return budget_timer_end(&timer, ret, img->budget.check_seconds, img->path, err);
+}
+
 /* Without content_lock: the format orders a check against its own changes. fn stays away from img, whose locks it may
  * hold. */
 int img_check(struct img *img, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
@@ -101,9 +113,7 @@ int img_check(struct img *img, unsigned flags, img_finding_fn fn, void *ctx, con
 	if (!out)
 		out = &unused;
 	ret = check_args(flags, out, err);
-	if (ret != 0)
-		return ret;
-	return node_check(img->top, flags, fn, ctx, progress, out, err);
+	return ret == 0 ? check_in_time(img, flags, fn, ctx, progress, out, err) : ret;
 }
 
 int img_check_file(const char *path, const struct img_open_options *opts, unsigned flags, img_finding_fn fn, void *ctx,
@@ -123,7 +133,7 @@ int img_check_file(const char *path, const struct img_open_options *opts, unsign
 		ret = image_open_for_check(path, opts, &image_env_host, &img, err);
 	if (ret != 0)
 		return ret;
-	ret = node_check(img->top, flags, fn, ctx, progress, out, err);
+	ret = check_in_time(img, flags, fn, ctx, progress, out, err);
 	closed = img_close(img, ret == 0 ? err : NULL);
 	return ret != 0 ? ret : closed;
 }

@@ -105,8 +105,8 @@ static int open_new_parent(struct rebase *rb, struct img_error *err)
 	if (!(img->top->drv->caps & IMG_CAP_BACKING))
 		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core", "%s: format %s has no backing images",
 				 img->path, img->top->drv->name);
-	r = chain_make_ref(img->path, o->backing, o->backing_snapshot, o->backing_format, rb->refs, img->env,
-			   &rb->new_ref, err);
+	r = chain_make_ref(img->path, o->backing, o->backing_snapshot, o->backing_format, rb->refs, &img->budget,
+			   img->env, &rb->new_ref, err);
 	return r == 0 ? restack_open_parent(&rb->rs, &rb->new_ref, 0, rb->refs, &rb->new_parent, err) : r;
 }
 

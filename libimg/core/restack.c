@@ -52,8 +52,8 @@ int restack_open_parent(const struct restack *rs, const struct backing_ref *ref,
 	struct backing_ref plain = *ref;
 
 	plain.committing = false; /* who comes here knows */
-	return chain_open_parent(rs->img->path, &plain, open_flags, refs, CHAIN_DEPTH_DEFAULT - 1, rs->img->env, out,
-				 err);
+	return chain_open_parent(rs->img->path, &plain, open_flags, refs, CHAIN_DEPTH_DEFAULT - 1, &rs->img->budget,
+				 rs->img->env, out, err);
 }
 
 void restack_put_on(struct restack *rs, struct img *parent)

@@ -162,6 +162,7 @@ int img_snapshot_open(struct img *img, const char *name, struct img **out, struc
 		if (*out) {
 			(*out)->backing = img->backing;
 			(*out)->depth = img->depth;
+			(*out)->budget = img->budget;
 		} else {
 			node_close(view, NULL);
 			ret = IMG_E_NOMEM;

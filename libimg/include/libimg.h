@@ -109,6 +109,20 @@ enum img_refs {
 	IMG_REFS_ANY,	      /* any path */
 };
 
+/*
+ * What an image may cost that is opened. It comes from a stranger, and may ask for much with few bytes. What exceeds a limit
+ * is refused with IMG_E_LIMIT; the message names the limit, its value, what the image wants, and imgtool's option that raises
+ * it. 0: the default, which no honest image reaches. Beside these there are max_depth and max_virtual_bytes of the open options.
+ */
+struct img_budget {
+	size_t struct_size;
+	uint64_t metadata_bytes; /* tables of one layer that are held or searched in memory; 1 GiB */
+	uint64_t expansion;	 /* bytes of data on one layer's disk per byte of its file, where they are above 1 GiB; 10000 */
+	uint64_t references;	 /* files opened because images name them, in the whole chain; 128 */
+	uint64_t snapshots;	 /* of one layer; 65536 */
+	uint64_t check_seconds;	 /* of one img_check(); 86400. Looked at where a check reports progress */
+};
+
 struct img_open_options {
 	size_t struct_size;
 	const char *format;   /* NULL: probe. "raw" must be named to be opened for writing */
@@ -118,6 +132,7 @@ struct img_open_options {
 	unsigned max_depth;	/* longest backing chain; 0: 64 */
 	uint64_t cache_bytes;	/* metadata cache of each layer; 0: the format's default */
 	uint64_t max_virtual_bytes; /* refuse larger images; 0: 2^63 - 1 */
+	const struct img_budget *budget; /* read during the call; NULL: all defaults */
 };
 
 /*
@@ -145,6 +160,7 @@ struct img_create_options {
 	const char *backing_format;   /* NULL: probe (never raw by guess: name it) */
 	const char *options;	/* "key=value,key=value" for the driver; unknown keys are INVALID */
 	enum img_refs refs;
+	const struct img_budget *budget; /* for opening the backing; NULL: all defaults */
 };
 
 /*

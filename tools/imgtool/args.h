@@ -13,6 +13,7 @@ struct common_args {
 	const char *snapshot;
 	bool force_share;
 	const char *allow_refs;
+	struct each_arg limits;
 	bool quiet;
 	const char *sandbox;
 	const char *progress;

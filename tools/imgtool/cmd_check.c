@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "limits.h"
 #include "open.h"
 #include "output.h"
 #include "progress.h"
@@ -151,6 +152,7 @@ static int report_unopened(struct report *report, const struct img_error *err)
 
 static int check(const struct cli_verb *verb, const struct check_args *args, struct report *report)
 {
+	struct limits limits = limits_of(&args->common);
 	/* the parent is not part of this file: it has a check of its own */
 	struct img_open_options open = {
 		.struct_size = sizeof(open),
@@ -164,7 +166,10 @@ static int check(const struct cli_verb *verb, const struct check_args *args, str
 	struct img_check_result result = { 0 };
 	struct img_error err = { .code = IMG_OK };
 	struct img_progress progress = progress_begin(&report->progress, verb, &args->common);
-	int ret = img_check_file(report->target->path, &open, flags, add_finding, report, &progress, &result, &err);
+	int ret;
+
+	limits_apply(&limits, &open);
+	ret = img_check_file(report->target->path, &open, flags, add_finding, report, &progress, &result, &err);
 
 	progress_end(&report->progress, ret == 0);
 	if (args->common.force_share && !args->common.quiet && ret == 0)

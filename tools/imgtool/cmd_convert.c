@@ -10,6 +10,7 @@
 #include "bitmaps.h"
 #include "convert_device.h"
 #include "create_options.h"
+#include "limits.h"
 #include "open.h"
 #include "progress.h"
 #include "verbs.h"
@@ -116,6 +117,7 @@ static int convert(const struct cli_verb *verb, const struct convert_args *args,
 		   const struct target *dst, const struct target *backing)
 {
 	struct progress progress;
+	struct limits limits = limits_of(&args->common);
 	struct img_create_options create = {
 		.struct_size = sizeof(create),
 		.format = args->format,
@@ -124,6 +126,7 @@ static int convert(const struct cli_verb *verb, const struct convert_args *args,
 		.backing_snapshot = backing->snapshot,
 		.backing_format = args->backing_format,
 		.refs = open_refs(&args->common),
+		.budget = &limits.budget,
 	};
 	struct img_copy_options copy = {
 		.struct_size = sizeof(copy),

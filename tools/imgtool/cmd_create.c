@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "create_options.h"
+#include "limits.h"
 #include "open.h"
 #include "verbs.h"
 
@@ -30,6 +31,7 @@ static const struct cli_option options[] = {
 static int create(const struct create_args *args, const struct target *file, const struct target *backing,
 		  const struct size_arg *size)
 {
+	struct limits limits = limits_of(&args->common);
 	struct img_create_options create = {
 		.struct_size = sizeof(create),
 		.format = create_format(args->common.format, file->path),
@@ -41,6 +43,7 @@ static int create(const struct create_args *args, const struct target *file, con
 		.backing_format = args->backing_format,
 		.options = args->options,
 		.refs = open_refs(&args->common),
+		.budget = &limits.budget,
 	};
 	struct img_error err = { .code = IMG_OK };
 

@@ -4,6 +4,7 @@
  * verb (options, description, example) stands in its own file; see cli.h.
  */
 #include "args.h"
+#include "limits.h"
 #include "signals.h"
 #include "verbs.h"
 
@@ -62,6 +63,13 @@ static const struct cli_common_option common_options[] = {
 	    "which files may be opened because an image names them: none, those in the image's own folder and below, "
 	    "any",
 	    offsetof(struct common_args, allow_refs) } },
+	{ 0,
+	  0,
+	  { "limit", 0, OPTION_EACH, "NAME=VALUE",
+	    "what an image may cost that is opened: virtual-size, metadata (bytes of tables of a layer), expansion "
+	    "(bytes of data per byte of file), references (files that it names), snapshots, depth (layers), check-time "
+	    "(seconds); what exceeds one is refused",
+	    offsetof(struct common_args, limits) } },
 	{ WITH_JSON,
 	  0,
 	  { "json", 0, OPTION_FLAG, NULL, "print one JSON object with stable keys",
@@ -85,6 +93,7 @@ static const struct cli_common_option common_options[] = {
 static int check_common(const struct cli_verb *verb, const void *args)
 {
 	const struct common_args *common = args;
+	struct limits limits;
 
 	if (common->force_share && (verb->common & NO_FORCE_SHARE))
 		return cli_usage_error(verb, "-U only reads, and this verb writes");
@@ -92,7 +101,7 @@ static int check_common(const struct cli_verb *verb, const void *args)
 		cli_message(NULL, "--sandbox=require: this build has no sandbox: use --sandbox=auto to go on without");
 		return EXIT_REFUSED;
 	}
-	return EXIT_DONE;
+	return limits_parse(verb, common, &limits);
 }
 
 static const char man_head[] =
@@ -135,8 +144,9 @@ static const struct cli_program program = {
 		"Exit status: 0 done or same, 1 different, 2 usage, 3 system error, 4 damaged, 5 in use, 6 refused, "
 		"7 key.",
 	.man_head = man_head,
-	.man_options = "The last four and \\fB\\-f\\fR are options of every verb, the others of those where they make "
-		       "sense (see \\fB" PROGRAM "\\fR \\fIVERB\\fR \\fB\\-h\\fR).\n",
+	.man_options = "\\fB\\-f\\fR, \\fB\\-U\\fR, \\fB\\-\\-allow\\-refs\\fR, \\fB\\-\\-limit\\fR, \\fB\\-q\\fR, "
+		       "\\fB\\-\\-sandbox\\fR and \\fB\\-h\\fR are options of every verb, the others of those where "
+		       "they make sense (see \\fB" PROGRAM "\\fR \\fIVERB\\fR \\fB\\-h\\fR).\n",
 	.man_tail = man_tail,
 };
 

@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "limits.h"
+
 enum img_refs open_refs(const struct common_args *common)
 {
 	if (cli_is(common->allow_refs, "none"))
@@ -50,6 +52,7 @@ static void notice(struct img *img, const struct target *target, const struct co
 int open_image_as(const struct target *target, const char *format, const struct common_args *common, unsigned flags,
 		  struct img **out)
 {
+	struct limits limits = limits_of(common);
 	struct img_open_options options = {
 		.struct_size = sizeof(options),
 		.format = format,
@@ -60,6 +63,7 @@ int open_image_as(const struct target *target, const char *format, const struct 
 	struct img_error err = { .code = IMG_OK };
 
 	*out = NULL;
+	limits_apply(&limits, &options);
 	if (img_open(target->path, &options, out, &err) != 0)
 		return cli_fail(target->path, &err);
 	notice(*out, target, common, flags);

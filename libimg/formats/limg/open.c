@@ -182,12 +182,10 @@ static int judge_cost(const struct engine *e, const struct driver_open *args, st
 	const struct super *sb = &e->sb;
 	uint64_t bytes = sb->nr_slots * (sizeof(struct snap) + sizeof(struct disk_snapshot)) +
 			 sb->nr_groups * sizeof(struct group) + (args->snapshot ? 0 : au_off(sb->ring_aus));
-	int rc;
 
 	if (args->budget) /* the next try begins anew */
 		budget_layer(args->budget);
-	rc = budget_metadata(args->budget, e->node->path, bytes, err);
-	return rc;
+	return budget_metadata(args->budget, e->node->path, bytes, err);
 }
 
 static int judge_content(const struct engine *e, const struct driver_open *args, struct img_error *err)
@@ -199,7 +197,7 @@ static int judge_content(const struct engine *e, const struct driver_open *args,
 	for (size_t i = 0; i < e->nr_slots; i++)
 		nr += e->snap[i] && e->snap[i]->state == SNAP_LIVE;
 	rc = budget_snapshots(args->budget, e->node->path, nr, err);
-	if (rc || args->snapshot)
+	if (rc || args->snapshot || args->for_check)
 		return rc;
 	return budget_expansion(args->budget, e->node->path, mapped << e->block_shift, node_size(e->file), err);
 }
@@ -225,8 +223,7 @@ static int load(struct engine *e, const struct driver_open *args, struct limg_st
 			*err = e->catalog_cause;
 		return rc;
 	}
-	if (!args->for_check)
-		rc = judge_content(e, args, err);
+	rc = judge_content(e, args, err);
 	if (rc || !args->snapshot)
 		return rc;
 	s = wanted(e, args);

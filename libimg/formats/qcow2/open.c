@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "budget.h"
 #include "qcow2_engine.h"
 #include "qcow2_header.h"
 
@@ -168,10 +169,24 @@ static int load_refcounts(struct qcow2_engine *e, struct img_error *err)
 	return ret;
 }
 
+/* The header says how much there is to load. The snapshot table is longer than its entries, but within the format's
+ * limit. */
+static int judge_cost(const struct qcow2_engine *e, const struct driver_open *args, struct img_error *err)
+{
+	const struct qcow2_header *h = &e->h;
+	uint64_t bytes = (uint64_t)h->l1_entries * 8 + ((uint64_t)h->reftable_clusters << h->cluster_bits) +
+			 h->nr_snapshots * sizeof(struct disk_qcow2_snapshot) + h->bitmap_dir_bytes;
+	int ret = budget_snapshots(args->budget, e->node->path, h->nr_snapshots, err);
+
+	return ret == 0 ? budget_metadata(args->budget, e->node->path, bytes, err) : ret;
+}
+
 static int load(struct qcow2_engine *e, const struct driver_open *args, struct img_error *err)
 {
 	int ret = qcow2_header_load(e->file, !e->writable || args->for_check, &e->h, err);
 
+	if (ret == 0)
+		ret = judge_cost(e, args, err);
 	if (ret != 0)
 		return ret;
 	qcow2_set_geometry(e);
@@ -191,6 +206,8 @@ static int load(struct qcow2_engine *e, const struct driver_open *args, struct i
 		ret = qcow2_snapshots_load(e, err);
 	if (ret == 0)
 		ret = load_l1(e, err);
+	if (ret == 0 && !args->snapshot)
+		ret = qcow2_judge_expansion(e, e->l1, e->h.l1_entries, args->budget, err);
 	if (ret == 0)
 		ret = qcow2_bitmaps_load(e, err);
 	if (ret == 0)
@@ -215,6 +232,11 @@ int qcow2_open(struct node *n, const struct driver_open *args, struct img_error 
 		(void)snprintf(v->snapshot, sizeof(v->snapshot), "%s", args->snapshot);
 	} else if (ret == 0 && args->snapshot) {
 		ret = qcow2_snapshot_view(e, args->snapshot, v, err);
+		if (ret == 0) {
+			ret = qcow2_judge_expansion(e, v->l1, v->l1_entries, args->budget, err);
+			if (ret != 0)
+				qcow2_view_release(v);
+		}
 	}
 	if (ret != 0) {
 		engine_free(e);

@@ -204,6 +204,9 @@ int qcow2_head(struct node *n, struct qcow2_engine **e, struct img_error *err);
 int qcow2_touch(struct qcow2_engine *e, struct img_error *err);
 /* The constant part of e from e->h. */
 void qcow2_set_geometry(struct qcow2_engine *e);
+/* mapped.c: the data that an L1 table leads to, against the budget. */
+int qcow2_judge_expansion(struct qcow2_engine *e, const uint64_t *l1, uint32_t entries, struct budget *b,
+			  struct img_error *err);
 /* Sets the corrupt bit in the header (best effort), poisons, returns IMG_E_CORRUPT with the message. map held for writing. */
 int qcow2_mark_corrupt(struct qcow2_engine *e, uint64_t off, struct img_error *err, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));

@@ -324,6 +324,24 @@ def l2_bomb():
 
 add("l2-bomb-packed", l2_bomb, same=True, mended=True, opens=True)
 
+
+
+def alias_64g():
+    """384 KiB that hold 64 GiB of data: every L1 entry leads to one L2 table, every entry of that to one cluster. The
+    refcounts are right, so that nothing is damaged."""
+    img = Image(cluster_bits=16, size=64 << 30, refcount_order=5)
+    img.write(0, b"all of it")
+    table = img.l2[0]
+    for j in range(img.per_l2):
+        img.put(table + 8 * j, img.data[0])
+    img.b[img.l1:img.l1 + img.l1_entries * 8] = struct.pack(">Q", table) * img.l1_entries
+    img.refs[table >> img.bits] = img.l1_entries
+    img.refs[img.data[0] >> img.bits] = img.l1_entries * img.per_l2
+    return img.finish()
+
+
+add("alias-64g", alias_64g, check=0, same=True, opens=False, maps=False)
+
 # ---- refcounts
 
 damaged("refcount-leak", lambda img: img.refcount(img.alloc() >> img.bits, 1), same=True, mended=True, opens=True)
