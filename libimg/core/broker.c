@@ -117,21 +117,21 @@ static bool is_link(int dir, const char *name, int e)
 static int walk_beneath(int dir, const char *name, int mode)
 {
 	char *copy = strdup(name), *save = NULL, *part, *next;
-	int at = dir, fd = -1, e = ENOENT;
+	int last = OPEN_FLAGS | mode | O_NOFOLLOW, at = dir, fd = -1, e = ENOENT;
 
 	if (!copy) {
 		errno = ENOMEM;
 		return -1;
 	}
+	if (*name && name[strlen(name) - 1] == '/')
+		last |= O_DIRECTORY; /* a name that ends so is no file's */
 	for (part = strtok_r(copy, "/", &save); part; part = next) {
 		next = strtok_r(NULL, "/", &save);
 		if (strcmp(part, "..") == 0) {
 			fd = -1;
 			e = EXDEV;
 		} else {
-			fd = openat(at, part,
-				    next ? O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC :
-					   OPEN_FLAGS | mode | O_NOFOLLOW);
+			fd = openat(at, part, next ? O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC : last);
 			e = fd < 0 && is_link(at, part, errno) ? ELOOP : errno;
 		}
 		if (at != dir)

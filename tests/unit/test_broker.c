@@ -77,6 +77,11 @@ static int try(const char *name, enum img_refs refs, const char *expected)
 	return 0;
 }
 
+static bool no_openat2(void)
+{
+	return syscall(SYS_openat2, -1, "", NULL, 0) == -1 && errno == ENOSYS;
+}
+
 static void test_none(void **state)
 {
 	(void)state;
@@ -90,8 +95,12 @@ static void test_dir_allows_the_folder_and_below(void **state)
 	assert_ok(try("base", IMG_REFS_DIR, "base"));
 	assert_ok(try("./base", IMG_REFS_DIR, "base"));
 	assert_ok(try("sub/base", IMG_REFS_DIR, "sub base"));
-	assert_ok(try("sub/../base", IMG_REFS_DIR, "base"));
-	assert_ok(try("in", IMG_REFS_DIR, "sub base"));
+	if (no_openat2()) {
+		print_message("SKIP: no openat2() here to follow '..' and links\n");
+	} else {
+		assert_ok(try("sub/../base", IMG_REFS_DIR, "base"));
+		assert_ok(try("in", IMG_REFS_DIR, "sub base"));
+	}
 	assert_ok(try(in_dir("images/base"), IMG_REFS_DIR, "base"));
 	assert_ok(try(in_dir("images/sub//base"), IMG_REFS_DIR, "sub base"));
 	/* The default is dir. */
@@ -202,7 +211,8 @@ static void test_without_openat2(void **state)
 	struct sock_fprog program = { .len = sizeof(code) / sizeof(code[0]), .filter = code };
 
 	(void)state;
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) {
+	if (!no_openat2() && (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+			      prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)) {
 		print_message("SKIP: the host has no seccomp filters, so openat2() cannot be taken away\n");
 		skip();
 	}
@@ -213,6 +223,7 @@ static void test_without_openat2(void **state)
 	assert_ok(try(in_dir("images/sub/base"), IMG_REFS_DIR, "sub base"));
 	assert_int_equal(try("none", IMG_REFS_DIR, NULL), IMG_E_NOENT);
 	assert_int_equal(try("sub/none/x", IMG_REFS_DIR, NULL), IMG_E_NOENT);
+	assert_int_not_equal(try("base/", IMG_REFS_DIR, NULL), 0);
 	/* Stricter than the kernel's way: no link, no "..", wherever they lead. */
 	assert_int_equal(try("sub/../base", IMG_REFS_DIR, NULL), IMG_E_REFUSED);
 	assert_non_null(strstr(ERR->msg, "openat2"));
