@@ -314,7 +314,7 @@ static void test_state(void **state)
 	assert_int_equal(fixture_load(b->pci, saved, bytes), 0);
 	assert_int_equal(in(&b->f, 0xcf8, 4), 0x80000810);
 	assert_int_equal(inb(&b->f, 0xcf9), 2);
-	fixture_hostile_state(b->pci);
+	fixture_hostile_state(b->pci, 0);
 }
 
 int main(void)

@@ -412,6 +412,9 @@ static int serial_load(struct device *dev, struct state_reader *in, struct img_e
 	if (reg[0] & ~IER_MASK || reg[1] & ~FCR_KEPT || reg[3] & ~MCR_MASK ||
 	    (reg[4] & ~MSR_DELTAS) != modem_lines(reg[3]) || tx_request > 1 || nr_wire > WIRE_BYTES)
 		return fail(err, IMG_E_CORRUPT, "serial port: registers that cannot be");
+	for (unsigned i = nr_wire; i < WIRE_BYTES; i++)
+		if (wire[i])
+			return fail(err, IMG_E_CORRUPT, "serial port: input behind its end");
 	pthread_mutex_lock(&s->lock);
 	s->ier = reg[0];
 	s->fcr = reg[1];
