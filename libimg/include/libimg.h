@@ -327,8 +327,8 @@ IMG_API int img_snapshot_diff(struct img *img, const char *a, const char *b, img
  * The image has one working vmstate volume beside the disk; img_snapshot_create(..., IMG_SNAPSHOT_VMSTATE)
  * stores it with the disk in one atomic commit, and later writes store only what changes. Writing and zeroing grow the
  * volume; resize cuts it. It becomes durable with that snapshot, not by img_flush(); in qcow2 it ends with the handle. After a
- * revert it is as in the snapshot: empty where that holds none. Reading names a snapshot, or NULL for the working volume;
- * ranges beyond its size are INVALID. Formats without machine state: UNSUPPORTED.
+ * revert it is as in the snapshot: empty where that holds none. Reading names a snapshot, or NULL for the working volume
+ * (empty where img is a snapshot); ranges beyond its size are INVALID. Formats without machine state: UNSUPPORTED.
  */
 IMG_API int img_vmstate_write(struct img *img, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
 /* The range reads as zeros and holds no space, as far as whole blocks go. Costs in proportion to what was there. */

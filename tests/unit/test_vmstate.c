@@ -200,10 +200,40 @@ static void zeros_are_kept(void **state)
 	(void)state;
 	assert_ok(img_vmstate_zero(img, 5000, 100000, ERR));
 	close_image(img);
-	img = open_image("vm", "limg", 0);
+	img = open_image("vm", "limg", IMG_OPEN_WRITE);
 	assert_ok(img_vmstate_size(img, NULL, &size, ERR));
 	assert_int_equal(size, 105000);
 	close_image(img);
+}
+
+/* An image that is a snapshot has no working state, and others by their names. */
+static void of_a_snapshot(void **state)
+{
+	struct img_open_options open = { .struct_size = sizeof(open), .snapshot = "s" };
+	uint8_t *truth = malloc(VM);
+	uint64_t size;
+
+	(void)state;
+	assert_non_null(truth);
+	for (size_t i = 0; i < NR_FLAVOURS; i++) {
+		struct img *img = make(&flavours[i]), *view;
+
+		put(img, truth, VM, 0, 1);
+		assert_ok(img_snapshot_create(img, "s", IMG_SNAPSHOT_VMSTATE, ERR));
+		assert_ok(img_snapshot_open(img, "s", &view, ERR));
+		assert_loads(view, "s", truth, VM, VM, 0);
+		assert_ok(img_vmstate_size(view, NULL, &size, ERR));
+		assert_int_equal(size, 0);
+		close_image(view);
+		close_image(img);
+		assert_ok(img_open(in_dir("vm"), &open, &img, ERR));
+		assert_loads(img, "s", truth, VM, VM, 0);
+		assert_ok(img_vmstate_size(img, NULL, &size, ERR));
+		assert_int_equal(size, 0);
+		assert_int_equal(img_vmstate_verify(img, NULL, 1, 0, NULL), IMG_E_INVALID);
+		close_image(img);
+	}
+	free(truth);
 }
 
 /* ---- loading ----------------------------------------------------------------------------------------------------- */
@@ -605,11 +635,17 @@ static void faults(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(zeros),	  cmocka_unit_test(zeros_take_no_space),
-		cmocka_unit_test(zeros_are_kept), cmocka_unit_test(bad_arguments),
-		cmocka_unit_test(maps),		  cmocka_unit_test(random_life),
-		cmocka_unit_test(incremental),	  cmocka_unit_test(mapped_survives_deletion),
-		cmocka_unit_test(damage),	  cmocka_unit_test(cut_file),
+		cmocka_unit_test(zeros),
+		cmocka_unit_test(zeros_take_no_space),
+		cmocka_unit_test(zeros_are_kept),
+		cmocka_unit_test(of_a_snapshot),
+		cmocka_unit_test(bad_arguments),
+		cmocka_unit_test(maps),
+		cmocka_unit_test(random_life),
+		cmocka_unit_test(incremental),
+		cmocka_unit_test(mapped_survives_deletion),
+		cmocka_unit_test(damage),
+		cmocka_unit_test(cut_file),
 		cmocka_unit_test(faults),
 	};
 

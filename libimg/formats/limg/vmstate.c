@@ -166,8 +166,12 @@ int limg_vmstate_resize(struct node *n, uint64_t bytes, struct img_error *err)
 int limg_vmstate_size(struct node *n, const char *snap, uint64_t *bytes, struct img_error *err)
 {
 	struct view v;
-	int rc = view_named(state_of(n)->e, snap, &v, err);
+	int rc;
 
+	*bytes = 0;
+	if (!snap && state_of(n)->view.snap)
+		return 0; /* the head's may change beside us */
+	rc = view_named(state_of(n)->e, snap, &v, err);
 	if (rc)
 		return rc;
 	*bytes = vm_size(&v);
