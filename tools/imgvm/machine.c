@@ -188,6 +188,8 @@ static int create_vm(struct machine *m, int kvm_fd, struct img_error *err)
 
 	if (m->boot)
 		opts.rom = boot_rom(m->boot, &opts.rom_bytes);
+	/* its memory will be what the image holds, and from there on it is known what changes */
+	opts.track = m->disk[0].has_machine && !m->disk[0].transient && !m->disk[0].read_only;
 	ret = vm_create(kvm_fd, &opts, &m->vm, err);
 	return ret ? ret : vm_start(m->vm, err);
 }
@@ -207,9 +209,6 @@ static int reset_paused(struct machine *m, struct img_error *err)
 	ret = boot_load(m->boot, &m->mem, &regs, err);
 	if (ret != 0)
 		return ret;
-	/* firmware and kernel were written by us, not by the guest */
-	for (unsigned i = 0; i < m->mem.nr_slots; i++)
-		memory_wrote(&m->mem, m->mem.base + m->mem.slot[i].linear, m->mem.slot[i].bytes);
 	return vm_reset(m->vm, &regs, err);
 }
 

@@ -173,7 +173,7 @@ static int create_memory(struct vm *vm, const struct vm_options *opts, struct im
 	    ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity) < 0)
 		return fail_errno(err, "KVM's own pages in the guest");
 	for (unsigned i = 0; !rc && i < vm->mem->nr_slots; i++) {
-		rc = set_ram(vm, i, false, err);
+		rc = set_ram(vm, i, opts->track, err);
 		if (vm->mem->slot[i].bytes > largest)
 			largest = vm->mem->slot[i].bytes;
 	}
@@ -235,6 +235,7 @@ int vm_create(int kvm_fd, const struct vm_options *opts, struct vm **out, struct
 			   .bus = opts->bus,
 			   .host = opts->host,
 			   .nr_vcpus = opts->nr_vcpus,
+			   .tracking = opts->track,
 			   .lock = PTHREAD_MUTEX_INITIALIZER,
 			   .wake = PTHREAD_COND_INITIALIZER,
 			   .parked = PTHREAD_COND_INITIALIZER,

@@ -27,6 +27,7 @@ struct vm_options {
 	const uint8_t *rom; /* boot_rom(); NULL: none */
 	uint64_t rom_bytes;
 	unsigned nr_vcpus; /* 1 to VM_MAX_VCPUS */
+	bool track;	   /* the dirty log is on from the start: free now, 3 ms once there are processors (measured) */
 	struct bus *bus;
 	const struct machine_host *host; /* for MACHINE_RESET (triple fault) and MACHINE_ERROR */
 };
@@ -55,11 +56,13 @@ int vm_reset(struct vm *vm, const struct boot_regs *regs, struct img_error *err)
  * vm_state.c. */
 int vm_save(struct vm *vm, struct state_writer *out, struct img_error *err);
 /*
- * Paused. UNSUPPORTED, before anything changed, where this host's processor or KVM lacks what the guest has seen: a
- * CPUID bit, an MSR, a state component, its TSC frequency. CORRUPT for what does not add up. After any other failure
- * the VM must be reset or loaded again.
+ * Paused; the guest's RAM need not be there yet. UNSUPPORTED, before anything changed, where this host's processor or
+ * KVM lacks what the guest has seen: a CPUID bit, an MSR, a state component, its TSC frequency. CORRUPT for what does
+ * not add up. After any other failure the VM must be reset or loaded again.
  */
 int vm_load(struct vm *vm, struct state *state, struct img_error *err);
+/* Whether vm_load() would take it, as far as that can be told without changing anything. Also while the guest runs. */
+int vm_check(struct vm *vm, struct state *state, struct img_error *err);
 
 /* The dirty log. On: from here on KVM records which pages the guest writes; starts clean. */
 int vm_track(struct vm *vm, bool on, struct img_error *err);
