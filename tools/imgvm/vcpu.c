@@ -216,6 +216,7 @@ static void *vcpu_main(void *arg)
 int vcpu_create(struct vcpu *cpu, struct img_error *err)
 {
 	void *run;
+	int khz;
 
 	cpu->fd = ioctl(cpu->vm->fd, KVM_CREATE_VCPU, (unsigned long)cpu->index);
 	if (cpu->fd < 0)
@@ -224,6 +225,9 @@ int vcpu_create(struct vcpu *cpu, struct img_error *err)
 	if (run == MAP_FAILED)
 		return fail_errno(err, "creating processor %u", cpu->index);
 	cpu->run = run;
+	/* fails where the host's own runs unevenly */
+	khz = ioctl(cpu->fd, KVM_GET_TSC_KHZ, 0);
+	cpu->tsc_khz = khz > 0 ? (uint32_t)khz : 0;
 	return 0;
 }
 

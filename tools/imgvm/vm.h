@@ -56,9 +56,9 @@ int vm_reset(struct vm *vm, const struct boot_regs *regs, struct img_error *err)
  * vm_state.c. */
 int vm_save(struct vm *vm, struct state_writer *out, struct img_error *err);
 /*
- * Paused; the guest's RAM need not be there yet. UNSUPPORTED, before anything changed, where this host's processor or
- * KVM lacks what the guest has seen: a CPUID bit, an MSR, a state component, its TSC frequency. CORRUPT for what does
- * not add up. After any other failure the VM must be reset or loaded again.
+ * Paused, the saved RAM in place: KVM writes some of it (clock pages). UNSUPPORTED, before anything changed, where this
+ * host's processor or KVM lacks what the guest has seen: a CPUID bit, an MSR, a state component, its TSC frequency.
+ * CORRUPT for what does not add up. After any other failure the VM must be reset or loaded again.
  */
 int vm_load(struct vm *vm, struct state *state, struct img_error *err);
 /* Whether vm_load() would take it, as far as that can be told without changing anything. Also while the guest runs. */

@@ -61,6 +61,7 @@ struct vcpu {
 	pthread_t thread;
 	bool started;
 	bool has_run;		   /* KVM refuses another CPUID from here on; owner */
+	uint32_t tsc_khz;	   /* 0: KVM does not know; owner */
 	struct cpuid_table *cpuid; /* what was given to KVM, without what KVM adds while the guest runs; owner */
 	struct cpu_state *fresh;   /* after creation: what a reset restores */
 };

@@ -180,13 +180,12 @@ int cpu_capture(struct vcpu *cpu, struct cpu_state *s, struct img_error *err)
 		{ KVM_GET_DEBUGREGS, &s->debugregs, "debug registers" },
 		{ KVM_GET_LAPIC, &s->lapic, "local APIC" },
 	};
-	int rc = pieces(cpu, first, sizeof(first) / sizeof(first[0]), false, err), khz;
+	int rc = pieces(cpu, first, sizeof(first) / sizeof(first[0]), false, err);
 
 	if (rc)
 		return rc;
 	s->xsave_bytes = cpu->vm->xsave_bytes;
-	khz = ioctl(cpu->fd, KVM_GET_TSC_KHZ, 0);
-	s->tsc_khz = khz > 0 ? (uint32_t)khz : 0;
+	s->tsc_khz = cpu->tsc_khz;
 	s->cpuid = *cpu->cpuid;
 	s->msrs = *cpu->vm->msrs;
 	rc = read_msrs(cpu, &s->msrs, err);

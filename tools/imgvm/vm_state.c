@@ -127,16 +127,14 @@ static bool tsc_fits(const struct vm *vm, uint32_t here, uint32_t there)
 	return there > here ? there - here <= tolerance : here - there <= tolerance;
 }
 
-static int check_tsc(struct vcpu *cpu, const struct cpu_state *s, struct img_error *err)
+static int check_tsc(const struct vcpu *cpu, const struct cpu_state *s, struct img_error *err)
 {
-	int khz = ioctl(cpu->fd, KVM_GET_TSC_KHZ, 0);
-
-	if (khz > 0 && !tsc_fits(cpu->vm, (uint32_t)khz, s->tsc_khz))
+	if (!tsc_fits(cpu->vm, cpu->tsc_khz, s->tsc_khz))
 		return fail(
 			err, IMG_E_UNSUPPORTED,
-			"this host's time stamp counter runs at %d kHz and cannot be made to run at the %u kHz that "
+			"this host's time stamp counter runs at %u kHz and cannot be made to run at the %u kHz that "
 			"the guest has measured",
-			khz, s->tsc_khz);
+			cpu->tsc_khz, s->tsc_khz);
 	return 0;
 }
 
@@ -153,7 +151,7 @@ static uint64_t host_components(const struct vm *vm)
  * The area may be longer or shorter than here: KVM's idea of it grows with what the kernel knows. Components lie at
  * the same places (cpuid_check() compares them), so that what both know fits both.
  */
-static int check_xsave(struct vcpu *cpu, const struct cpu_state *s, struct img_error *err)
+static int check_xsave(const struct vcpu *cpu, const struct cpu_state *s, struct img_error *err)
 {
 	uint64_t in_use = le64(s->xsave + XSAVE_LEGACY_BYTES), format = le64(s->xsave + XSAVE_LEGACY_BYTES + 8);
 	uint64_t missing = in_use;
@@ -176,7 +174,7 @@ static int check_xsave(struct vcpu *cpu, const struct cpu_state *s, struct img_e
 	return 0;
 }
 
-static int check_msrs(struct vcpu *cpu, const struct cpu_state *s, struct img_error *err)
+static int check_msrs(const struct vcpu *cpu, const struct cpu_state *s, struct img_error *err)
 {
 	for (uint32_t i = 0; i < s->msrs.nmsrs; i++) {
 		const struct kvm_msr_entry *e = &s->msrs.entry[i];
@@ -200,7 +198,7 @@ static bool same_cpuid(const struct cpuid_table *a, const struct cpuid_table *b)
 	return a->nent == b->nent;
 }
 
-static int check_cpu(struct vcpu *cpu, const struct cpu_state *s, struct img_error *err)
+static int check_cpu(const struct vcpu *cpu, const struct cpu_state *s, struct img_error *err)
 {
 	int rc = check_cpu_values(cpu->index, s, err);
 
@@ -265,12 +263,13 @@ static int take_chips(struct state *state, struct chips_state *s, struct img_err
 /* What must be there before the registers are set. */
 static int prepare_cpu(struct vcpu *cpu, const struct cpu_state *s, struct img_error *err)
 {
-	int khz = ioctl(cpu->fd, KVM_GET_TSC_KHZ, 0);
-
-	if (s->tsc_khz && khz > 0 && (uint32_t)khz != s->tsc_khz &&
-	    ioctl(cpu->fd, KVM_SET_TSC_KHZ, (unsigned long)s->tsc_khz) < 0)
-		return fail(err, IMG_E_UNSUPPORTED, "KVM refuses a time stamp counter of %u kHz (it has %d kHz)",
-			    s->tsc_khz, khz);
+	if (s->tsc_khz && cpu->tsc_khz && cpu->tsc_khz != s->tsc_khz) {
+		if (ioctl(cpu->fd, KVM_SET_TSC_KHZ, (unsigned long)s->tsc_khz) < 0)
+			return fail(err, IMG_E_UNSUPPORTED,
+				    "KVM refuses a time stamp counter of %u kHz (it has %u kHz)", s->tsc_khz,
+				    cpu->tsc_khz);
+		cpu->tsc_khz = s->tsc_khz;
+	}
 	return same_cpuid(&s->cpuid, cpu->cpuid) ? 0 : cpu_set_cpuid(cpu, &s->cpuid, err);
 }
 
@@ -293,7 +292,8 @@ static int apply(struct vm *vm, struct loaded *l, struct img_error *err)
 	return rc ? rc : chips_apply(vm, &l->chips, err);
 }
 
-int vm_load(struct vm *vm, struct state *state, struct img_error *err)
+/* The first two steps: *out is the caller's (free), NULL after failure. */
+static int take_and_check(struct vm *vm, struct state *state, struct loaded **out, struct img_error *err)
 {
 	struct loaded *l = calloc(1, sizeof(*l) + vm->nr_vcpus * sizeof(l->cpu[0]));
 	int rc = l ? 0 : fail(err, IMG_E_NOMEM, "out of memory");
@@ -304,6 +304,28 @@ int vm_load(struct vm *vm, struct state *state, struct img_error *err)
 		rc = take_chips(state, &l->chips, err);
 	for (unsigned i = 0; !rc && i < vm->nr_vcpus; i++)
 		rc = check_cpu(&vm->vcpu[i], &l->cpu[i], err);
+	if (rc) {
+		free(l);
+		l = NULL;
+	}
+	*out = l;
+	return rc;
+}
+
+int vm_check(struct vm *vm, struct state *state, struct img_error *err)
+{
+	struct loaded *l;
+	int rc = take_and_check(vm, state, &l, err);
+
+	free(l);
+	return rc;
+}
+
+int vm_load(struct vm *vm, struct state *state, struct img_error *err)
+{
+	struct loaded *l;
+	int rc = take_and_check(vm, state, &l, err);
+
 	if (!rc)
 		rc = apply(vm, l, err);
 	free(l);
