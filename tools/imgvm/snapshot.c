@@ -368,6 +368,8 @@ static int prepare_revert(struct machine *m, const struct img_snapshot *snap, ui
 	if (ret == 0)
 		ret = machine_shape_check(m, &shape, err);
 	if (ret == 0)
+		ret = vm_check(m->vm, state, err);
+	if (ret == 0)
 		ret = find_way_back(m, snap->name, &shape, way, err);
 	return ret ? ret : take_clone_lock(m, snap->uuid, err);
 }
