@@ -170,7 +170,9 @@ static void zeros_take_no_space(void **state)
 	uint8_t *truth = malloc(VM);
 	struct img *img = make(&plain);
 	struct img_info info;
+	struct img_snapshot list[2];
 	uint64_t empty;
+	size_t nr;
 
 	(void)state;
 	assert_non_null(truth);
@@ -183,6 +185,10 @@ static void zeros_take_no_space(void **state)
 	put_zeros(img, truth, VM, 0);
 	assert_ok(img_vmstate_zero(img, UINT64_C(64) << 30, VM, ERR)); /* 64 GiB */
 	assert_ok(img_snapshot_create(img, "b", IMG_SNAPSHOT_VMSTATE, ERR));
+	assert_ok(img_snapshot_list(img, list, 2, &nr, ERR));
+	assert_int_equal(nr, 2);
+	assert_int_equal(list[0].vmstate_data_bytes, VM);
+	assert_int_equal(list[1].vmstate_data_bytes, 0);
 	assert_ok(img_snapshot_delete(img, "a", ERR));
 	assert_ok(img_info(img, &info, ERR));
 	assert_true(info.used_bytes < empty + 64 * KIB);
