@@ -320,6 +320,8 @@ static inline void driver_offer(struct driver *d, unsigned queue, unsigned head)
 {
 	uint16_t *ring = driver_ptr(d, RING_AVAIL(queue));
 
+	/* used_event (2.7.7): an interrupt for the next one, please */
+	__atomic_store_n(&ring[2 + RING_SIZE], d->used_idx[queue], __ATOMIC_RELAXED);
 	__atomic_store_n(&ring[2 + d->avail_idx[queue] % RING_SIZE], (uint16_t)head, __ATOMIC_RELAXED);
 	__atomic_store_n(&ring[1], ++d->avail_idx[queue], __ATOMIC_RELEASE);
 }
@@ -347,9 +349,6 @@ static inline bool driver_wait(struct driver *d, unsigned queue, unsigned ms, ui
 	*head = __atomic_load_n(element, __ATOMIC_RELAXED);
 	*len = __atomic_load_n(element + 1, __ATOMIC_RELAXED);
 	d->used_idx[queue]++;
-	/* used_event (2.7.7): an interrupt for the next one, please */
-	__atomic_store_n((uint16_t *)driver_ptr(d, RING_AVAIL(queue)) + 2 + RING_SIZE, d->used_idx[queue],
-			 __ATOMIC_RELAXED);
 	return true;
 }
 
