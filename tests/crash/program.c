@@ -370,6 +370,21 @@ static int run_vm(struct machine *m, struct img_error *err)
 	return expect(write_vm(m->img, first, nr, id, err), 0, err);
 }
 
+/* Inside what there is, across its end, and where there is nothing. */
+static int run_vm_zero(struct machine *m, struct img_error *err)
+{
+	uint32_t first = 20, nr = 20;
+	struct world after = *worlds_latest(&m->ws);
+
+	if (after.latest.vm_sectors < first + nr) {
+		after.latest.vm_sectors = first + nr;
+		worlds_append(&m->ws, &after);
+	}
+	worlds_write_vm(&m->ws, first, nr, 0);
+	m->in_flight = m->ws;
+	return expect(img_vmstate_zero(m->img, (uint64_t)nr * SECTOR, (uint64_t)first * SECTOR, err), 0, err);
+}
+
 static int run_convert(struct machine *m, struct img_error *err)
 {
 	struct img_create_options create = { .struct_size = sizeof(create),
@@ -402,19 +417,19 @@ static int run_commit(struct machine *m, struct img_error *err)
 }
 
 static const struct operation operations[] = {
-	{ "block", "sjwourqkxvlp", run_block },	  { "sub", "sjwourqkxvlp", run_sub },
-	{ "unit", "sjwouqkxvlp", run_unit },	  { "inunit", "sjwqkxvl", run_in_unit },
-	{ "leaf", "sjwqkxvl", run_leaf },	  { "fua", "sjwrqkxvl", run_fua },
-	{ "zero", "sjwourqkxvlp", run_zero },	  { "discard", "sjwouqkxvlp", run_discard },
-	{ "flush", "sjwourqkxvlp", run_flush },	  { "checkpoint", "sjwouqkxvlp", run_checkpoint },
-	{ "reopen", "sjwourqkxvlp", run_reopen }, { "createC", "sjwouqkxvlp", run_create_c },
-	{ "createV", "sjwqkxvl", run_create_vm }, { "deleteA", "sjwqkxvl", run_delete_a },
-	{ "deleteB", "sjwqkxvl", run_delete_b },  { "deleteC", "sjwouqkxvlp", run_delete_c },
-	{ "renameA", "sjwqkxvl", run_rename },	  { "revertA", "sjwqkxvl", run_revert_a },
-	{ "revertB", "sjwqkxvl", run_revert_b },  { "revertC", "oup", run_revert_c },
-	{ "grow", "sjwourqkxlp", run_grow },	  { "shrink", "sjwourqkxlp", run_shrink },
-	{ "vmstate", "sjwqkxvl", run_vm },	  { "convert", "sjwouqkxvlp", run_convert },
-	{ "commit", "oup", run_commit },
+	{ "block", "sjwourqkxvlp", run_block },	   { "sub", "sjwourqkxvlp", run_sub },
+	{ "unit", "sjwouqkxvlp", run_unit },	   { "inunit", "sjwqkxvl", run_in_unit },
+	{ "leaf", "sjwqkxvl", run_leaf },	   { "fua", "sjwrqkxvl", run_fua },
+	{ "zero", "sjwourqkxvlp", run_zero },	   { "discard", "sjwouqkxvlp", run_discard },
+	{ "flush", "sjwourqkxvlp", run_flush },	   { "checkpoint", "sjwouqkxvlp", run_checkpoint },
+	{ "reopen", "sjwourqkxvlp", run_reopen },  { "createC", "sjwouqkxvlp", run_create_c },
+	{ "createV", "sjwqkxvl", run_create_vm },  { "deleteA", "sjwqkxvl", run_delete_a },
+	{ "deleteB", "sjwqkxvl", run_delete_b },   { "deleteC", "sjwouqkxvlp", run_delete_c },
+	{ "renameA", "sjwqkxvl", run_rename },	   { "revertA", "sjwqkxvl", run_revert_a },
+	{ "revertB", "sjwqkxvl", run_revert_b },   { "revertC", "oup", run_revert_c },
+	{ "grow", "sjwourqkxlp", run_grow },	   { "shrink", "sjwourqkxlp", run_shrink },
+	{ "vmstate", "sjwqkxvl", run_vm },	   { "vmzero", "sq", run_vm_zero },
+	{ "convert", "sjwouqkxvlp", run_convert }, { "commit", "oup", run_commit },
 };
 
 /* ---- setups ------------------------------------------------------------------------------------------------------ */

@@ -408,6 +408,10 @@ static void test_what_a_driver_lacks(void **state)
 	assert_int_equal(node_snap_list(node, NULL, 0, &nr, NULL), 0);
 	assert_int_equal(nr, 0);
 	assert_int_equal(node_vmstate_size(node, NULL, &bytes, NULL), IMG_E_UNSUPPORTED);
+	assert_int_equal(node_vmstate_zero(node, 512, 0, NULL), IMG_E_UNSUPPORTED);
+	assert_int_equal(node_vmstate_status(node, NULL, 512, 0, NULL, 0, &nr, NULL), IMG_E_UNSUPPORTED);
+	assert_int_equal(node_vmstate_map(node, NULL, 4096, 0, NULL), IMG_E_UNSUPPORTED);
+	assert_int_equal(node_map(node, NULL, 4096, 0, NULL), IMG_E_UNSUPPORTED);
 	assert_int_equal(node_check(node, 0, NULL, NULL, NULL, &check, NULL), IMG_E_UNSUPPORTED);
 	assert_int_equal(node_pin(node, &pin, NULL), IMG_E_UNSUPPORTED);
 	assert_int_equal(node_set_backing(node, NULL, BACKING_SET, NULL), IMG_E_UNSUPPORTED);
