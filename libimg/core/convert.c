@@ -179,7 +179,7 @@ static int make_file(struct conversion *c, struct img_error *err)
 		r = r < 0 ? r : closed;
 	}
 	if (r == 0)
-		r = c->env->publish(c->env->ctx, c->temp_path, c->path, c->create.flags & IMG_CREATE_OVERWRITE, err);
+		r = c->env->publish(c->env->ctx, c->temp_path, c->path, c->create.flags, err);
 	if (r < 0)
 		c->env->discard_temp(c->env->ctx, c->temp_path);
 	data_file_end(&c->data, r == 0);

@@ -99,7 +99,7 @@ int image_check_target(const char *path, unsigned flags, const struct image_env 
 
 static int check_create(const struct img_create_options *o, const struct img_driver **drv, struct img_error *err)
 {
-	int ret = image_check_flags(o->flags, IMG_CREATE_OVERWRITE, err);
+	int ret = image_check_flags(o->flags, IMG_CREATE_OVERWRITE | IMG_CREATE_VOLATILE, err);
 
 	if (ret != 0)
 		return ret;
@@ -121,13 +121,14 @@ static int check_create(const struct img_create_options *o, const struct img_dri
 	return 0;
 }
 
-/* Fills the temporary file; it is complete, durable and closed when this returns 0. Ends file in any case. */
-static int fill_file(const struct img_driver *drv, struct node *file, const struct driver_create *args,
+/* Fills the temporary file; it is complete, durable unless volatile, and closed when this returns 0. Ends file in any
+ * case. */
+static int fill_file(const struct img_driver *drv, struct node *file, const struct driver_create *args, bool durable,
 		     struct img_error *err)
 {
 	int ret = node_create(drv, file, args, err), closed;
 
-	if (ret == 0)
+	if (ret == 0 && durable)
 		ret = node_flush(file, 0, err);
 	closed = node_close(file, ret == 0 ? err : NULL);
 	return ret != 0 ? ret : closed;
@@ -166,11 +167,11 @@ int image_create_env(const char *path, const struct img_create_options *opts, co
 	ret = env->create_file(env->ctx, path, &file, &temp, err);
 	if (ret != 0)
 		return ret;
-	ret = fill_file(drv, file, &args, err);
+	ret = fill_file(drv, file, &args, !(o.flags & IMG_CREATE_VOLATILE), err);
 	if (ret == 0)
 		ret = data_file_publish(&data, err);
 	if (ret == 0)
-		ret = env->publish(env->ctx, temp, path, (o.flags & IMG_CREATE_OVERWRITE) != 0, err);
+		ret = env->publish(env->ctx, temp, path, o.flags, err);
 	if (ret != 0) {
 		error_prefix(err, "cannot create %s", path);
 		env->discard_temp(env->ctx, temp);

@@ -143,7 +143,7 @@ int data_file_publish(struct data_creation *c, struct img_error *err)
 	c->node = NULL;
 	ret = ret != 0 ? ret : closed;
 	if (ret == 0)
-		ret = c->env->publish(c->env->ctx, c->temp_path, c->final_path, false, err);
+		ret = c->env->publish(c->env->ctx, c->temp_path, c->final_path, 0, err);
 	c->published = ret == 0;
 	return ret;
 }

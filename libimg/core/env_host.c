@@ -196,8 +196,9 @@ static int rename_new(const char *from, const char *to)
 	return 0;
 }
 
-static int host_publish(void *ctx, const char *temp_path, const char *path, bool overwrite, struct img_error *err)
+static int host_publish(void *ctx, const char *temp_path, const char *path, unsigned flags, struct img_error *err)
 {
+	bool overwrite = flags & IMG_CREATE_OVERWRITE;
 	char *target = final_path(path, err);
 	int ret = 0, e;
 
@@ -212,7 +213,7 @@ static int host_publish(void *ctx, const char *temp_path, const char *path, bool
 		else
 			ret = error_errno(err, e, NO_OFFSET, LAYER, "%s: cannot be renamed into place", path);
 	}
-	if (ret == 0)
+	if (ret == 0 && !(flags & IMG_CREATE_VOLATILE))
 		ret = sync_folder(overwrite ? target : path, err);
 	free(target);
 	return ret;

@@ -19,8 +19,8 @@ struct image_env {
 			 const struct host_open *args, struct node **out, char **resolved, struct img_error *err);
 	/* Creates an empty file that will be published as path: temporary name beside it. */
 	int (*create_file)(void *ctx, const char *path, struct node **out, char **temp_path, struct img_error *err);
-	/* Syncs folder and renames temp_path to path (without replacing unless overwrite); the node is closed already. */
-	int (*publish)(void *ctx, const char *temp_path, const char *path, bool overwrite, struct img_error *err);
+	/* Renames temp_path to path and syncs the folder, as flags (enum img_create_flags) say; the node is closed already. */
+	int (*publish)(void *ctx, const char *temp_path, const char *path, unsigned flags, struct img_error *err);
 	/* Removes an unpublished file. */
 	void (*discard_temp)(void *ctx, const char *temp_path);
 	/* IMG_E_EXISTS (or why a file there cannot be replaced); may be NULL: publish alone says so. */

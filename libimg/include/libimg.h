@@ -147,6 +147,7 @@ IMG_API int img_open_fd(int fd, const struct img_open_options *opts, struct img 
 
 enum img_create_flags {
 	IMG_CREATE_OVERWRITE = 1u << 0, /* replace an existing file, atomically, when the new one is complete */
+	IMG_CREATE_VOLATILE = 1u << 1,	/* wait for no disk: after a crash of the host nothing, or anything, may be there */
 };
 
 struct img_create_options {
@@ -514,6 +515,55 @@ IMG_API int img_check(struct img *img, unsigned flags, img_finding_fn fn, void *
 IMG_API int img_check_file(const char *path, const struct img_open_options *opts, unsigned flags, img_finding_fn fn,
 			   void *ctx, const struct img_progress *progress, struct img_check_result *out,
 			   struct img_error *err);
+
+/* ---- inspection -------------------------------------------------------------------------------------------------- */
+
+enum img_severity {
+	IMG_SEVERITY_NOTE = 1,	  /* worth knowing, no harm by itself */
+	IMG_SEVERITY_UNSAFE,	  /* may lead a reader astray, to other files, or into more work than the file is worth */
+	IMG_SEVERITY_UNPARSEABLE, /* not what it claims to be, or cut off: it cannot be judged */
+};
+/* What is looked for. Rules are named, so that policies can speak of them; names do not change. */
+struct img_inspect_rule {
+	const char *id;	/* "backing-file" */
+	enum img_severity severity;
+	const char *what; /* one line */
+};
+/* i from 0; NULL past the end. */
+IMG_API const struct img_inspect_rule *img_inspect_rule(size_t i);
+
+struct img_inspect_finding {
+	const char *id; /* of the rule; static */
+	enum img_severity severity;
+	uint64_t file_off; /* UINT64_MAX: none */
+	char msg[232];	   /* text from the image stands in it as it is: escape it for terminals */
+};
+typedef void (*img_inspect_fn)(void *ctx, const struct img_inspect_finding *finding);
+
+struct img_inspect_options {
+	size_t struct_size;
+	const char *format; /* the file is to be used as that; NULL: as what it looks like */
+	unsigned flags;	    /* IMG_OPEN_FORCE_SHARE: although another process may write it */
+	uint64_t max_virtual_bytes;	 /* 0: 2^63 - 1 */
+	const struct img_budget *budget; /* what exceeds it is a finding; check_seconds is for the whole inspection, 0: 60 */
+};
+struct img_inspect_result {
+	char format[16];	/* as which it was judged; of a format without a driver only headers and references are */
+	uint64_t virtual_bytes; /* 0 where unknown */
+	uint64_t file_bytes;
+	uint64_t notes, unsafe, unparseable; /* findings told, by severity */
+};
+/*
+ * The verdict on a file from a stranger, without opening anything else: what it looks like from both ends, what it names wherever
+ * that hides, features, tables, overlaps, aliasing, expansion, snapshots, state, encryption, names, and what its disk holds at
+ * first sight. Costs bounded time and memory whatever the file holds. Returns 0 when it ran to its end, whatever it found:
+ * safe is what has no finding that is unsafe or unparseable. out and fn may be NULL. Errors: NOENT, IO, BUSY, NOMEM,
+ * UNSUPPORTED (no such format), REFUSED (no file or device).
+ */
+IMG_API int img_inspect(const char *path, const struct img_inspect_options *opts, img_inspect_fn fn, void *ctx,
+			struct img_inspect_result *out, struct img_error *err);
+
+/* ---- information ------------------------------------------------------------------------------------------------- */
 
 struct img_info {
 	const char *format; /* static */

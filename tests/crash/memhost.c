@@ -154,11 +154,11 @@ static void take_name(struct memhost *host, struct memhost_file *file, const cha
 	snprintf(file->name, sizeof(file->name), "%s", name);
 }
 
-static int env_publish(void *ctx, const char *temp_path, const char *path, bool overwrite, struct img_error *err)
+static int env_publish(void *ctx, const char *temp_path, const char *path, unsigned flags, struct img_error *err)
 {
 	struct memhost *host = ctx;
 	struct memhost_file *file = memhost_find(host, temp_path);
-	int ret = env_check_target(ctx, path, overwrite, err);
+	int ret = env_check_target(ctx, path, (flags & IMG_CREATE_OVERWRITE), err);
 
 	if (ret == 0)
 		ret = log_name(host, CRASH_RENAME, file_number(host, file), path, err);

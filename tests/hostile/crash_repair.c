@@ -46,7 +46,7 @@ static int load(struct memhost *host, const char *path, struct img_error *err)
 	if (node && node_close(node, ret == 0 ? err : NULL) != 0)
 		ret = IMG_E_IO;
 	if (ret == 0)
-		ret = host->env.publish(host->env.ctx, temp, NAME, true, err);
+		ret = host->env.publish(host->env.ctx, temp, NAME, IMG_CREATE_OVERWRITE, err);
 	free(temp);
 	free(data);
 	if (f)

@@ -113,14 +113,14 @@ fail:
 	return ret == IMG_E_NOMEM ? error_set(err, ret, 0, NO_OFFSET, "memfs", "out of memory") : ret;
 }
 
-static int publish(void *ctx, const char *temp_path, const char *path, bool overwrite, struct img_error *err)
+static int publish(void *ctx, const char *temp_path, const char *path, unsigned flags, struct img_error *err)
 {
 	struct memfs *fs = ctx;
 	struct mem_content *content = memfs_find(fs, temp_path);
 
 	if (!content)
 		return error_set(err, IMG_E_NOENT, 0, NO_OFFSET, "memfs", "%s: no such file", temp_path);
-	if (!overwrite && memfs_find(fs, path))
+	if (!(flags & IMG_CREATE_OVERWRITE) && memfs_find(fs, path))
 		return error_set(err, IMG_E_EXISTS, 0, NO_OFFSET, "memfs", "%s: exists", path);
 	memfs_put(fs, path, mem_content_ref(content));
 	memfs_remove(fs, temp_path);

@@ -123,7 +123,7 @@ static int open_overlay(struct disk *disk, const struct disk_options *opts, stru
 	const char *folder = opts->scratch ? opts->scratch : getenv("TMPDIR");
 	struct img_create_options create = {
 		.struct_size = sizeof(create),
-		.flags = IMG_CREATE_OVERWRITE,
+		.flags = IMG_CREATE_OVERWRITE | IMG_CREATE_VOLATILE,
 		.backing = NULL,
 		.backing_snapshot = opts->snapshot,
 		.backing_format = img_format(disk->base),
@@ -132,7 +132,7 @@ static int open_overlay(struct disk *disk, const struct disk_options *opts, stru
 	struct img_open_options how = {
 		.struct_size = sizeof(how),
 		.format = "limg",
-		.flags = IMG_OPEN_WRITE,
+		.flags = IMG_OPEN_WRITE | IMG_OPEN_BULK, /* a flush need not wait either */
 		.refs = IMG_REFS_ANY,
 	};
 	char name[4096];
