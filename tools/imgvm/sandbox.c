@@ -302,7 +302,7 @@ static const int refused[] = { SCMP_SYS(open),	   SCMP_SYS(openat),	 SCMP_SYS(op
 
 static void (*rescue_hook)(void);
 
-/* Only what a signal handler may call: no printf. */
+/* Over the zeros that end at digit; only what a signal handler may call: no printf. */
 static void put_number(char *digit, unsigned long n)
 {
 	do {
@@ -314,7 +314,7 @@ static void put_number(char *digit, unsigned long n)
 static void handle_forbidden(int signal_nr, siginfo_t *info, void *context)
 {
 	static const char begin[] = "\r\nimgvm: ended by its sandbox: system call 0x";
-	char line[] = "\r\nimgvm: ended by its sandbox: system call 0x   (0x        )\r\n";
+	char line[] = "\r\nimgvm: ended by its sandbox: system call 0x000 (0x00000000)\r\n";
 	const ucontext_t *at = context;
 
 	if (rescue_hook)
