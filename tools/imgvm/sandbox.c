@@ -199,6 +199,7 @@ static const int calls[] = {
 	SCMP_SYS(mremap),
 	SCMP_SYS(madvise),
 	SCMP_SYS(brk),
+	SCMP_SYS(sysinfo), /* qsort() of much asks how much memory there is */
 	SCMP_SYS(mincore),
 	/* clients of the control socket */
 	SCMP_SYS(accept4),
