@@ -107,6 +107,7 @@ static int open_layer(struct node *file, const char *path, const struct img_open
 		return ret;
 	}
 	top->file = file;
+	file->is_volatile = (o->flags & IMG_OPEN_VOLATILE) != 0;
 	budget_layer(op->budget);
 	ret = node_open(top, &args, err);
 	if (ret == 0)

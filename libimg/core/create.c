@@ -126,9 +126,11 @@ static int check_create(const struct img_create_options *o, const struct img_dri
 static int fill_file(const struct img_driver *drv, struct node *file, const struct driver_create *args, bool durable,
 		     struct img_error *err)
 {
-	int ret = node_create(drv, file, args, err), closed;
+	int ret, closed;
 
-	if (ret == 0 && durable)
+	file->is_volatile = !durable;
+	ret = node_create(drv, file, args, err);
+	if (ret == 0)
 		ret = node_flush(file, 0, err);
 	closed = node_close(file, ret == 0 ? err : NULL);
 	return ret != 0 ? ret : closed;

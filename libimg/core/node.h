@@ -29,6 +29,7 @@ struct node {
 	/* node.c's own */
 	bool opened;		   /* drv->open, open_fd or snap_open succeeded: close is due */
 	bool backing_missing;	   /* the image names a backing that was not opened on purpose: it cannot be read */
+	bool is_volatile;	   /* protocols: what is written need not survive a crash of the host */
 	bool backing_changes;	   /* another one will lie below: zeros are to be held by this layer also where it reads so */
 	struct node *view_of;	   /* snapshot views: the node whose engine and backing they share; not owned */
 	_Atomic bool poisoned;	   /* a flush failed: no more changes through this node */

@@ -157,7 +157,7 @@ int img_snapshot_open(struct img *img, const char *name, struct img **out, struc
 	pthread_rwlock_rdlock(&img->content_lock);
 	ret = node_snap_open(img->top, name, &view, err);
 	if (ret == 0) {
-		*out = image_new(view, img->path, name, img->open_flags & ~(unsigned)(IMG_OPEN_WRITE | IMG_OPEN_BULK),
+		*out = image_new(view, img->path, name, img->open_flags & ~(unsigned)(IMG_OPEN_WRITE | IMG_OPEN_BULK | IMG_OPEN_VOLATILE),
 				 img->refs, img->env, err);
 		if (*out) {
 			(*out)->backing = img->backing;

@@ -132,7 +132,7 @@ static int open_overlay(struct disk *disk, const struct disk_options *opts, stru
 	struct img_open_options how = {
 		.struct_size = sizeof(how),
 		.format = "limg",
-		.flags = IMG_OPEN_WRITE | IMG_OPEN_BULK, /* a flush need not wait either */
+		.flags = IMG_OPEN_WRITE | IMG_OPEN_VOLATILE,
 		.refs = IMG_REFS_ANY,
 	};
 	char name[4096];

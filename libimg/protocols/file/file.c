@@ -139,6 +139,8 @@ int file_flush(struct node *node, unsigned flags, struct img_error *err)
 	struct file_state *st = node->state;
 
 	(void)flags;
+	if (node->is_volatile)
+		return 0;
 	if (!atomic_load(&st->flush_failed)) {
 		atomic_store(&st->dirty, false);
 		if (fdatasync(st->fd) == 0) {
