@@ -139,6 +139,12 @@ static int blank_entry(struct qcow2_snapshot *s, struct img_error *err)
 	return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "no memory for the snapshot table");
 }
 
+/* Zeros are what a lost table reads as; no program makes such a snapshot. */
+static bool is_blank(const struct qcow2_snapshot *s)
+{
+	return s->l1_off == 0 && s->l1_entries == 0 && s->id[0] == '\0' && s->name[0] == '\0';
+}
+
 static int load_entries(struct qcow2_engine *e, struct window *w, struct qcow2_snapshot *list, struct img_error *err)
 {
 	uint64_t off = e->h.snapshots_off;
@@ -150,7 +156,7 @@ static int load_entries(struct qcow2_engine *e, struct window *w, struct qcow2_s
 
 		if (readable)
 			r = load_entry(w, &off, e->h.size, &list[i], &whole, err);
-		if (!whole)
+		if (!whole || (r == 0 && is_blank(&list[i])))
 			e->snapshots_damaged = true;
 		readable = readable && off - e->h.snapshots_off <= QCOW2_SNAPSHOT_TABLE_MAX_BYTES;
 		if (r == 0 && !list[i].name) {

@@ -412,6 +412,8 @@ snap("vm-state-long", 32, 0xFFFFFFFF, 4, opens=None, check=None)
 snap("extra-1025", 36, 1025, 4, opens=None)
 snap("extra-most", 36, 0xFFFFFFFF, 4, opens=None)
 snap("disk-long", 48, (1 << 64) - 1, opens=None, check=None)
+damaged("snapshot-table-zeroed", lambda img: img.b.__setitem__(slice(img.snapshots, img.snapshots + img.snapshots_bytes),
+                                                               bytes(img.snapshots_bytes)), snapshots, opens=True, mended=False)
 damaged("snapshot-table-past-end", lambda img: img.field("nb_snapshots", 65536), snapshots, opens=None)
 damaged("snapshot-table-on-l1", lambda img: img.field("snapshots_off", img.l1), snapshots, opens=None)
 
