@@ -7,7 +7,6 @@
  * members read ahead of the one that hashes, however many there are, and one alone works as well. A span of zeros is
  * not read: it costs SHA-256 the hashing, and XXH128 a constant for each piece.
  */
-#include <openssl/evp.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +17,7 @@
 #include "disk_int.h"
 #include "error.h"
 #include "image_int.h"
+#include "sha256.h"
 #include "team.h"
 
 #define PIECE_BYTES	    (UINT64_C(1) << 20) /* of the XXH128 tree: part of what the digest means */
@@ -44,7 +44,7 @@ struct digest_job {
 	struct img *img;
 	const struct digest_ops *ops;
 	uint64_t size_bytes;
-	EVP_MD_CTX *sha; /* owned by who has the turn, as xxh */
+	struct sha256 sha; /* owned by who has the turn, as xxh */
 	XXH3_state_t *xxh;
 	uint8_t *zeroes;	      /* PIECE_BYTES of them */
 	XXH128_canonical_t zero_hash; /* of a whole piece of zeros */
@@ -168,11 +168,10 @@ static int sha_add(struct digest_job *job, const struct span *span, const uint8_
 	uint64_t step;
 
 	if (!span->zero)
-		return EVP_DigestUpdate(job->sha, buf, (size_t)span->bytes) == 1 ? 0 : -1;
-	for (uint64_t left = span->bytes; left > 0; left -= step) {
+		sha256_update(&job->sha, buf, (size_t)span->bytes);
+	for (uint64_t left = span->zero ? span->bytes : 0; left > 0; left -= step) {
 		step = min_u64(left, PIECE_BYTES);
-		if (EVP_DigestUpdate(job->sha, job->zeroes, (size_t)step) != 1)
-			return -1;
+		sha256_update(&job->sha, job->zeroes, (size_t)step);
 	}
 	return 0;
 }
@@ -239,12 +238,10 @@ static int finish(struct digest_job *job, uint8_t *out, size_t *out_bytes)
 {
 	XXH128_canonical_t canonical;
 	struct le64 size = le64_of(job->size_bytes);
-	unsigned nr;
 
 	if (job->ops == &sha_ops) {
-		if (EVP_DigestFinal_ex(job->sha, out, &nr) != 1)
-			return -1;
-		*out_bytes = nr;
+		sha256_final(&job->sha, out);
+		*out_bytes = SHA256_BYTES;
 		return 0;
 	}
 	if (XXH3_128bits_update(job->xxh, size.b, sizeof(size.b)) != XXH_OK)
@@ -257,13 +254,11 @@ static int finish(struct digest_job *job, uint8_t *out, size_t *out_bytes)
 
 static int prepare_job(struct digest_job *job, struct img_error *err)
 {
-	job->sha = EVP_MD_CTX_new();
+	sha256_init(&job->sha);
 	job->xxh = XXH3_createState();
 	job->zeroes = calloc(1, PIECE_BYTES);
-	if (!job->sha || !job->xxh || !job->zeroes)
+	if (!job->xxh || !job->zeroes)
 		return no_memory(err);
-	if (EVP_DigestInit_ex(job->sha, EVP_sha256(), NULL) != 1)
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core", "the crypto library refuses SHA-256");
 	XXH3_128bits_reset(job->xxh);
 	job->zero_hash = hash_piece(job->zeroes, PIECE_BYTES);
 	cursor_init(&job->cursor, job->img, 0);
@@ -293,7 +288,6 @@ int img_checksum(struct img *img, enum img_digest algo, const struct img_progres
 		r = team_run(0, progress, job.size_bytes, member, &job, err);
 	if (r == 0 && finish(&job, out, out_bytes) < 0)
 		r = no_memory(err);
-	EVP_MD_CTX_free(job.sha);
 	XXH3_freeState(job.xxh);
 	free(job.zeroes);
 	return r;
