@@ -465,6 +465,85 @@ static void test_two_processors(void **unused)
 	free(buf);
 }
 
+/*
+ * A hundred ticks a second from the timer chip through the PIC, and one deadline of the local APIC's timer. Both go on
+ * in a new machine; the deadline would not if it were set before the TSC or before the APIC's mode.
+ */
+static const uint8_t timer_code[] = {
+	PREPARE, 0x8e, 0xd0, 0xbc, 0x00, 0x70,					   /* mov ss,ax; mov sp,0x7000 */
+	0xb0,	 0x11, 0xe6, 0x20, 0xb0, 0x08, 0xe6, 0x21,			   /* PIC: ICW1, vectors from 8 on */
+	0xb0,	 0x04, 0xe6, 0x21, 0xb0, 0x01, 0xe6, 0x21,			   /* ICW3, ICW4 */
+	0xb0,	 0xfe, 0xe6, 0x21,						   /* only line 0 */
+	0xb0,	 0x34, 0xe6, 0x43, 0xb0, 0x9c, 0xe6, 0x40, 0xb0, 0x2e, 0xe6, 0x40, /* mode 2, 11932 clocks: 100 Hz */
+	0x66,	 0xb9, 0x1b, 0,	   0,	 0,    0x0f, 0x32,			   /* mov ecx,IA32_APIC_BASE; rdmsr */
+	0x66,	 0x0d, 0,    0x04, 0,	 0,    0x0f, 0x30,			   /* or eax,EXTD; wrmsr */
+	0x66,	 0x31, 0xd2,							   /* xor edx,edx */
+	0x66,	 0xb9, 0x0f, 0x08, 0,	 0,    0x66, 0xb8, 0xff, 0x01, 0,    0,
+	0x0f,	 0x30, /* SVR: enabled */
+	0x66,	 0xb9, 0x32, 0x08, 0,	 0,    0x66, 0xb8, 0x40, 0,    0x04, 0,
+	0x0f,	 0x30,								/* LVT timer: deadline, vector 0x40 */
+	0x0f,	 0x31, 0x66, 0x05, 0,	 0,    0,    0x60, 0x66, 0x83, 0xd2, 0, /* rdtsc; add 0x60000000 */
+	0x66,	 0xb9, 0xe0, 0x06, 0,	 0,    0x0f, 0x30,			/* wrmsr IA32_TSC_DEADLINE */
+	0xfb,	 0xf4, 0xeb, 0xfd,						/* sti; 1: hlt; jmp 1b */
+};
+static const uint8_t tick_code[] = {
+	0x66, 0xff, 0x06, 0x00, 0x10, 0x66, 0xa1, 0x00, 0x10, /* inc dword [COUNTER]; mov eax,[COUNTER] */
+	0xba, 0x00, 0x05, 0x66, 0xef,			      /* mov dx,COUNT_PORT; out dx,eax */
+	0xb0, 0x20, 0xe6, 0x20, 0xcf,			      /* end of interrupt; iret */
+};
+static const uint8_t deadline_code[] = {
+	0xba, 0x0f, 0x05, 0xb0, 0x77, 0xee, 0xcf, /* mov dx,DONE_PORT; mov al,0x77; out dx,al; iret */
+};
+
+/* Interrupts come back to real-mode segments, which do not reach the ROM's place below 4 GiB. */
+static const uint8_t to_ram[] = { 0xea, 0x00, 0x80, 0x00, 0x00 }; /* jmp 0:0x8000 */
+
+static struct rig *open_timers(void)
+{
+	static const uint16_t tick_vector[] = { 0x9000, 0 }, deadline_vector[] = { 0x9100, 0 };
+	struct rig *rig = rig_open(to_ram, sizeof(to_ram), 1);
+
+	memcpy(rig->mem.base + 0x8000, timer_code, sizeof(timer_code));
+	memcpy(rig->mem.base + 0x9000, tick_code, sizeof(tick_code));
+	memcpy(rig->mem.base + 0x9100, deadline_code, sizeof(deadline_code));
+	memcpy(rig->mem.base + 4 * 8, tick_vector, 4);
+	memcpy(rig->mem.base + 4 * 0x40, deadline_vector, 4);
+	return rig;
+}
+
+static void test_timers(void **unused)
+{
+	struct rig *rig = open_timers(), *next;
+	uint8_t *buf = malloc(STATE_BYTES);
+	uint32_t last = 0;
+
+	(void)unused;
+	assert_non_null(buf);
+	for (unsigned generation = 0; generation < 3; generation++) {
+		vm_resume(rig->vm);
+		wait_for(rig, atomic_load(&rig->probe->last) > last + 3);
+		vm_pause(rig->vm);
+		last = atomic_load(&rig->probe->last);
+		assert_int_equal(atomic_load(&rig->probe->nr_wrong), 0);
+		/* half a second has not passed: else the machine was too slow for this test to say anything */
+		assert_int_equal(atomic_load(&rig->probe->nr_done), 0);
+		next = rig_open(to_ram, sizeof(to_ram), 1);
+		memcpy(next->mem.base, rig->mem.base, RAM_BYTES);
+		atomic_store(&next->probe->last, last);
+		load(next, buf, save(rig, buf));
+		rig_close(rig);
+		rig = next;
+	}
+	vm_resume(rig->vm);
+	wait_for(rig, atomic_load(&rig->probe->nr_done));
+	wait_for(rig, atomic_load(&rig->probe->last) > last + 10);
+	assert_int_equal(atomic_load(&rig->probe->nr_done), 1);
+	assert_int_equal(atomic_load(&rig->probe->done_value), 0x77);
+	assert_int_equal(atomic_load(&rig->probe->nr_wrong), 0);
+	rig_close(rig);
+	free(buf);
+}
+
 /* The bits of `words`, without those of `expect`; all of `expect` must be there. */
 static unsigned extra_bits(const uint64_t *words, const uint64_t *expect, size_t nr)
 {
@@ -678,6 +757,7 @@ int main(void)
 		cmocka_unit_test(test_reset),
 		cmocka_unit_test(test_triple_fault),
 		cmocka_unit_test(test_two_processors),
+		cmocka_unit_test(test_timers),
 		cmocka_unit_test(test_dirty_log),
 		cmocka_unit_test(test_long_mode),
 		cmocka_unit_test(test_error),
