@@ -501,11 +501,16 @@ static const uint8_t to_ram[] = { 0xea, 0x00, 0x80, 0x00, 0x00 }; /* jmp 0:0x800
 static struct rig *open_timers(void)
 {
 	static const uint16_t tick_vector[] = { 0x9000, 0 }, deadline_vector[] = { 0x9100, 0 };
+	static const uint16_t other_vector[] = { 0x9200, 0 };
+	static const uint8_t other_code[] = { 0xb0, 0xee, DONE };
 	struct rig *rig = rig_open(to_ram, sizeof(to_ram), 1);
 
 	memcpy(rig->mem.base + 0x8000, timer_code, sizeof(timer_code));
 	memcpy(rig->mem.base + 0x9000, tick_code, sizeof(tick_code));
 	memcpy(rig->mem.base + 0x9100, deadline_code, sizeof(deadline_code));
+	memcpy(rig->mem.base + 0x9200, other_code, sizeof(other_code));
+	for (unsigned i = 0; i < 256; i++)
+		memcpy(rig->mem.base + 4 * i, other_vector, 4);
 	memcpy(rig->mem.base + 4 * 8, tick_vector, 4);
 	memcpy(rig->mem.base + 4 * 0x40, deadline_vector, 4);
 	return rig;
