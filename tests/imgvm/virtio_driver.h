@@ -291,7 +291,8 @@ static inline bool driver_start(struct driver *d, uint64_t features)
 	if (!(driver_negotiate(d, features | F_VERSION_1) & S_FEATURES_OK))
 		return false;
 	nr = (unsigned)reg_read(d, R_NUM_QUEUES, 2);
-	for (unsigned i = 0; i < nr; i++)
+	/* ones where the BAR is not mapped */
+	for (unsigned i = 0; i < nr && i < VIRTIO_MAX_QUEUES; i++)
 		driver_queue(d, i);
 	reg_write(d, R_STATUS, 1, S_ACKNOWLEDGE | S_DRIVER | S_FEATURES_OK | S_DRIVER_OK);
 	return true;

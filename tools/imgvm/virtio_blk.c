@@ -301,8 +301,10 @@ static bool handle(struct virtio *v, unsigned queue)
 	got = virtqueue_pop(vq, &blk->chain, &why);
 	if (got == 0)
 		return virtqueue_enable_kick(vq, true);
-	if (got > 0 && (blk->chain.out_bytes < sizeof(struct header) || !blk->chain.in_bytes))
+	if (got > 0 && (blk->chain.out_bytes < sizeof(struct header) || !blk->chain.in_bytes)) {
+		virtqueue_unpop(vq);
 		got = fail(&why, IMG_E_INVALID, "virtio-blk: a request without header or status");
+	}
 	if (got < 0) {
 		virtio_broken(v, &why);
 		return false;

@@ -29,8 +29,10 @@ static int send(struct virtio *v, struct console *c, struct img_error *why)
 	uint64_t off = 0;
 	size_t n;
 
-	if (c->chain.out_bytes > SEND_MAX_BYTES)
+	if (c->chain.out_bytes > SEND_MAX_BYTES) {
+		virtqueue_unpop(virtio_queue(v, TRANSMIT));
 		return fail(why, IMG_E_LIMIT, "virtio-console: a request of more than 1 MiB");
+	}
 	while ((n = virtqueue_copy_out(&c->chain, off, piece, sizeof(piece))) > 0) {
 		c->opts.out(c->opts.ctx, piece, n);
 		off += n;

@@ -119,6 +119,9 @@ int virtio_worker_start(struct virtio *v, struct img_error *err); /* paused */
 void virtio_worker_stop(struct virtio *v);
 void virtio_worker_pause(struct device *dev);
 void virtio_worker_resume(struct device *dev);
+/* What the worker would do now, on the caller's thread, at most nr requests: for fuzzers, which want the same every time.
+ * The device is paused. */
+void virtio_worker_step(struct virtio *v, unsigned nr);
 /* Under lock: everything that the queues and the kind know is forgotten. */
 void virtio_queues_reset(struct virtio *v);
 

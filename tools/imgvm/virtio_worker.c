@@ -79,6 +79,16 @@ static bool work_once(struct virtio *v)
 	return v->look != 0;
 }
 
+void virtio_worker_step(struct virtio *v, unsigned nr)
+{
+	virtio_lock(v);
+	v->look = all_queues(v);
+	/* one request at a time, because the lock is wanted */
+	while (nr-- && work_once(v))
+		;
+	virtio_unlock(v);
+}
+
 /* Under lock; returns -1 for no timeout. */
 static int64_t sleep_ns(const struct virtio *v)
 {
