@@ -37,7 +37,7 @@ static void open_or_fail(struct disk *disk, struct disk_options opts)
 
 	opts.path = path;
 	opts.scratch = scratch;
-	if (disk_open(disk, &opts, &err) != 0)
+	if (disk_open(disk, &opts, &err) != 0 || disk_settle(disk, &err) != 0)
 		fail_msg("%s", err.msg);
 }
 
@@ -143,7 +143,11 @@ static void test_snapshot(void **unused)
 	open_or_fail(&disk, (struct disk_options){ 0 });
 	assert_int_equal(get(&disk), 3);
 	assert_int_equal(disk_close(&disk, NULL), 0);
-	/* unless it is said so */
+	/* unless it is said so; opening alone throws nothing away */
+	assert_int_equal(try_open((struct disk_options){ .snapshot = "plain", .revert = true }, msg), 0);
+	open_or_fail(&disk, (struct disk_options){ 0 });
+	assert_int_equal(get(&disk), 3);
+	assert_int_equal(disk_close(&disk, NULL), 0);
 	open_or_fail(&disk, (struct disk_options){ .snapshot = "plain", .revert = true });
 	assert_false(disk.has_machine);
 	assert_int_equal(get(&disk), 1);

@@ -110,11 +110,7 @@ static int open_plain(struct disk *disk, const struct disk_options *opts, struct
 	if (ret != 0)
 		return ret;
 	disk->holds_machine = keeps_machines(disk->img);
-	ret = look(disk, disk->img, opts, err);
-	/* also where only the machine state that the image works with is another */
-	if (ret == 0 && opts->snapshot && !opts->read_only && !disk->is_head)
-		ret = img_snapshot_revert(disk->img, opts->snapshot, err);
-	return ret;
+	return look(disk, disk->img, opts, err);
 }
 
 /* The throw-away overlay has no name by the time the guest runs: whatever ends us, nothing stays. */
@@ -193,6 +189,18 @@ int disk_open(struct disk *disk, const struct disk_options *opts, struct img_err
 	ret = opts->transient ? open_transient(disk, opts, err) : open_plain(disk, opts, err);
 	if (ret != 0)
 		disk_close(disk, NULL);
+	return ret;
+}
+
+int disk_settle(struct disk *disk, struct img_error *err)
+{
+	int ret;
+
+	/* also where only the machine state that the image works with is another */
+	if (!disk->snapshot[0] || disk->read_only || disk->transient || disk->is_head)
+		return 0;
+	ret = img_snapshot_revert(disk->img, disk->snapshot, err);
+	disk->is_head = ret == 0;
 	return ret;
 }
 

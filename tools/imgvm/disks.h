@@ -46,6 +46,9 @@ struct disk {
  * REFUSED else, saying so: the head's changes are not thrown away by the way.
  */
 int disk_open(struct disk *disk, const struct disk_options *opts, struct img_error *err);
+/* Makes the head what the snapshot is, when all that was asked for has been found possible: the only thing here that
+ * changes an image. */
+int disk_settle(struct disk *disk, struct img_error *err);
 int disk_close(struct disk *disk, struct img_error *err);
 /* A snapshot of the image that the guest writes. NOENT: none of that name. */
 int disk_find_snapshot(struct disk *disk, const char *name, struct img_snapshot *out, struct img_error *err);

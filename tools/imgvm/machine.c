@@ -226,6 +226,8 @@ static int assemble(struct machine *m, const struct machine_options *opts, struc
 		ret = open_boot(m, opts, err);
 	if (ret == 0)
 		ret = open_clone_locks(m, err);
+	for (unsigned i = 0; ret == 0 && i < m->nr_disks; i++)
+		ret = disk_settle(&m->disk[i], err);
 	if (ret == 0 && opts->opened)
 		ret = opts->opened(opts->opened_ctx, err);
 	if (ret == 0)
