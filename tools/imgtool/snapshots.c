@@ -44,6 +44,12 @@ static bool is_known(const struct img_snapshot *s)
 	return memcmp(s->uuid, none, sizeof(none)) != 0;
 }
 
+/* What it takes, where that is known: most of a machine's memory was never written. */
+static uint64_t vmstate_bytes(const struct img_snapshot *s)
+{
+	return s->vmstate_data_bytes ? s->vmstate_data_bytes : s->vmstate_bytes;
+}
+
 void snapshots_print(const struct snapshot_list *list)
 {
 	char created[TIME_TEXT_BYTES], size[SIZE_TEXT_BYTES], data[SIZE_TEXT_BYTES], vmstate[SIZE_TEXT_BYTES];
@@ -54,7 +60,7 @@ void snapshots_print(const struct snapshot_list *list)
 
 		printf("%4" PRIu64 "  %-20s  %10s  %10s  %10s  ", s->id, output_time(s->created_ns, created),
 		       output_size(s->size_bytes, size), is_known(s) ? output_size(s->data_bytes, data) : "-",
-		       s->vmstate_bytes ? output_size(s->vmstate_bytes, vmstate) : "-");
+		       s->vmstate_bytes ? output_size(vmstate_bytes(s), vmstate) : "-");
 		output_escaped(stdout, s->name);
 		putchar('\n');
 	}
@@ -65,14 +71,17 @@ static json_t *json_snapshot(const struct img_snapshot *s)
 	char created[TIME_TEXT_BYTES], uuid[UUID_TEXT_BYTES], hash[HEX_TEXT_BYTES];
 	bool known = is_known(s);
 
-	return json_pack("{s:o, s:o, s:s?, s:o, s:s, s:I, s:o, s:o, s:o, s:s?}", "id", output_json_size(s->id), "name",
-			 output_json_text(s->name), "uuid", known ? output_uuid(s->uuid, uuid) : NULL, "parent",
+	return json_pack("{s:o, s:o, s:s?, s:o, s:s, s:I, s:o, s:o, s:o, s:o, s:s?, s:o}", "id",
+			 output_json_size(s->id), "name", output_json_text(s->name), "uuid",
+			 known ? output_uuid(s->uuid, uuid) : NULL, "parent",
 			 s->parent ? output_json_size(s->parent) : json_null(), "created",
 			 output_time(s->created_ns, created), "created_ns", (json_int_t)s->created_ns, "virtual_size",
 			 output_json_size(s->size_bytes), "data_bytes",
 			 known ? output_json_size(s->data_bytes) : json_null(), "vmstate_size",
-			 output_json_size(s->vmstate_bytes), "content_hash",
-			 known ? output_hex(s->hash, sizeof(s->hash), hash) : NULL);
+			 output_json_size(s->vmstate_bytes), "vmstate_data_bytes",
+			 known ? output_json_size(s->vmstate_data_bytes) : json_null(), "content_hash",
+			 known ? output_hex(s->hash, sizeof(s->hash), hash) : NULL, "is_head",
+			 known ? json_boolean(s->is_head) : json_null());
 }
 
 json_t *snapshots_json(const struct snapshot_list *list)
