@@ -24,6 +24,7 @@ start()
 {
 	rm -f input serial log
 	mkfifo input
+	touch serial log
 	"$IMGVM" run --bios guest.rom --memory 8M --timeout 100 --json --serial serial "$@" <input >log 2>&1 &
 	machine=$!
 	exec 7>input
