@@ -20,13 +20,13 @@ endmacro()
 
 img_need(zlib zlib1g-dev)
 img_need(libzstd libzstd-dev)
+img_need(libcrypto libssl-dev) # its headers: it is loaded when a SHA-256 is asked for
 img_need(libxxhash libxxhash-dev)
 if(IMG_TOOLS)
 	img_need(jansson libjansson-dev)
 endif()
 if(IMG_TESTS)
 	img_need(cmocka libcmocka-dev)
-	img_need(libcrypto libssl-dev) # an opinion on our SHA-256
 endif()
 # Without it imgvm runs its guests confined by Landlock alone, and --sandbox=require refuses.
 option(IMG_SECCOMP "imgvm confines itself by seccomp" ON)

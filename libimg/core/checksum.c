@@ -44,7 +44,7 @@ struct digest_job {
 	struct img *img;
 	const struct digest_ops *ops;
 	uint64_t size_bytes;
-	struct sha256 sha; /* owned by who has the turn, as xxh */
+	struct sha256 *sha; /* owned by who has the turn, as xxh */
 	XXH3_state_t *xxh;
 	uint8_t *zeroes;	      /* PIECE_BYTES of them */
 	XXH128_canonical_t zero_hash; /* of a whole piece of zeros */
@@ -168,10 +168,11 @@ static int sha_add(struct digest_job *job, const struct span *span, const uint8_
 	uint64_t step;
 
 	if (!span->zero)
-		sha256_update(&job->sha, buf, (size_t)span->bytes);
-	for (uint64_t left = span->zero ? span->bytes : 0; left > 0; left -= step) {
+		return sha256_add(job->sha, buf, (size_t)span->bytes);
+	for (uint64_t left = span->bytes; left > 0; left -= step) {
 		step = min_u64(left, PIECE_BYTES);
-		sha256_update(&job->sha, job->zeroes, (size_t)step);
+		if (sha256_add(job->sha, job->zeroes, (size_t)step) != 0)
+			return -1;
 	}
 	return 0;
 }
@@ -240,9 +241,8 @@ static int finish(struct digest_job *job, uint8_t *out, size_t *out_bytes)
 	struct le64 size = le64_of(job->size_bytes);
 
 	if (job->ops == &sha_ops) {
-		sha256_final(&job->sha, out);
 		*out_bytes = SHA256_BYTES;
-		return 0;
+		return sha256_finish(job->sha, out);
 	}
 	if (XXH3_128bits_update(job->xxh, size.b, sizeof(size.b)) != XXH_OK)
 		return -1;
@@ -254,10 +254,16 @@ static int finish(struct digest_job *job, uint8_t *out, size_t *out_bytes)
 
 static int prepare_job(struct digest_job *job, struct img_error *err)
 {
-	sha256_init(&job->sha);
+	int r = job->ops == &sha_ops ? sha256_new(&job->sha) : 0;
+
+	if (r == IMG_E_UNSUPPORTED)
+		return error_set(
+			err, r, 0, NO_OFFSET, "core",
+			"SHA-256 is done by %s, which is not installed (Debian: libssl3); xxh128 needs nothing",
+			sha256_library());
 	job->xxh = XXH3_createState();
 	job->zeroes = calloc(1, PIECE_BYTES);
-	if (!job->xxh || !job->zeroes)
+	if (r != 0 || !job->xxh || !job->zeroes)
 		return no_memory(err);
 	XXH3_128bits_reset(job->xxh);
 	job->zero_hash = hash_piece(job->zeroes, PIECE_BYTES);
@@ -288,6 +294,7 @@ int img_checksum(struct img *img, enum img_digest algo, const struct img_progres
 		r = team_run(0, progress, job.size_bytes, member, &job, err);
 	if (r == 0 && finish(&job, out, out_bytes) < 0)
 		r = no_memory(err);
+	sha256_free(job.sha);
 	XXH3_freeState(job.xxh);
 	free(job.zeroes);
 	return r;
