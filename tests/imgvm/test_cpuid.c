@@ -162,6 +162,35 @@ static void test_topology(void **unused)
 	}
 }
 
+/* KVM's answer depends on the processor that was asked; the guest's must not. */
+static void test_same_whoever_was_asked(void **unused)
+{
+	struct cpuid_table a, b;
+
+	(void)unused;
+	intel(&a);
+	b = a;
+	put(&a, 0xb, 0, 0, 0, 0, 0);
+	/* the second one: its number here and there */
+	for (uint32_t i = 0; i < b.nent; i++)
+		if (b.entry[i].function == 1)
+			b.entry[i].ebx |= UINT32_C(1) << 24;
+	put(&b, 0xb, 0, 0, 0, 0, 1);
+	b.entry[b.nent] = b.entry[3];
+	b.entry[3] = b.entry[b.nent - 1];
+	b.entry[b.nent - 1] = b.entry[b.nent];
+	assert_false(cpuid_same(&a, &b));
+	cpuid_hide(&a);
+	cpuid_hide(&b);
+	cpuid_number(&a, 0, 2);
+	cpuid_number(&b, 0, 2);
+	assert_true(cpuid_same(&a, &b));
+	assert_true(cpuid_same(&b, &a));
+	b.nent--;
+	assert_false(cpuid_same(&a, &b));
+	assert_false(cpuid_same(&b, &a));
+}
+
 static struct kvm_cpuid_entry2 *change(struct cpuid_table *t, uint32_t function, uint32_t index)
 {
 	for (uint32_t i = 0; i < t->nent; i++)
@@ -290,7 +319,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_what_is_hidden), cmocka_unit_test(test_topology),
 		cmocka_unit_test(test_same_host),      cmocka_unit_test(test_feature_bits),
-		cmocka_unit_test(test_other_hosts),
+		cmocka_unit_test(test_other_hosts),    cmocka_unit_test(test_same_whoever_was_asked),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,7 @@
  * The device checks what the guest counts: port COUNT takes numbers that must grow by one and gives back the last one.
  * An access that is lost, or done twice, around a pause or a snapshot shows there.
  */
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -380,6 +381,51 @@ static void test_goes_back_in_place(void **unused)
 	free(state);
 	free(again);
 	free(ram);
+}
+
+/*
+ * A machine that has run takes a state of another one, although KVM refuses another CPUID by then: what it tells of
+ * the processor must not depend on where on the host it was asked.
+ */
+static struct rig *open_on(unsigned cpu)
+{
+	cpu_set_t before, one;
+	struct rig *rig;
+
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	assert_int_equal(sched_getaffinity(0, sizeof(before), &before), 0);
+	assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
+	rig = rig_open(count_code, sizeof(count_code), 2);
+	assert_int_equal(sched_setaffinity(0, sizeof(before), &before), 0);
+	return rig;
+}
+
+static void test_goes_back_to_another_machine(void **unused)
+{
+	uint8_t *buf = malloc(STATE_BYTES);
+	size_t bytes = 0;
+	cpu_set_t all;
+
+	(void)unused;
+	assert_non_null(buf);
+	assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
+	for (unsigned cpu = 0, nr = 0; cpu < CPU_SETSIZE && nr < 4; cpu++) {
+		struct rig *rig;
+
+		if (!CPU_ISSET(cpu, &all))
+			continue;
+		nr++;
+		rig = open_on(cpu);
+		if (!bytes)
+			bytes = save(rig, buf);
+		vm_resume(rig->vm);
+		wait_for(rig, atomic_load(&rig->probe->last) > 10);
+		vm_pause(rig->vm);
+		load(rig, buf, bytes);
+		rig_close(rig);
+	}
+	free(buf);
 }
 
 static void test_reset(void **unused)
@@ -759,6 +805,7 @@ int main(void)
 		cmocka_unit_test(test_pause_a_thousand_times),
 		cmocka_unit_test(test_goes_on_in_a_new_machine),
 		cmocka_unit_test(test_goes_back_in_place),
+		cmocka_unit_test(test_goes_back_to_another_machine),
 		cmocka_unit_test(test_reset),
 		cmocka_unit_test(test_triple_fault),
 		cmocka_unit_test(test_two_processors),

@@ -66,6 +66,9 @@ static const struct {
 	/* EAX: FRED, AMX_FP16. EDX: AMX_COMPLEX, CET_SSS */
 	{ 0x7, 1, { BIT(17) | BIT(21), 0, 0, BIT(8) | BIT(18) } },
 	{ 0xa, ANY_INDEX, { ALL, ALL, ALL, ALL } },
+	/* topology: KVM passes on the number of the host's processor that happened to be asked. cpuid_number() makes it
+	 */
+	{ 0xb, ANY_INDEX, { ALL, ALL, ALL, ALL } },
 	/* state components BNDREGS, BNDCSR; TILECFG, TILEDATA */
 	{ 0xd, 0, { BIT(3) | BIT(4) | BIT(17) | BIT(18), 0, 0, 0 } },
 	/* XFD; all supervisor components */
@@ -242,6 +245,18 @@ void cpuid_number(struct cpuid_table *t, unsigned index, unsigned nr_vcpus)
 	}
 	if (zero && zero->eax >= 0xb)
 		number_levels(t, index, nr_vcpus);
+}
+
+bool cpuid_same(const struct cpuid_table *a, const struct cpuid_table *b)
+{
+	for (uint32_t i = 0; i < a->nent && a->nent == b->nent; i++) {
+		const struct kvm_cpuid_entry2 *x = &a->entry[i], *y = cpuid_find(b, x->function, x->index);
+
+		if (!y || x->flags != y->flags || x->eax != y->eax || x->ebx != y->ebx || x->ecx != y->ecx ||
+		    x->edx != y->edx)
+			return false;
+	}
+	return a->nent == b->nent;
 }
 
 /* ---- may a guest that saw one table live with another ---- */

@@ -102,6 +102,8 @@ void cpuid_hide(struct cpuid_table *t);
 void cpuid_number(struct cpuid_table *t, unsigned index, unsigned nr_vcpus);
 /* Whether a guest that saw `guest` can live on `host`. UNSUPPORTED, naming the first bit that is missing. */
 int cpuid_check(const struct cpuid_table *host, const struct cpuid_table *guest, struct img_error *err);
+/* The same entries, in any order. */
+bool cpuid_same(const struct cpuid_table *a, const struct cpuid_table *b);
 /* NULL if there is none. */
 const struct kvm_cpuid_entry2 *cpuid_find(const struct cpuid_table *t, uint32_t function, uint32_t index);
 

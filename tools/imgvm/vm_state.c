@@ -186,23 +186,11 @@ static int check_msrs(const struct vcpu *cpu, const struct cpu_state *s, struct 
 	return 0;
 }
 
-static bool same_cpuid(const struct cpuid_table *a, const struct cpuid_table *b)
-{
-	for (uint32_t i = 0; i < a->nent && a->nent == b->nent; i++) {
-		const struct kvm_cpuid_entry2 *x = &a->entry[i], *y = &b->entry[i];
-
-		if (x->function != y->function || x->index != y->index || x->flags != y->flags || x->eax != y->eax ||
-		    x->ebx != y->ebx || x->ecx != y->ecx || x->edx != y->edx)
-			return false;
-	}
-	return a->nent == b->nent;
-}
-
 static int check_cpu(const struct vcpu *cpu, const struct cpu_state *s, struct img_error *err)
 {
 	int rc = check_cpu_values(cpu->index, s, err);
 
-	if (!rc && !same_cpuid(&s->cpuid, cpu->cpuid)) {
+	if (!rc && !cpuid_same(&s->cpuid, cpu->cpuid)) {
 		rc = cpuid_check(cpu->vm->host_cpuid, &s->cpuid, err);
 		if (!rc && cpu->has_run)
 			rc = fail(err, IMG_E_UNSUPPORTED,
@@ -270,7 +258,7 @@ static int prepare_cpu(struct vcpu *cpu, const struct cpu_state *s, struct img_e
 				    cpu->tsc_khz);
 		cpu->tsc_khz = s->tsc_khz;
 	}
-	return same_cpuid(&s->cpuid, cpu->cpuid) ? 0 : cpu_set_cpuid(cpu, &s->cpuid, err);
+	return cpuid_same(&s->cpuid, cpu->cpuid) ? 0 : cpu_set_cpuid(cpu, &s->cpuid, err);
 }
 
 /*
