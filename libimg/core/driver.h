@@ -17,6 +17,7 @@
 #include "libimg.h"
 
 struct budget;
+struct inspector;
 struct node;
 struct img_measure_args;
 
@@ -247,6 +248,11 @@ struct img_driver {
 	int (*measure)(const struct img_measure_args *args, struct img_measure *out, struct img_error *err);
 	int (*check)(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
 		     struct img_check_result *out, struct img_error *err);
+	/*
+	 * No node yet: tells in (inspect.h) what a file that has this format's magic holds beyond what check looks for, from header to
+	 * mapping. Nonsense is a finding; only what the host fails is an error.
+	 */
+	int (*inspect)(struct node *file, struct inspector *in, struct img_error *err);
 };
 
 /* What a format needs to know to say how large a conversion will be. */

@@ -107,7 +107,8 @@ int node_info_details(struct node *node, img_detail_fn fn, void *ctx, struct img
 int node_amend(struct node *node, const char *options, struct img_error *err);
 int node_check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
 	       struct img_check_result *out, struct img_error *err);
-/* No node yet: drv->probe (0 without) and drv->measure. */
+/* No node yet: drv->inspect (without: success), drv->probe (0 without) and drv->measure. */
+int node_inspect(const struct img_driver *drv, struct node *file, struct inspector *in, struct img_error *err);
 int node_probe(const struct img_driver *drv, const struct probe_data *data);
 int node_measure(const struct img_driver *drv, const struct img_measure_args *args, struct img_measure *out,
 		 struct img_error *err);

@@ -434,6 +434,11 @@ int node_check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, 
 	return node_judge(node, node->drv->check(node, flags, fn, ctx, progress, out, err), "check", err);
 }
 
+int node_inspect(const struct img_driver *drv, struct node *file, struct inspector *in, struct img_error *err)
+{
+	return drv->inspect ? node_judge(file, drv->inspect(file, in, err), "inspect", err) : 0;
+}
+
 int node_probe(const struct img_driver *drv, const struct probe_data *data)
 {
 	int bid = drv->probe ? drv->probe(data) : 0;

@@ -11,50 +11,12 @@
 
 #include "checked.h"
 #include "error.h"
+#include "magic.h"
 #include "node_int.h"
 #include "probe.h"
 
 #define LAYER	     "probe"
-#define HEAD_BYTES   (64u << 10)
-#define TAIL_BYTES   4096u
 #define SAMPLE_TRIES 8
-
-/* from_end: offset counted back from the end of the file. */
-static const struct magic {
-	const char *format;
-	bool from_end;
-	uint32_t off, bytes;
-	const char *text;
-} magics[] = {
-	{ "qcow", false, 0, 8, "QFI\xfb\0\0\0\1" }, /* version 1; later ones are qcow2 */
-	{ "qed", false, 0, 4, "QED\0" },
-	{ "vmdk", false, 0, 4, "KDMV" },
-	{ "vmdk", false, 0, 4, "COWD" },
-	{ "vmdk", false, 0, 21, "# Disk DescriptorFile" },
-	{ "vdi", false, 64, 4, "\x7f\x10\xda\xbe" },
-	{ "vhdx", false, 0, 8, "vhdxfile" },
-	{ "vhd", false, 0, 8, "conectix" },
-	{ "vhd", true, 512, 8, "conectix" },
-	{ "vhd", true, 511, 8, "conectix" }, /* old Virtual PC wrote footers of 511 bytes */
-	{ "luks", false, 0, 6, "LUKS\xba\xbe" },
-	{ "parallels", false, 0, 16, "WithoutFreeSpace" },
-	{ "parallels", false, 0, 16, "WithouFreSpacExt" },
-	{ "bochs", false, 0, 18, "Bochs Virtual HD I" },
-	{ "dmg", true, 512, 4, "koly" },
-};
-
-static bool magic_fits(const struct magic *m, const struct probe_data *data)
-{
-	const uint8_t *at;
-
-	if (m->from_end) {
-		if (data->tail_bytes < m->off)
-			return false;
-		at = data->tail + data->tail_bytes - m->off;
-		return m->bytes <= m->off && memcmp(at, m->text, m->bytes) == 0;
-	}
-	return data->head_bytes >= m->off + m->bytes && memcmp(data->head + m->off, m->text, m->bytes) == 0;
-}
 
 static void note(struct probe_verdict *v, const char *format)
 {
@@ -66,6 +28,13 @@ static void note(struct probe_verdict *v, const char *format)
 	else if (v->seen.nr_magics == 1)
 		strncpy(v->seen.other, format, sizeof(v->seen.other) - 1);
 	v->seen.nr_magics++;
+}
+
+static void note_foreign(void *ctx, const char *format, enum magic_kind kind, uint64_t at)
+{
+	(void)at;
+	if (kind == MAGIC_IMAGE)
+		note(ctx, format);
 }
 
 static void judge(const struct probe_data *data, struct probe_verdict *v)
@@ -84,11 +53,7 @@ static void judge(const struct probe_data *data, struct probe_verdict *v)
 			best = bid;
 		}
 	}
-	for (size_t i = 0; i < ARRAY_LEN(magics); i++) {
-		/* A format of our own judges itself. */
-		if (!registry_find(magics[i].format) && magic_fits(&magics[i], data))
-			note(v, magics[i].format);
-	}
+	magic_scan(data, note_foreign, v);
 	if (v->seen.nr_magics == 0)
 		memcpy(v->seen.format, "raw", sizeof("raw"));
 }
@@ -103,21 +68,21 @@ static int sample(struct node *file, uint8_t *buf, struct probe_data *out, bool 
 	*out = (struct probe_data){
 		.file = file,
 		.head = buf,
-		.head_bytes = (size_t)min_u64(size, HEAD_BYTES),
-		.tail = buf + HEAD_BYTES,
-		.tail_bytes = (size_t)min_u64(size, TAIL_BYTES),
+		.head_bytes = (size_t)min_u64(size, MAGIC_HEAD_BYTES),
+		.tail = buf + MAGIC_HEAD_BYTES,
+		.tail_bytes = (size_t)min_u64(size, MAGIC_TAIL_BYTES),
 		.file_bytes = size,
 	};
 	ret = node_pread(file, buf, out->head_bytes, 0, 0, err);
 	if (ret == 0)
-		ret = node_pread(file, buf + HEAD_BYTES, out->tail_bytes, size - out->tail_bytes, 0, err);
+		ret = node_pread(file, buf + MAGIC_HEAD_BYTES, out->tail_bytes, size - out->tail_bytes, 0, err);
 	*moved = node_size(file) != size;
 	return ret;
 }
 
 int probe_node(struct node *file, struct probe_verdict *out, struct img_error *err)
 {
-	uint8_t *buf = calloc(1, HEAD_BYTES + TAIL_BYTES);
+	uint8_t *buf = calloc(1, MAGIC_HEAD_BYTES + MAGIC_TAIL_BYTES);
 	struct img_error failure;
 	struct probe_data data;
 	bool moved = true;

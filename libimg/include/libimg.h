@@ -545,6 +545,7 @@ struct img_inspect_options {
 	size_t struct_size;
 	const char *format; /* the file is to be used as that; NULL: as what it looks like */
 	unsigned flags;	    /* IMG_OPEN_FORCE_SHARE: although another process may write it */
+	const char *const *formats;	 /* NULL-terminated: those that are allowed; NULL: all */
 	uint64_t max_virtual_bytes;	 /* 0: 2^63 - 1 */
 	const struct img_budget *budget; /* what exceeds it is a finding; check_seconds is for the whole inspection, 0: 60 */
 };

@@ -61,12 +61,17 @@ int limits_parse(const struct cli_verb *verb, const struct common_args *common, 
 	return EXIT_DONE;
 }
 
+void limits_add(struct limits *limits, const struct common_args *common)
+{
+	for (unsigned i = 0; i < common->limits.nr; i++)
+		(void)set(limits, common->limits.value[i]);
+}
+
 struct limits limits_of(const struct common_args *common)
 {
 	struct limits limits = limits_default();
 
-	for (unsigned i = 0; i < common->limits.nr; i++)
-		(void)set(&limits, common->limits.value[i]);
+	limits_add(&limits, common);
 	return limits;
 }
 

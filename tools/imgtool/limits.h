@@ -21,6 +21,8 @@ const char *limits_names(void);
 int limits_parse(const struct cli_verb *verb, const struct common_args *common, struct limits *out);
 /* The same once more, for a command line that was judged before the verb ran. */
 struct limits limits_of(const struct common_args *common);
+/* And over those that limits has already. */
+void limits_add(struct limits *limits, const struct common_args *common);
 /* options->budget points into limits. */
 void limits_apply(const struct limits *limits, struct img_open_options *options);
 

@@ -31,6 +31,7 @@ static const struct cli_verb *const verbs[] = {
 	&verb_resize,
 	&verb_amend,
 	&verb_check,
+	&verb_inspect,
 	&verb_compare,
 	&verb_checksum,
 	&verb_map,
@@ -119,7 +120,7 @@ static const char man_head[] =
 	".SH VERBS\n";
 
 static const char man_tail[] = ".SH EXIT STATUS\n"
-			       ".TP\n.B 0\ndone; \\fBcompare\\fR: same; \\fBcheck\\fR: clean\n"
+			       ".TP\n.B 0\ndone; \\fBcompare\\fR: same; \\fBcheck\\fR: clean; \\fBinspect\\fR: safe\n"
 			       ".TP\n.B 1\n\\fBcompare\\fR: different\n"
 			       ".TP\n.B 2\nusage\n"
 			       ".TP\n.B 3\nI/O or system error (disk full, permission, no such file), or interrupted\n"
@@ -128,7 +129,7 @@ static const char man_tail[] = ".SH EXIT STATUS\n"
 			       ".TP\n"
 			       ".B 6\n"
 			       "refused for safety: external reference, unknown feature, changed base, existing file, "
-			       "limit exceeded\n"
+			       "limit exceeded; \\fBinspect\\fR: unsafe\n"
 			       ".TP\n.B 7\nkey missing or wrong\n"
 			       ".SH SEE ALSO\n.BR qemu\\-img (1)\n";
 

@@ -23,6 +23,7 @@ extern const struct cli_verb verb_create;
 extern const struct cli_verb verb_doctor;
 extern const struct cli_verb verb_flatten;
 extern const struct cli_verb verb_info;
+extern const struct cli_verb verb_inspect;
 extern const struct cli_verb verb_lock;
 extern const struct cli_verb verb_map;
 extern const struct cli_verb verb_measure;

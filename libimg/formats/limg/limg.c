@@ -249,4 +249,5 @@ const struct img_driver limg_driver = {
 	.info = limg_info,
 	.measure = limg_measure,
 	.check = limg_check,
+	.inspect = limg_inspect,
 };

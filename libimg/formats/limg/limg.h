@@ -26,6 +26,7 @@ int limg_info(struct node *n, struct img_info *out, struct img_error *err);
 int limg_measure(const struct img_measure_args *args, struct img_measure *out, struct img_error *err);
 int limg_check(struct node *n, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
 	       struct img_check_result *out, struct img_error *err);
+int limg_inspect(struct node *file, struct inspector *in, struct img_error *err);
 
 /* The engine for a change through this node: READONLY for a view of a snapshot, else engine_writable(). */
 int limg_head(struct node *n, struct engine **e, struct img_error *err);

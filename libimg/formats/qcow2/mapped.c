@@ -36,17 +36,6 @@ static bool l1_sort(const uint64_t *l1, uint32_t entries, uint64_t nr, struct l1
 	return true;
 }
 
-static uint64_t entry_mapped(const struct qcow2_engine *e, const struct qcow2_entry *en)
-{
-	if (en->desc & QCOW2_COMPRESSED)
-		return e->cluster_bytes;
-	if ((en->desc & QCOW2_OFFSET_MASK) == 0)
-		return 0;
-	if (e->subclusters > 1)
-		return (uint64_t)__builtin_popcount((uint32_t)en->bitmap) * e->sub_bytes;
-	return en->desc & QCOW2_ZERO ? 0 : e->cluster_bytes;
-}
-
 static int table_mapped(struct qcow2_engine *e, uint64_t off, uint8_t *buf, uint64_t *mapped, struct img_error *err)
 {
 	uint64_t size = node_size(e->file), there = off < size ? min_u64(e->cluster_bytes, size - off) : 0;
@@ -56,7 +45,7 @@ static int table_mapped(struct qcow2_engine *e, uint64_t off, uint8_t *buf, uint
 	for (uint64_t at = 0; ret == 0 && at + e->entry_bytes <= there; at += e->entry_bytes) {
 		const struct qcow2_entry en = qcow2_entry_load(e, buf + at);
 
-		*mapped += entry_mapped(e, &en);
+		*mapped += qcow2_entry_mapped(e, &en);
 	}
 	return ret;
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "qcow2_engine.h"
+#include "qcow2_inspect.h"
 #include "qcow2_options.h"
 
 static struct qcow2_view *view_of(const struct node *n)
@@ -130,6 +131,7 @@ const struct img_driver qcow2_driver = {
 	.info_details = qcow2_info_details,
 	.amend = qcow2_amend,
 	.check = qcow2_check,
+	.inspect = qcow2_inspect,
 	.bitmap_list = qcow2_bitmap_list,
 	.bitmap_add = qcow2_bitmap_add,
 	.bitmap_remove = qcow2_bitmap_remove,

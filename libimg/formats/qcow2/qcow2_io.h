@@ -46,6 +46,18 @@ static inline bool qcow2_entry_owned(const struct qcow2_engine *e, uint64_t g, u
 	return e->external || ((desc & QCOW2_COPIED) && (e->l1[g >> e->l2_shift] & QCOW2_COPIED));
 }
 
+/* Bytes of the disk that the entry has data for, here or in the external data file. */
+static inline uint64_t qcow2_entry_mapped(const struct qcow2_engine *e, const struct qcow2_entry *en)
+{
+	if (en->desc & QCOW2_COMPRESSED)
+		return e->cluster_bytes;
+	if ((en->desc & QCOW2_OFFSET_MASK) == 0)
+		return 0;
+	if (e->subclusters > 1)
+		return (uint64_t)__builtin_popcount(qcow2_sub_allocated(en)) * e->sub_bytes;
+	return en->desc & QCOW2_ZERO ? 0 : e->cluster_bytes;
+}
+
 /* ---- map.c ---- */
 
 /* What slice bytes at p hold. */
