@@ -26,6 +26,9 @@
 #include "vm_int.h"
 
 #define MSR_TSC_DEADLINE 0x6e0u
+/* Hyper-V's interface, which no CPUID of ours tells of; writing one of them, even zeros, would turn it on in KVM. */
+#define MSR_HYPERV	0x40000000u
+#define MSR_HYPERV_LAST 0x40000fffu
 /* Calls of KVM take fewer than 256 (MAX_IO_MSRS). */
 #define MSR_BATCH 128u
 
@@ -132,7 +135,8 @@ int msrs_find(struct vm *vm, int kvm_fd, struct img_error *err)
 	if (ioctl(kvm_fd, KVM_GET_MSR_INDEX_LIST, &list) < 0)
 		return fail_errno(err, "KVM's list of registers");
 	for (__u32 i = 0; i < list.nr; i++)
-		t->entry[t->nmsrs++].index = list.index[i];
+		if (list.index[i] < MSR_HYPERV || list.index[i] > MSR_HYPERV_LAST)
+			t->entry[t->nmsrs++].index = list.index[i];
 	for (size_t i = 0; i < sizeof(msr_ranges) / sizeof(msr_ranges[0]); i++)
 		for (uint32_t index = msr_ranges[i][0]; index <= msr_ranges[i][1]; index++)
 			if (t->nmsrs < VM_MAX_MSRS && !msr_find(t, index))
