@@ -402,8 +402,11 @@ do_port92:
 	orb	$1, %al
 	outb	%al, $0x92
 	jmp	dead
-do_triple:
+do_triple:				/* in protected mode: not every KVM cares for the table's limit in real mode */
 	lidt	no_idt
+	movl	%cr0, %eax
+	orb	$1, %al
+	movl	%eax, %cr0
 	int3
 dead:	hlt
 	jmp	dead

@@ -22,7 +22,7 @@ IMGTOOL = os.environ.get('IMGTOOL', 'imgtool')
 IMGVM = os.environ.get('IMGVM', 'imgvm')
 KVM_GET_API_VERSION = 0xae00
 # Exit status of imgvm run.
-OFF, UNSUPPORTED, BUSY, REFUSED, QUIT, TIMEOUT, RESET = 0, 3, 5, 6, 8, 9, 10
+OFF, BUSY, REFUSED, QUIT, TIMEOUT, RESET, STUCK = 0, 5, 6, 8, 9, 10, 11
 PATIENCE = 120
 
 
@@ -65,8 +65,10 @@ def need_kvm():
 
 class Machine:
     """imgvm run; everything that the guest prints is kept."""
+    all = []
 
     def __init__(self, image, *options, snapshot=None, command=None):
+        Machine.all.append(self)
         self.image = image
         self.serial = bytearray()
         self.errors = tempfile.TemporaryFile()
@@ -196,6 +198,14 @@ class Lab:
     def __init__(self, folder):
         self.folder = folder
 
+    @staticmethod
+    def end():
+        """What machines said that are gone by themselves: it explains the failure of those who talked to them."""
+        for machine in Machine.all:
+            if machine.said():
+                print('imgvm %s said: %s' % (machine.image, machine.said().strip()[-1000:]))
+        Machine.all.clear()
+
     def path(self, name):
         return os.path.join(self.folder, name)
 
@@ -220,7 +230,11 @@ def main(cases, ready=need_kvm):
         start = time.monotonic()
         try:
             ready()
-            cases[name](Lab(folder))
+            lab = Lab(folder)
+            try:
+                cases[name](lab)
+            finally:
+                lab.end()
             print('ok: %s (%.1f s)' % (name, time.monotonic() - start), flush=True)
         except Skipped as reason:
             skipped += 1

@@ -15,8 +15,8 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from machine import (BUSY, OFF, QUIT, RESET, TIMEOUT, Machine, ask, claim, imgtool, imgvm, last_tick,    # noqa: E402
-                     main, overwrite)
+from machine import (BUSY, OFF, PATIENCE, QUIT, RESET, STUCK, TIMEOUT, Machine, ask, claim, imgtool,    # noqa: E402
+                     imgvm, last_tick, main, overwrite)
 from guests import Skipped, grub_disk    # noqa: E402
 
 
@@ -26,7 +26,7 @@ def ends(lab):
     boots = 1
     with Machine(image) as machine:
         machine.expect('^BOOT count=00000001')
-        for command in 'ci9x':
+        for command in 'ci9':
             machine.expect('^T00000002', machine.text().rindex('BOOT count'))
             boots += 1
             machine.do(command, 'BOOT count=%08x' % boots)
@@ -36,11 +36,16 @@ def ends(lab):
         machine.expect('BOOT count=%08x' % boots, since)
         machine.do('p', '')
         machine.ended(OFF)
-    for command in 'cx':
-        boots += 1
-        with Machine(image, '--no-reboot') as machine:
-            machine.expect('^BOOT count=%08x' % boots)
-            machine.send(command)
+    with Machine(image, '--no-reboot') as machine:
+        machine.expect('^BOOT count=')
+        machine.send('c')
+        machine.ended(RESET)
+    with Machine(image, '--no-reboot') as machine:
+        machine.expect('^BOOT count=')
+        machine.send('x')
+        if machine.proc.wait(PATIENCE) == STUCK:
+            print('this KVM gives up at a triple fault instead of telling of it')
+        else:
             machine.ended(RESET)
     with Machine(image, '--timeout', '3') as machine:
         machine.ended(TIMEOUT, 30)
@@ -96,7 +101,7 @@ def grub(lab):
     imgtool('convert', '-q', '-f', 'raw', '-O', 'limg', raw, image)
     with Machine(image) as machine:
         started = time.monotonic()
-        machine.expect('GRUB SAVED 1\r?\n')
+        machine.expect('GRUB SAVED 1\r?\n', timeout=240)
         machine.expect('GRUB COMMAND')
         print('GRUB took %.1f s' % (time.monotonic() - started))
         prompt = 'GRUB COMMAND'

@@ -39,7 +39,7 @@ await()
 
 	until new | grep -q "$1"; do
 		n=$((n + 1))
-		[ $n -lt 900 ] || fail "no '$1' within 90 s"
+		[ $n -lt 2400 ] || fail "no '$1' within 240 s"
 		kill -0 $vm 2>/dev/null || fail "imgvm has ended before '$1'"
 		usleep 100000
 	done
@@ -95,6 +95,12 @@ step()
 {
 	echo "PROOF $* ($(cut -d' ' -f1 /proc/uptime) s)"
 }
+
+start --bios bios.bin --memory 16M --no-reboot boot.limg
+await '^T00000002'
+echo x >&3
+ended 10
+step a triple fault is a reset
 
 start --memory 160M --cpus 2 $linux "$line" root.limg
 await '^L2 START 1 CPUS 2'
