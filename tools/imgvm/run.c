@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,6 +93,7 @@ static void handle_machine(struct run *run)
 	}
 }
 
+/* Idle work, after the start and after going back. */
 static void verify(struct run *run)
 {
 	struct img_error err = { .code = IMG_OK };
@@ -100,8 +102,11 @@ static void verify(struct run *run)
 	if (more > 0)
 		return;
 	run->verify_ns = UINT64_MAX;
+	/* what parsing state and building a filter took for a moment */
+	malloc_trim(0);
 	if (more == 0) {
-		emit(run, "verified");
+		if (run->machine.base[0])
+			emit(run, "verified");
 		return;
 	}
 	machine_pause(&run->machine);
@@ -332,8 +337,7 @@ static void start(struct run *run)
 		terminal_guard();
 		terminal_enter(&run->terminal);
 	}
-	if (m->disk[0].has_machine)
-		run_verify_later(run);
+	run_verify_later(run);
 	run->resumed_ns = events_now_ns();
 	if (run->events.on)
 		events_emit(&run->events, "started",
