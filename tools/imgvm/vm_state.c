@@ -271,12 +271,8 @@ static int apply(struct vm *vm, struct loaded *l, struct img_error *err)
 
 	for (unsigned i = 0; !rc && i < vm->nr_vcpus; i++)
 		rc = prepare_cpu(&vm->vcpu[i], &l->cpu[i], err);
-	for (unsigned i = 0; !rc && i < vm->nr_vcpus; i++) {
+	for (unsigned i = 0; !rc && i < vm->nr_vcpus; i++)
 		rc = cpu_apply(&vm->vcpu[i], &l->cpu[i], err);
-		/* tells the guest's watchdogs that it stood still; EINVAL: it does not use the clock */
-		if (!rc)
-			ioctl(vm->vcpu[i].fd, KVM_KVMCLOCK_CTRL, 0);
-	}
 	return rc ? rc : chips_apply(vm, &l->chips, err);
 }
 
