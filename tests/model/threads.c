@@ -26,6 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "checked.h"
@@ -33,7 +34,8 @@
 #include "memfs.h"
 #include "model.h"
 
-#define BLOCK	    4096u /* most that a cell has */
+#define LOAD_BYTES  (64u << 10) /* of machine state; whole pages on every host */
+#define BLOCK	    4096u	/* most that a cell has */
 #define UNIT_CELLS  32u
 #define BIG_CELLS   1024u /* of BLOCK */
 #define SMALL_CELLS 512u  /* of 512 bytes, behind the big ones */
@@ -276,9 +278,14 @@ static void *flusher(void *arg)
 	struct img_error err = { 0 };
 	struct img_extent ext[16];
 	uint8_t vm[3000] = { 1 };
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+	void *memory = mmap(NULL, LOAD_BYTES, PROT_READ | PROT_WRITE, flags, -1, 0);
+	uint64_t size;
 	size_t nr;
 
 	(void)arg;
+	if (memory == MAP_FAILED)
+		abort();
 	while (!atomic_load(&t.stop)) {
 		uint64_t r = rng_next(&rng);
 		struct timespec pause = { 0, (long)(r >> 8) % 3000000 };
@@ -286,11 +293,18 @@ static void *flusher(void *arg)
 		must(img_flush(t.img, r % 4 == 0 ? IMG_FLUSH_CHECKPOINT : 0, &err), "flush", &err);
 		if (r % 8 == 1)
 			must(img_vmstate_write(t.img, vm, sizeof(vm), (r >> 32) % 100000, &err), "vmstate write", &err);
+		if (r % 8 == 3)
+			must(img_vmstate_zero(t.img, (r >> 16) % 50000, (r >> 32) % 100000, &err), "vmstate zero",
+			     &err);
+		if (r % 8 == 4 && img_vmstate_size(t.img, NULL, &size, &err) == 0 && size >= LOAD_BYTES)
+			must_io(img_vmstate_load(t.img, NULL, memory, LOAD_BYTES, 0, IMG_VMSTATE_MAP, &err),
+				"vmstate load", &err);
 		if (r % 8 == 2)
 			must_io(img_extents(t.img, DISK_BYTES, 0, 0, ext, 16, &nr, &err), "extents", &err);
 		atomic_fetch_add(&t.flushes, 1);
 		nanosleep(&pause, NULL);
 	}
+	munmap(memory, LOAD_BYTES);
 	return NULL;
 }
 

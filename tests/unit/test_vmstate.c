@@ -344,7 +344,7 @@ static void random_life(void **state)
 
 		memset(truth[MAX_SNAP], 0, VM);
 		size[MAX_SNAP] = 0;
-		for (unsigned round = 0; round < 80; round++) {
+		for (unsigned round = 0; round < 56; round++) {
 			uint64_t bytes = random_below(random_below(2) ? 20000 : 2 * MIB) + 1,
 				 off = random_below(VM - bytes);
 			unsigned k = (unsigned)random_below(MAX_SNAP), what = (unsigned)random_below(10);
