@@ -437,5 +437,5 @@ def nested_command(kernel, initrd, disk, mib=1024, cpus=1):
     need(('qemu-system-x86_64', 'qemu-system-x86'))
     return ['qemu-system-x86_64', '-accel', 'tcg', '-cpu', NESTED_CPU, '-m', str(mib), '-smp', str(cpus),
             '-nodefaults', '-display', 'none', '-no-reboot', '-serial', 'stdio', '-kernel', kernel.vmlinuz,
-            '-initrd', initrd, '-append', 'console=ttyS0 quiet panic=-1',
+            '-initrd', initrd, '-append', 'console=ttyS0 quiet panic=-1 no_timer_check',
             '-drive', 'file=%s,format=raw,if=virtio,cache=unsafe' % disk]

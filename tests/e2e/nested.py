@@ -20,7 +20,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import guests    # noqa: E402
 from machine import IMGTOOL, IMGVM, Wrong, claim, imgtool, main    # noqa: E402
 
-STEPS = ('a triple fault is a reset', 'booted with two processors', 'snapshotted by imgtool', 'destroyed', 'reverted, files and processes go on',
+STEPS = ('a triple fault is a reset', 'booted with two processors', 'snapshotted by imgtool', 'destroyed',
+         'reverted, files and processes go on',
          'killed and resumed in another process', 'powered off by its button', 'cold start of the reverted image',
          'killed when .* was synced', 'killed when .* was synced', 'powered off')
 BIOS = '/usr/share/seabios/bios.bin'

@@ -157,7 +157,7 @@ def ten(lab):
             texts[number] = frozen_snapshot(machine, name, imgtool if number % 2 else imgvm)
         sizes = {}
         for snap in json.loads(imgtool('snapshot', 'list', '--json', image).stdout)['snapshots']:
-            sizes[snap['name']] = snap['vm_state_bytes']
+            sizes[snap['name']] = snap['vmstate_size']
         claim(len(sizes) == 10 and min(sizes.values()) > 0, 'imgtool snapshot list has %r', sizes)
         order = list(texts)
         rng.shuffle(order)
