@@ -22,7 +22,8 @@
  *	k	write increasing numbers until 's': "K%08x" after each write returned
  *	m	touch 128 MiB from 16 MiB on, a number to a page; "TOUCHED %08x"
  *	v	their sum: "SUM %08x"
- *	h	read HOLE_SECTORS sectors: "READ %08x" with the BIOS's ticks
+ *	h	read HOLE_OPS times 32 KiB: "READ %08x" with the BIOS's ticks
+ *	d	from here on the other one of the first two disks; "DRIVE %08x"
  *	p	power off by ACPI; reboot by: c (port 0xcf9), i (the i8042), 9 (port 0x92), x (triple fault)
  */
 	.set	COM1,		0x3f8
@@ -377,6 +378,13 @@ do_sum:
 	popl	%eax
 	jmp	put_line
 
+do_drive:
+	xorb	$1, drive
+	movw	$m_drive, %si
+	call	puts
+	movzbl	drive, %eax
+	jmp	put_line
+
 do_poweroff:				/* PM1a control of our ACPI tables: sleep type 5; then QEMU's: type 0 */
 	movw	$0x604, %dx
 	movw	$0x3400, %ax
@@ -424,6 +432,7 @@ commands:
 	cmd	'm', do_touch
 	cmd	'v', do_sum
 	cmd	'h', do_hole
+	cmd	'd', do_drive
 	cmd	'p', do_poweroff
 	cmd	'c', do_cf9
 	cmd	'i', do_i8042
@@ -441,6 +450,7 @@ m_gen:	.asciz	" gen="
 m_touched: .asciz "TOUCHED "
 m_sum:	.asciz	"SUM "
 m_read:	.asciz	"READ "
+m_drive: .asciz	"DRIVE "
 mode:	.byte	's'
 	.balign	4
 last_tick: .word 0, 0

@@ -270,7 +270,50 @@ def transient(lab):
     claim(digest(image) == was, 'the image was changed')
 
 
-CASES = {'revert': revert, 'killed': killed, 'ten': ten, 'disk-only': disk_only, 'transient': transient}
+def disks(lab):
+    """Two disks go back together; limits of speed; a disk that cannot be written."""
+    image, other = lab.boot_image(), lab.boot_image('qcow2', 'other')
+    with Machine(image, '--disk', other) as machine:
+        machine.expect('^T00000002')
+        overwrite(machine)
+        machine.do('d', 'DRIVE 00000081')
+        overwrite(machine)
+        claim(ask(machine)['first'] == 2, 'the second disk was not written')
+        before = frozen_snapshot(machine, 'one')
+        for _ in range(2):
+            overwrite(machine)
+            machine.do('d', 'DRIVE 00000080')
+            overwrite(machine)
+            machine.control('pause')
+            since = machine.quiet()
+            machine.control('revert', snapshot='one')
+            machine.control('resume')
+            goes_on(machine, before, since)
+            claim(ask(machine)['first'] == 2, 'the second disk is not back')
+        machine.do('d', 'DRIVE 00000080')
+        claim(ask(machine)['first'] == 1, 'the first disk is not back')
+        machine.kill()
+    imgtool('check', '-q', image)
+    imgtool('check', '-q', '--repair', other)
+    with Machine(image, '--revert', '--disk', other + '@one', snapshot='one') as machine:
+        goes_on(machine, before)
+        claim(ask(machine)['first'] == 2, 'the second disk is not back')
+        machine.quit()
+    with Machine(image, '--bps', '4M') as machine:
+        machine.expect('^T00000002')
+        started = time.monotonic()
+        machine.do('h', 'READ ')
+        seconds = time.monotonic() - started
+        claim(seconds > 2, '12 MiB were read in %.1f s at 4 MiB a second', seconds)
+        machine.quit()
+    was = digest(image)
+    with Machine(image, '--read-only') as machine:
+        machine.expect('DISK ERROR')
+        machine.quit()
+    claim(digest(image) == was, 'a read-only disk was written')
+
+
+CASES = {'revert': revert, 'killed': killed, 'ten': ten, 'disk-only': disk_only, 'transient': transient, 'disks': disks}
 
 if __name__ == '__main__':
     main(CASES)
