@@ -252,9 +252,9 @@ static int check_metadata(struct inspector *in, const struct img_driver *drv, st
 			*err = why;
 		return ret;
 	}
-	if (ret == IMG_E_LIMIT)
+	if (ret == IMG_E_LIMIT && in->nr[INSPECT_LIMIT] == 0)
 		inspect_found(in, INSPECT_LIMIT, why.offset, "%s", why.msg);
-	else if (in->nr[INSPECT_UNKNOWN_FEATURE] == 0)
+	else if (ret != IMG_E_LIMIT && in->nr[INSPECT_UNKNOWN_FEATURE] == 0)
 		inspect_found(in, INSPECT_BAD_HEADER, why.offset, "%s", why.msg);
 	return 0;
 }
@@ -332,7 +332,8 @@ static int look_inside(struct inspector *in, const struct img_driver *drv, struc
 
 	if (ret == 0) {
 		in->out->virtual_bytes = node_size(disk);
-		inspect_limit(in, BUDGET_VIRTUAL, node_size(disk), NO_OFFSET);
+		if (!drv->inspect)
+			inspect_limit(in, BUDGET_VIRTUAL, node_size(disk), NO_OFFSET);
 		ret = list_beside(in, disk, &why);
 		in->where = "content: ";
 		if (ret == 0)
@@ -406,6 +407,8 @@ static int prepare(struct inspector *in, const struct img_inspect_options *o, st
 
 	if (ret == 0)
 		ret = image_check_flags(o->flags, IMG_OPEN_FORCE_SHARE, err);
+	if (ret == 0 && o->format && !registry_find(o->format) && !magic_knows(o->format))
+		ret = error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER, "there is no format '%s'", o->format);
 	if (ret != 0)
 		return ret;
 	if (!o->budget || o->budget->check_seconds == 0)

@@ -173,13 +173,14 @@ static void judge_line(struct descriptor *d, const char *line, size_t bytes, boo
 	sign = memchr(line, '=', bytes);
 	if (line[0] == '#')
 		comment(d, line, bytes);
-	else if (begins(line, bytes, "ddb"))
-		inspect_text(d->in, (const uint8_t *)line, bytes, d->at, "the descriptor");
 	else if (is_extent(line, bytes))
 		extent(d, line, bytes);
 	else if (sign && find(line, (size_t)(sign - line), "parentfilenamehint") > 0 &&
 		 find(line, bytes, "parentfilenamehint") < bytes)
-		refer(d, INSPECT_HIDDEN_REFERENCE, line, bytes, "a parent in the middle of a line");
+		refer(d, INSPECT_HIDDEN_REFERENCE, line + find(line, bytes, "parentfilenamehint"),
+		      bytes - find(line, bytes, "parentfilenamehint"), "a parent in the middle of a line");
+	else if (begins(line, bytes, "ddb"))
+		inspect_text(d->in, (const uint8_t *)line, bytes, d->at, "the descriptor");
 	else if (sign)
 		field(d, line, bytes);
 	else

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* See magic.h. Sources: the formats' own documents; format-spec/inspect.md lists them. */
 #include <string.h>
+#include <strings.h>
 
 #include "checked.h"
 #include "magic.h"
@@ -67,12 +68,32 @@ static const uint8_t *first_line(const struct probe_data *data, size_t *left)
 	return at;
 }
 
-static bool is_descriptor(const struct probe_data *data)
+static bool has_version(const struct probe_data *data)
 {
 	size_t left;
 	const uint8_t *line = first_line(data, &left);
 
 	return left >= 9 && strncasecmp((const char *)line, "version=", 8) == 0 && line[8] >= '1' && line[8] <= '3';
+}
+
+#define TEXT_BYTES 512u
+
+/* OpenStack takes any text for one that says which type of disk it is. */
+static bool has_type(const struct probe_data *data)
+{
+	static const char word[] = "createtype=\"";
+	size_t bytes = sizeof(word) - 1;
+
+	for (size_t i = 0; i < data->head_bytes && i < TEXT_BYTES; i++) {
+		uint8_t c = data->head[i];
+
+		if ((c < ' ' || c > '~') && c != '\n' && c != '\r' && c != '\t')
+			return false;
+	}
+	for (size_t i = 0; i + bytes <= data->head_bytes; i++)
+		if (strncasecmp((const char *)data->head + i, word, bytes) == 0)
+			return true;
+	return false;
 }
 
 static bool fits(const struct magic *m, const struct probe_data *data)
@@ -88,6 +109,14 @@ static bool fits(const struct magic *m, const struct probe_data *data)
 	return data->head_bytes >= m->off + m->bytes && memcmp(data->head + m->off, m->text, m->bytes) == 0;
 }
 
+bool magic_knows(const char *format)
+{
+	for (size_t i = 0; i < ARRAY_LEN(magics); i++)
+		if (magics[i].kind == MAGIC_IMAGE && strcmp(magics[i].format, format) == 0)
+			return true;
+	return false;
+}
+
 void magic_scan(const struct probe_data *data, magic_fn fn, void *ctx)
 {
 	for (size_t i = 0; i < ARRAY_LEN(magics); i++) {
@@ -97,6 +126,6 @@ void magic_scan(const struct probe_data *data, magic_fn fn, void *ctx)
 		if (!registry_find(m->format) && fits(m, data))
 			fn(ctx, m->format, m->kind, m->from_end ? data->file_bytes - m->off : m->off);
 	}
-	if (!registry_find("vmdk") && is_descriptor(data))
+	if (!registry_find("vmdk") && (has_version(data) || has_type(data)))
 		fn(ctx, "vmdk", MAGIC_IMAGE, 0);
 }

@@ -18,6 +18,9 @@ enum magic_kind {
 typedef void (*magic_fn)(void *ctx, const char *format, enum magic_kind kind, uint64_t at);
 void magic_scan(const struct probe_data *data, magic_fn fn, void *ctx);
 
+/* Is there a magic of this format in the table? */
+bool magic_knows(const char *format);
+
 /* What a probe looks at: buf has room for both. The file may end elsewhere meanwhile. */
 #define MAGIC_HEAD_BYTES (64u << 10)
 #define MAGIC_TAIL_BYTES 4096u
