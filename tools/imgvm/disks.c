@@ -10,6 +10,9 @@
 
 #include "fail.h"
 
+/* Metadata in memory: a fleet of machines has one each, and a guest keeps its own cache of the disk. */
+#define CACHE_BYTES (UINT64_C(1) << 20)
+
 /* ---- what the image is ------------------------------------------------------------------------------------------- */
 
 /* The snapshot of that name, or with that uuid; NOENT if there is none. */
@@ -101,6 +104,7 @@ static int open_plain(struct disk *disk, const struct disk_options *opts, struct
 		.format = opts->format,
 		.flags = opts->read_only ? 0 : IMG_OPEN_WRITE,
 		.refs = opts->refs,
+		.cache_bytes = CACHE_BYTES,
 	};
 	int ret;
 
@@ -130,6 +134,7 @@ static int open_overlay(struct disk *disk, const struct disk_options *opts, stru
 		.format = "limg",
 		.flags = IMG_OPEN_WRITE | IMG_OPEN_VOLATILE,
 		.refs = IMG_REFS_ANY,
+		.cache_bytes = CACHE_BYTES,
 	};
 	char name[4096];
 	char *real;
@@ -165,6 +170,7 @@ static int open_transient(struct disk *disk, const struct disk_options *opts, st
 		.format = opts->format,
 		.snapshot = opts->snapshot,
 		.refs = opts->refs,
+		.cache_bytes = CACHE_BYTES,
 	};
 	int ret = img_open(opts->path, &how, &disk->base, err);
 
