@@ -89,7 +89,8 @@ throughput='dd if=/dev/vda of=/dev/null bs=1M count=32 iflag=direct 2>&1 | tail 
 writer='(i=0; while :; do i=$((i + 1)); echo $i >/next; sync; mv /next /synced; sync; echo L2 SYNCED $i; done) &'
 
 linux="--kernel vmlinuz --initrd l2.gz --append"
-line="console=ttyS0 quiet panic=0 random.trust_cpu=on"
+# QEMU's SVM does not tell KVM of XSETBV, which so believes that XSAVE keeps no SSE registers: do without it.
+line="console=ttyS0 quiet panic=0 noxsave"
 
 step()
 {
