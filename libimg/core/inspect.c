@@ -292,7 +292,7 @@ static int list_bitmaps(struct inspector *in, struct node *disk, struct img_erro
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 	ret = node_bitmap_list(disk, list, BITMAPS_SHOWN, &nr, err);
 	if (ret == 0)
-		judge_bitmaps(in, list, min_u64(nr, BITMAPS_SHOWN));
+		judge_bitmaps(in, list, (size_t)min_u64(nr, BITMAPS_SHOWN));
 	free(list);
 	return ret;
 }

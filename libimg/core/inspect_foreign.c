@@ -191,8 +191,8 @@ static int vhd(struct inspector *in, struct node *file, struct img_error *err)
 	length = vhd_footer(tail);
 	copy = memcmp(head, "conectix", 8) == 0;
 	if (length == VHD_FOOTER_BYTES - 1) {
-		memmove(tail, tail + 1, length);
-		tail[length] = 0;
+		memmove(tail, tail + 1, VHD_FOOTER_BYTES - 1);
+		tail[VHD_FOOTER_BYTES - 1] = 0;
 		at++;
 	}
 	f = length ? tail : head;

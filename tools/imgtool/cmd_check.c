@@ -6,7 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "limits.h"
+#include "limit_args.h"
 #include "open.h"
 #include "output.h"
 #include "progress.h"

@@ -10,7 +10,7 @@
 #include "bitmaps.h"
 #include "convert_device.h"
 #include "create_options.h"
-#include "limits.h"
+#include "limit_args.h"
 #include "open.h"
 #include "progress.h"
 #include "verbs.h"

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "create_options.h"
-#include "limits.h"
+#include "limit_args.h"
 #include "open.h"
 #include "verbs.h"
 

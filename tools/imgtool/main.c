@@ -4,7 +4,7 @@
  * verb (options, description, example) stands in its own file; see cli.h.
  */
 #include "args.h"
-#include "limits.h"
+#include "limit_args.h"
 #include "signals.h"
 #include "verbs.h"
 

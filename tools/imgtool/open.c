@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#include "limits.h"
+#include "limit_args.h"
 
 enum img_refs open_refs(const struct common_args *common)
 {

@@ -5,7 +5,7 @@
 
 #include <jansson.h>
 
-#include "limits.h"
+#include "limit_args.h"
 
 #define POLICY_FORMATS_MAX 32u
 

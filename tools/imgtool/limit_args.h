@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* --limit NAME=VALUE: what an image may cost. */
-#ifndef IMGTOOL_LIMITS_H
-#define IMGTOOL_LIMITS_H
+#ifndef IMGTOOL_LIMIT_ARGS_H
+#define IMGTOOL_LIMIT_ARGS_H
 
 #include "args.h"
 

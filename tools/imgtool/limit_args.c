@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* See limits.h. The names are those that the library's messages use. */
-#include "limits.h"
+/* See limit_args.h. The names are those that the library's messages use. */
+#include "limit_args.h"
 
 #include <limits.h>
 #include <string.h>
