@@ -2,6 +2,8 @@
 /* The serial port as drivers look at it: how Linux and SeaBIOS recognise it, interrupts, full rings, saved state. */
 #include "platform_fixture.h"
 
+#include <sched.h>
+
 #include "platform.h"
 
 #define PORT 0x3f8u
@@ -336,6 +338,46 @@ static void test_state_of_full_output(void **state)
 	assert_int_equal(get(b, LSR), 0x60);
 }
 
+struct fetcher {
+	struct serial_bench *bench;
+	unsigned nr_bytes, nr_wrong;
+};
+
+static void *fetch_all(void *arg)
+{
+	struct fetcher *f = arg;
+	uint8_t buf[777];
+
+	for (unsigned at = 0; at < f->nr_bytes;) {
+		size_t nr = serial_fetch(f->bench->serial, buf, sizeof(buf));
+
+		for (size_t i = 0; i < nr; i++, at++)
+			f->nr_wrong += buf[i] != (uint8_t)(at * 7 >> 2);
+		if (nr == 0)
+			sched_yield();
+	}
+	return NULL;
+}
+
+/* A guest that waits for THRE and a host that fetches when it likes: nothing is lost, and both come to an end. */
+static void test_threads(void **state)
+{
+	struct serial_bench *b = *state;
+	struct fetcher f = { .bench = b, .nr_bytes = 4 * TX_BYTES + 123 };
+	pthread_t thread;
+
+	put(b, IER, 0x02);
+	assert_int_equal(pthread_create(&thread, NULL, fetch_all, &f), 0);
+	for (unsigned i = 0; i < f.nr_bytes; i++) {
+		while (!(get(b, LSR) & 0x20))
+			sched_yield();
+		put(b, DATA, i * 7 >> 2 & 0xff);
+	}
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_int_equal(f.nr_wrong, 0);
+	assert_true(b->f.level[GSI]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -350,6 +392,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_loopback, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_state, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_state_of_full_output, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_threads, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

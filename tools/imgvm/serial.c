@@ -10,7 +10,7 @@
  * The interrupt line follows the registers after every access. IRQ 4 is edge-triggered, and edges must not get lost:
  * reading IIR withdraws the transmitter's request, the next byte written makes a new one, which is a new edge.
  *
- * All is under `lock`, because output is fetched without the bus lock. Only the host's "note that" is called under it.
+ * All is under `lock`, because output is fetched without the bus lock. irq_line() is called under it, event() is not.
  * Output that nobody has fetched is the host's: it outlives reset and load.
  */
 #include "platform.h"
