@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <linux/fs.h>
+#include <linux/seccomp.h>
 #include <zlib.h>
 #include <zstd.h>
 
@@ -95,15 +96,30 @@ static void look_at_device(struct findings *f, const char *name, const char *pat
 	    path, strerror(errno));
 }
 
+static void look_for_file(struct findings *f, const char *name, const char *path, const char *hint)
+{
+	if (access(path, R_OK) == 0)
+		add(f, name, VERDICT_OK, NULL, "%s", path);
+	else
+		add(f, name, VERDICT_MISSING, hint, "%s: %s", path, strerror(errno));
+}
+
 static void look_at_kernel(struct findings *f)
 {
 	long version = syscall(__NR_landlock_create_ruleset, NULL, 0, LANDLOCK_VERSION_FLAG);
+	uint32_t action = SECCOMP_RET_TRAP;
 
 	if (version > 0)
 		add(f, "landlock", VERDICT_OK, NULL, "version %ld", version);
 	else
-		add(f, "landlock", VERDICT_MISSING, "a kernel from 5.13 on with landlock in its lsm= list", "%s",
+		add(f, "landlock", VERDICT_MISSING,
+		    "imgvm runs its guests without: a kernel from 5.13 on with landlock in its lsm= list", "%s",
 		    strerror(errno));
+	if (syscall(__NR_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) == 0)
+		add(f, "seccomp", VERDICT_OK, NULL, "filters can be set");
+	else
+		add(f, "seccomp", VERDICT_MISSING, "imgvm runs its guests without: a kernel with CONFIG_SECCOMP_FILTER",
+		    "%s", strerror(errno));
 	/* without a buffer the call fails by EFAULT where io_uring exists and may be used */
 	syscall(__NR_io_uring_setup, 1, NULL);
 	if (errno == EFAULT)
@@ -254,6 +270,8 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 	look_at_device(
 		&f, "kvm", "/dev/kvm",
 		"only needed to run machines: modprobe kvm_intel or kvm_amd; in a machine, nested virtualisation");
+	look_for_file(&f, "firmware", "/usr/share/seabios/bios.bin",
+		      "only needed to run machines that boot from their disk: Debian package seabios");
 	look_at_device(&f, "fuse", "/dev/fuse", "only needed to mount images: Debian package fuse3");
 	look_at_folder(&f);
 	look_for_program(&f, "qemu-img", "qemu-img", "only needed by the tests: Debian package qemu-utils");
