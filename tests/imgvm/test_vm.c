@@ -562,22 +562,22 @@ static struct rig *open_timers(void)
 	return rig;
 }
 
-static void test_timers(void **unused)
+/* False: the deadline came before the state was saved, so that this says nothing. */
+static bool timers_go_on(uint8_t *buf)
 {
 	struct rig *rig = open_timers(), *next;
-	uint8_t *buf = malloc(STATE_BYTES);
 	uint32_t last = 0;
 
-	(void)unused;
-	assert_non_null(buf);
 	for (unsigned generation = 0; generation < 3; generation++) {
 		vm_resume(rig->vm);
 		wait_for(rig, atomic_load(&rig->probe->last) > last + 3);
 		vm_pause(rig->vm);
 		last = atomic_load(&rig->probe->last);
 		assert_int_equal(atomic_load(&rig->probe->nr_wrong), 0);
-		/* half a second has not passed: else the machine was too slow for this test to say anything */
-		assert_int_equal(atomic_load(&rig->probe->nr_done), 0);
+		if (atomic_load(&rig->probe->nr_done)) {
+			rig_close(rig);
+			return false;
+		}
 		next = rig_open(to_ram, sizeof(to_ram), 1);
 		memcpy(next->mem.base, rig->mem.base, RAM_BYTES);
 		atomic_store(&next->probe->last, last);
@@ -592,6 +592,19 @@ static void test_timers(void **unused)
 	assert_int_equal(atomic_load(&rig->probe->done_value), 0x77);
 	assert_int_equal(atomic_load(&rig->probe->nr_wrong), 0);
 	rig_close(rig);
+	return true;
+}
+
+static void test_timers(void **unused)
+{
+	uint8_t *buf = malloc(STATE_BYTES);
+	unsigned tries = 0;
+
+	(void)unused;
+	assert_non_null(buf);
+	while (tries < 10 && !timers_go_on(buf))
+		tries++;
+	assert_in_range(tries, 0, 9);
 	free(buf);
 }
 
