@@ -19,6 +19,7 @@ import lzma
 import os
 import random
 import resource
+import subprocess
 import sys
 import tempfile
 
@@ -135,11 +136,28 @@ class Inspector:
             sys.exit(77)
         self.expectations("samples", list(sample_files()))
 
+    def limg_files(self):
+        """With data, a snapshot and a parent; what only the tool itself can make."""
+        def tool(*args, data=b""):
+            done = subprocess.run([self.tool, *args], cwd=self.folder, input=data, capture_output=True)
+            if done.returncode:
+                raise Failed("%s: %s" % (args, done.stderr.decode()))
+        tool("create", "-q", "base.limg", "1M")
+        tool("write", "-q", "base.limg", "--offset", "0", data=b"data" * 5000)
+        tool("snapshot", "create", "-q", "base.limg@one")
+        tool("write", "-q", "base.limg", "--offset", "512K", data=b"more" * 5000)
+        tool("create", "-q", "-b", "base.limg", "over.limg")
+        files = []
+        for name in ("base.limg", "over.limg"):
+            with open(os.path.join(self.folder, name), "rb") as f:
+                files.append((name, f.read()))
+        return files
+
     def mutate(self):
         rng = random.Random(self.args.seed)
         pool = [(c.name, c.bytes()) for c in hostile_files.CASES.values()]
         pool += [(c.name, c.bytes()) for c in qcow2_hostile.CASES.values() if c.name.startswith(("whole", "snap", "bitmap", "ext"))]
-        pool = [p for p in pool if 0 < len(p[1]) <= 8 << 20]
+        pool = [p for p in pool if 0 < len(p[1]) <= 8 << 20] + self.limg_files() * 10
         for i in range(self.args.count):
             name, data = rng.choice(pool)
             self.attempt("%s, mutation %d of seed %d" % (name, i, self.args.seed), self.inspect, damage(rng, data))

@@ -282,7 +282,7 @@ static void test_in_use(void **state)
 /* Files of every length up to where the magics are, and none at all. */
 static void test_short_files(void **state)
 {
-	static const char *const magic[] = {
+	static const char magic[][9] = {
 		"QFI\xfb\0\0\0\3", "LIMG\x0d\x0a\x1a", "KDMV\1", "conectix", "vhdxfile", "QED", "LUKS"
 	};
 	struct seen seen;

@@ -17,7 +17,7 @@
 #include "qcow2_inspect.h"
 #include "qcow2_io.h"
 
-#define TABLES_MAX   (UINT64_C(4) << 20)   /* L2 tables that are remembered */
+#define TABLES_MAX   (UINT64_C(1) << 20)   /* L2 tables that are remembered */
 #define CLUSTERS_MAX (UINT64_C(512) << 20) /* bits for clusters of the file: 64 MiB */
 
 struct walk {
