@@ -23,6 +23,7 @@ import limg_writer as writer    # noqa: E402
 from limg_verify import Verifier    # noqa: E402
 
 IMGTOOL = os.environ.get('IMGTOOL', 'imgtool')
+WRAPPER = os.environ.get('IMGTOOL_WRAPPER', '').split()    # what our programs run under
 
 
 def problems_of(path):
@@ -48,7 +49,7 @@ def read_digest(name):
 
 
 def judge_engine(args, folder):
-    subprocess.run([args.model, '--ops', str(args.ops), '--seed', str(args.seed), '--dump', folder], check=True)
+    subprocess.run([*WRAPPER, args.model, '--ops', str(args.ops), '--seed', str(args.seed), '--dump', folder], check=True)
     bad = states = files = 0
     for program in sorted(os.listdir(folder), key=int):
         base = os.path.join(folder, program)
@@ -68,7 +69,7 @@ def judge_engine(args, folder):
 
 
 def imgtool(*args):
-    done = subprocess.run([IMGTOOL, *args], capture_output=True, check=False)
+    done = subprocess.run([*WRAPPER, IMGTOOL, *args], capture_output=True, check=False)
     return done.returncode, (done.stdout + done.stderr).decode(errors='replace').strip()[:300]
 
 

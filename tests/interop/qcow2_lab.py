@@ -3,7 +3,7 @@
 What the tests of qcow2 against QEMU's tools share: running the tools, a flat model of an image and of its snapshots,
 and two judges that compare an image with the model: one uses nothing of ours, the other nothing of theirs.
 
-IMGTOOL names imgtool, IMAGE_IO the program of image_io.c.
+IMGTOOL names imgtool, IMAGE_IO the program of image_io.c, IMGTOOL_WRAPPER the command that they run under.
 """
 import hashlib
 import json
@@ -14,6 +14,7 @@ import sys
 
 IMGTOOL = os.environ.get('IMGTOOL', 'imgtool')
 IMAGE_IO = os.environ.get('IMAGE_IO', 'image-io')
+WRAPPER = os.environ.get('IMGTOOL_WRAPPER', '').split()
 SECTOR = 512
 
 
@@ -27,7 +28,7 @@ def need_tools(*names):
     if missing:
         print('SKIPPED: not installed: %s (Debian package qemu-utils)' % ', '.join(missing))
         sys.exit(77)
-    formats = subprocess.run([IMGTOOL, 'create', '-f', 'qcow2', '-o', 'help', '-'], capture_output=True, check=False)
+    formats = subprocess.run([*WRAPPER, IMGTOOL, 'create', '-f', 'qcow2', '-o', 'help', '-'], capture_output=True, check=False)
     if formats.returncode:
         print('SKIPPED: this build has no qcow2: %s' % formats.stderr.decode(errors='replace').strip())
         sys.exit(77)
@@ -44,11 +45,11 @@ def run(*args, stdin=None, want=(0,)):
 
 
 def imgtool(*args, stdin=None, want=(0,)):
-    return run(IMGTOOL, *args, stdin=stdin, want=want)
+    return run(*WRAPPER, IMGTOOL, *args, stdin=stdin, want=want)
 
 
 def ours(path, *commands):
-    return run(IMAGE_IO, '-f', 'qcow2', path, *commands)
+    return run(*WRAPPER, IMAGE_IO, '-f', 'qcow2', path, *commands)
 
 
 def qemu_io(path, *commands):

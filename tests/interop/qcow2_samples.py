@@ -26,7 +26,7 @@ import tempfile
 sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-from qcow2_lab import IMGTOOL, Lab, Wrong, imgtool, need_tools, run    # noqa: E402
+from qcow2_lab import IMGTOOL, WRAPPER, Lab, Wrong, imgtool, need_tools, run    # noqa: E402
 
 FOLDERS = ('qcow2/', 'qemu-img-7.2/')
 UNPACK = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
@@ -63,7 +63,7 @@ def must_refuse(path, sanitized):
             resource.setrlimit(resource.RLIMIT_AS, (REFUSE_BYTES, REFUSE_BYTES))
 
     for verb in ('info', 'check', 'map', 'checksum'):
-        done = subprocess.run([IMGTOOL, verb, '-f', 'qcow2', path], capture_output=True, check=False,
+        done = subprocess.run([*WRAPPER, IMGTOOL, verb, '-f', 'qcow2', path], capture_output=True, check=False,
                               timeout=REFUSE_SECONDS, preexec_fn=limit)
         if done.returncode not in (3, 4, 6):
             raise Wrong('%s ended with %d: %s' % (verb, done.returncode,
