@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#define CORE_ERROR_C
 #include "error.h"
 
 /* Messages are one line whatever a file name in them contains. */

@@ -95,7 +95,7 @@ int image_open_on(struct node *file, const char *path, const struct img_open_opt
  * reopen: chain.c). Computes and compares pins unless IMG_OPEN_UNSAFE_BACKING. budget NULL: all defaults.
  */
 int chain_open_parent(const char *child_path, const struct backing_ref *ref, unsigned open_flags, enum img_refs refs,
-		      unsigned max_depth, const struct img_budget *budget, const struct image_env *env, struct img **out,
+		      unsigned max_depth, const struct img_budget *given, const struct image_env *env, struct img **out,
 		      struct img_error *err);
 /* Identity of an opened image: the driver's strong pin, else the weak one of format-spec/limg.md section 12. */
 int image_pin(struct img *img, struct pin *out, struct img_error *err);
@@ -107,7 +107,7 @@ int chain_parent_path(const char *child_path, const struct backing_ref *ref, enu
 		      char **out, struct img_error *err);
 /* Resolves what a user gave as -b (path, snapshot, format) into a reference with pin and the parent's size. */
 int chain_make_ref(const char *child_path, const char *backing, const char *snapshot, const char *format,
-		   enum img_refs refs, const struct img_budget *budget, const struct image_env *env,
+		   enum img_refs refs, const struct img_budget *given, const struct image_env *env,
 		   struct backing_ref *out, struct img_error *err);
 
 #endif
