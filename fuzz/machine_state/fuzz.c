@@ -7,7 +7,7 @@
  * is reached as well.
  *
  * Beyond crashes: what was loaded can be saved and loaded again, and is then the same; a device that refuses is as it
- * was; and after all that the devices can be read, written and kicked.
+ * was; after all that the devices can be read, written and kicked; and a reset makes them new.
  */
 #include "fuzz.h"
 
@@ -33,6 +33,8 @@ struct pc {
 static struct img *disk;
 static uint8_t worked[STATE_BYTES]; /* saved by a machine in the middle of its work */
 static size_t worked_bytes;
+static uint8_t fresh[STATE_BYTES]; /* saved after a reset */
+static size_t fresh_bytes;
 
 static void open_disk(void)
 {
@@ -206,19 +208,28 @@ static void put_shape(struct state_writer *w)
 	state_end(w);
 }
 
-static void save_worked(void)
+static void reset(struct pc *pc)
+{
+	for (unsigned i = 0; i < pc->b.bus.nr_devices; i++)
+		pc->b.bus.device[i]->ops->reset(pc->b.bus.device[i]);
+	FUZZ_CHECK(madvise(pc->b.mem.base, DRIVER_RAM_BYTES, MADV_DONTNEED) == 0);
+}
+
+/* Once. */
+static void start(struct pc *pc)
 {
 	struct state_writer w;
-	struct pc pc;
 
-	build(&pc);
-	work(&pc);
+	open_disk();
+	build(pc);
+	reset(pc);
+	fresh_bytes = save(pc, pc->pm, fresh);
+	work(pc);
 	state_start(&w, worked, sizeof(worked));
 	put_shape(&w);
-	save_devices(&pc, NULL, &w);
+	save_devices(pc, NULL, &w);
 	worked_bytes = finish(&w);
-	FUZZ_CHECK(load(&pc, worked, worked_bytes));
-	board_free(&pc.b);
+	FUZZ_CHECK(load(pc, worked, worked_bytes));
 }
 
 /* In: a list of changes, 3 bytes each. */
@@ -244,22 +255,20 @@ static void load_and_go_on(struct pc *pc, const uint8_t *buf, size_t bytes)
 	if (all)
 		poke(pc);
 	/* whatever the state was: the reset button helps */
-	for (unsigned i = 0; i < pc->b.bus.nr_devices; i++)
-		pc->b.bus.device[i]->ops->reset(pc->b.bus.device[i]);
+	reset(pc);
+	FUZZ_CHECK(save(pc, pc->pm, first) == fresh_bytes && memcmp(first, fresh, fresh_bytes) == 0);
 	work(pc);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
 	static uint8_t state[STATE_BYTES];
+	static struct pc pc;
 	struct fuzz_input in = { .at = data, .end = data + bytes };
-	struct pc pc;
 
-	if (!disk) {
-		open_disk();
-		save_worked();
-	}
-	build(&pc);
+	if (!disk)
+		start(&pc);
+	reset(&pc);
 	if (fuzz_take(&in, 1) & 1) {
 		size_t nr = changed(&in, state);
 
@@ -267,6 +276,5 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 	} else {
 		load_and_go_on(&pc, in.at, (size_t)(in.end - in.at));
 	}
-	board_free(&pc.b);
 	return 0;
 }

@@ -4,8 +4,8 @@
  * kicks and resets, over disk, console or random numbers. Requests are handled on this thread, so that an input does
  * the same every time.
  *
- * Beyond crashes: a read-only disk keeps its bytes; the guest's RAM is all that changes; and whatever a guest has done
- * can be saved, loaded, and is the same when saved again.
+ * Beyond crashes: a read-only disk keeps its bytes; whatever a guest has done can be saved, loaded, and is the same
+ * when saved again; and a reset makes the device as it was when it was new, which is how one input follows another.
  */
 #include "fuzz.h"
 
@@ -24,6 +24,15 @@
 enum { START_READ_ONLY = 1, START_NOT = 2, START_KIND_SHIFT = 2, START_FEATURES_SHIFT = 4 };
 enum { KIND_CONSOLE = 1, KIND_RNG = 2 };
 
+/* A device on a board of its own; made once. */
+struct rig {
+	struct board b;
+	struct virtio *v;
+	uint8_t fresh[STATE_BYTES]; /* saved when it was new */
+	size_t fresh_bytes;
+};
+
+static struct rig rigs[4][2]; /* by kind and by READ_ONLY */
 static struct img *disk;
 static uint8_t pattern[DISK_BYTES];
 
@@ -60,6 +69,35 @@ static struct virtio *create(struct board *b, unsigned start)
 	case KIND_RNG: return virtio_rng_create(&b->bus, b->pci, &b->host, &b->mem, NULL);
 	default: return virtio_blk_create(&blk, &b->bus, b->pci, &b->host, &b->mem, NULL);
 	}
+}
+
+static size_t save(struct virtio *v, uint8_t *buf)
+{
+	struct state_writer w;
+	size_t bytes = 0;
+
+	state_start(&w, buf, STATE_BYTES);
+	v->dev.ops->save(&v->dev, &w);
+	FUZZ_CHECK(state_finish(&w, &bytes, NULL) == 0);
+	return bytes;
+}
+
+static struct rig *get_rig(unsigned start)
+{
+	static uint8_t now[STATE_BYTES];
+	struct rig *rig = &rigs[start >> START_KIND_SHIFT & 3][start & START_READ_ONLY];
+
+	if (!rig->v) {
+		board_init(&rig->b);
+		rig->v = create(&rig->b, start);
+		FUZZ_CHECK(rig->v);
+		rig->fresh_bytes = save(rig->v, rig->fresh);
+	}
+	rig->v->dev.ops->reset(&rig->v->dev);
+	FUZZ_CHECK(save(rig->v, now) == rig->fresh_bytes && memcmp(now, rig->fresh, rig->fresh_bytes) == 0);
+	/* all zeros */
+	FUZZ_CHECK(madvise(rig->b.mem.base, DRIVER_RAM_BYTES, MADV_DONTNEED) == 0);
+	return rig;
 }
 
 /* An address that is likely to matter, or any. */
@@ -156,17 +194,6 @@ static void write_register(struct driver *d, struct fuzz_input *in)
 	reg_write(d, reg[0], reg[1], fuzz_take(in, reg[1]));
 }
 
-static size_t save(struct virtio *v, uint8_t *buf)
-{
-	struct state_writer w;
-	size_t bytes = 0;
-
-	state_start(&w, buf, STATE_BYTES);
-	v->dev.ops->save(&v->dev, &w);
-	FUZZ_CHECK(state_finish(&w, &bytes, NULL) == 0);
-	return bytes;
-}
-
 static void save_and_load(struct virtio *v, bool through_reset)
 {
 	static uint8_t first[STATE_BYTES], second[STATE_BYTES];
@@ -225,26 +252,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
 	struct fuzz_input in = { .at = data, .end = data + bytes };
 	unsigned start = (unsigned)fuzz_take(&in, 1);
-	struct virtio *v;
+	struct rig *rig;
 	struct driver d;
-	struct board b;
 
 	if (!disk)
 		open_disk();
 	fill_disk();
-	board_init(&b);
-	v = create(&b, start);
-	FUZZ_CHECK(v);
-	driver_attach(&d, &b, 1);
+	rig = get_rig(start);
+	driver_attach(&d, &rig->b, 1);
 	/* event indices, indirect descriptors, flush: one bit each */
 	if (!(start & START_NOT))
 		driver_start(&d, (uint64_t)(start >> START_FEATURES_SHIFT & 3) << 28 | (start >> 6 & 1) << 9);
 	for (unsigned i = 0; i < MAX_ACTIONS && in.at < in.end; i++)
-		act(&d, v, &in);
-	virtio_worker_step(v, MAX_REQUESTS);
-	save_and_load(v, true);
+		act(&d, rig->v, &in);
+	virtio_worker_step(rig->v, MAX_REQUESTS);
+	save_and_load(rig->v, true);
 	if (start & START_READ_ONLY)
 		check_disk();
-	board_free(&b);
 	return 0;
 }

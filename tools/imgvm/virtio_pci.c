@@ -367,6 +367,7 @@ static void power_on(struct device *dev)
 	struct virtio *v = virtio_of(dev);
 
 	reset(v);
+	atomic_store(&v->generation, 0);
 	virtio_irq_power_on(v);
 	pci_function_reset(&v->fn);
 	virtio_pci_changed(&v->fn);
@@ -440,6 +441,11 @@ struct virtio *virtio_create(const struct virtio_kind *kind, struct bus *bus, st
 	bus_add_device(bus, &v->dev);
 	power_on(&v->dev);
 	return v;
+}
+
+struct device *virtio_device(struct virtio *v)
+{
+	return &v->dev;
 }
 
 void *virtio_priv(struct virtio *v)
