@@ -51,6 +51,7 @@ struct virtio_kind {
 struct virtio *virtio_create(const struct virtio_kind *kind, struct bus *bus, struct device *pcidev,
 			     const struct machine_host *host, struct memory *mem, void *priv, struct img_error *err);
 void *virtio_priv(struct virtio *v);
+struct device *virtio_device(struct virtio *v);
 struct virtqueue *virtio_queue(struct virtio *v, unsigned queue);
 uint64_t virtio_features(const struct virtio *v); /* negotiated; 0 before FEATURES_OK */
 struct memory *virtio_memory(struct virtio *v);
