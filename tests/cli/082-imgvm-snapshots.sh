@@ -68,6 +68,14 @@ ends 8
 imgtool read a.limg --length 1
 echo
 
+echo "# damaged memory"
+cp a.limg bad.limg
+at=$(LC_ALL=C grep -obUaP '\xf4{4096}' bad.limg | sed -n '1s,:.*,,p')
+flip bad.limg $((at + 100))
+expect 4 imgvm run --bios guest.rom --timeout 60 --revert --json bad.limg@three </dev/null
+sed 's/ (offset.*//' err
+grep -o '"event":"[a-z_]*"' out
+
 echo "# other formats hold disks"
 imgtool create b.qcow2 1M
 start b.qcow2

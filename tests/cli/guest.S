@@ -76,7 +76,8 @@ nowhere:
 ready:
 	.asciz	"READY\r\n"
 
-	.org	0xfff0
+	/* no zeros: all of it is memory that a snapshot keeps */
+	.org	0xfff0, 0xf4
 	ljmp	$0xf000, $start
 	.org	0xffff
 	.byte	0

@@ -186,8 +186,8 @@ static void print_verb_case(const struct cli_verb *verb)
 		if (option->letter)
 			printf("-%c | ", option->letter);
 		printf("--%s) ", option->name);
-		if (strcmp(option->metavar, "FILE") == 0 || strncmp(option->metavar, "IMAGE", 5) == 0 ||
-		    strncmp(option->metavar, "PARENT", 6) == 0) {
+		if (strcmp(option->metavar, "FILE") == 0 || strcmp(option->metavar, "FOLDER") == 0 ||
+		    strncmp(option->metavar, "IMAGE", 5) == 0 || strncmp(option->metavar, "PARENT", 6) == 0) {
 			fputs("kind=files ;;\n", stdout);
 			continue;
 		}

@@ -96,7 +96,7 @@ static void handle_machine(struct run *run)
 /* Idle work, after the start and after going back. */
 static void verify(struct run *run)
 {
-	struct img_error err = { .code = IMG_OK };
+	struct img_error err = { .code = IMG_OK }, why = { .code = IMG_OK };
 	int more = machine_verify_step(&run->machine, &err);
 
 	if (more > 0)
@@ -110,7 +110,8 @@ static void verify(struct run *run)
 		return;
 	}
 	machine_pause(&run->machine);
-	run_end(run, run_fail(run, &err));
+	fail(&why, err.code, "the memory that the machine was resumed with: %.150s", err.msg);
+	run_end(run, run_fail(run, &why));
 }
 
 /* ---- the loop ---------------------------------------------------------------------------------------------------- */
