@@ -138,6 +138,14 @@ static int load(const uint8_t *buf, size_t bytes, struct img_error *err)
 	return vm_load(vm, &st, err);
 }
 
+static int ask(const uint8_t *buf, size_t bytes)
+{
+	struct state st;
+
+	assert_int_equal(state_parse(&st, buf, bytes, NULL), 0);
+	return vm_check(vm, &st, NULL);
+}
+
 static struct kvm_msr_entry *find_msr(struct saved *s, unsigned cpu, uint32_t index)
 {
 	for (uint32_t i = 0; i < s->cpu[cpu].msrs.nmsrs; i++)
@@ -415,6 +423,7 @@ static void test_refused_without_change(void **unused)
 		s->cpu[0].regs.rax = 0x77;
 		s->cpu[0].regs.rip = 0x77;
 		damage(s, cases[i].how);
+		assert_int_equal(ask(buf, put_together(s, buf)), cases[i].code);
 		rc = load(buf, put_together(s, buf), &err);
 		if (rc != cases[i].code || !strstr(err.msg, cases[i].word))
 			fail_msg("case %d: %d, %s", cases[i].how, rc, err.msg);
@@ -425,6 +434,9 @@ static void test_refused_without_change(void **unused)
 	take_apart(buf, save(buf), s);
 	s->cpu[0].regs.rax = 0x77;
 	damage(s, FINE);
+	assert_int_equal(ask(buf, put_together(s, buf)), 0);
+	look(after);
+	assert_memory_equal(after, before, sizeof(*before));
 	assert_int_equal(load(buf, put_together(s, buf), &err), 0);
 	look(after);
 	assert_int_equal(after->cpu[0].regs.rax, 0x77);
