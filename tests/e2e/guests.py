@@ -369,7 +369,6 @@ def linux_root(path, mib=48, nr_files=300):
 
 # ---- a machine with KVM inside QEMU ----
 
-NESTED_CPU = 'EPYC,+svm,-avx,-avx2,-fma,-f16c'
 L1_INIT = '''\
 #!/bin/sh
 export PATH=/bin
@@ -430,12 +429,9 @@ def sbin_env():
 
 
 def nested_command(kernel, initrd, disk, mib=1024, cpus=1):
-    """
-    QEMU as a machine whose processor has SVM, emulated: needs nothing of this machine. It does not tell a hypervisor in
-    it of XSETBV: without AVX there is nothing that the guest of a guest would have to set.
-    """
+    """QEMU as a machine whose processor has SVM, emulated: needs nothing of this machine."""
     need(('qemu-system-x86_64', 'qemu-system-x86'))
-    return ['qemu-system-x86_64', '-accel', 'tcg', '-cpu', NESTED_CPU, '-m', str(mib), '-smp', str(cpus),
+    return ['qemu-system-x86_64', '-accel', 'tcg', '-cpu', 'EPYC,+svm', '-m', str(mib), '-smp', str(cpus),
             '-nodefaults', '-display', 'none', '-no-reboot', '-serial', 'stdio', '-kernel', kernel.vmlinuz,
             '-initrd', initrd, '-append', 'console=ttyS0 quiet panic=-1 no_timer_check',
             '-drive', 'file=%s,format=raw,if=virtio,cache=unsafe' % disk]
