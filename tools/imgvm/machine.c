@@ -304,18 +304,42 @@ int machine_destroy(struct machine *m, struct img_error *err)
 
 /* ---- running ----------------------------------------------------------------------------------------------------- */
 
+static bool is_disk(const struct machine *m, const struct device *dev)
+{
+	for (unsigned i = 0; i < m->nr_disks; i++)
+		if (virtio_device(m->blk[i]) == dev)
+			return true;
+	return false;
+}
+
+static void resume_devices(struct machine *m, bool disks)
+{
+	for (unsigned i = 0; i < m->bus.nr_devices; i++) {
+		struct device *dev = m->bus.device[i];
+
+		if (dev->ops->resume && is_disk(m, dev) == disks)
+			dev->ops->resume(dev);
+	}
+}
+
+void machine_resume_but_disks(struct machine *m)
+{
+	m->running = true;
+	resume_devices(m, false);
+	vm_resume(m->vm);
+}
+
+void machine_resume_disks(struct machine *m)
+{
+	resume_devices(m, true);
+}
+
 void machine_resume(struct machine *m)
 {
 	if (m->running)
 		return;
-	m->running = true;
-	for (unsigned i = 0; i < m->bus.nr_devices; i++) {
-		struct device *dev = m->bus.device[i];
-
-		if (dev->ops->resume)
-			dev->ops->resume(dev);
-	}
-	vm_resume(m->vm);
+	machine_resume_but_disks(m);
+	machine_resume_disks(m);
 }
 
 /* Processors first: they are what gives devices work. */

@@ -75,6 +75,9 @@ int machine_destroy(struct machine *m, struct img_error *err);
 
 void machine_resume(struct machine *m);
 void machine_pause(struct machine *m);
+/* In two steps: the guest computes, while what it asks of its disks waits for the second. */
+void machine_resume_but_disks(struct machine *m);
+void machine_resume_disks(struct machine *m);
 /* Any: as the reset button. */
 int machine_reset(struct machine *m, struct img_error *err);
 /* Takes the events that have come since the last call, as bits. */

@@ -2,8 +2,9 @@
 /*
  * Snapshots of a running machine, and back. What makes one: RAM goes into the image's working state while the guest
  * runs, round by round, until what is left is little; then the guest stands still while the rest, the processors and
- * the devices are written, the other disks are snapshotted, and one commit of the first image takes its disk and the
- * state together. Until that commit nothing of it exists.
+ * the devices are written and the other disks are snapshotted. One commit of the first image takes its disk and the
+ * state together; until it nothing of the snapshot exists. While it waits for the host's disk the guest computes
+ * already, and only what it asks of its disks waits too.
  *
  * Going back: everything about the saved machine is checked before the disk changes; then disk, RAM (mapped), devices
  * and processors follow.
@@ -175,22 +176,17 @@ static int save_paused(struct machine *m, const char *name, struct snapshot_resu
 		ret = snapshot_others(m, name, err);
 	if (ret == 0)
 		ret = save_devices(m, err);
-	if (ret == 0)
-		ret = img_snapshot_create(m->disk[0].img, name, IMG_SNAPSHOT_VMSTATE, err);
 	out->state_bytes = m->saver.state_bytes;
-	settle_others(m, name, ret == 0);
-	if (ret == 0)
-		saver_commit(&m->saver);
 	return ret;
 }
 
-static int save_disks(struct machine *m, const char *name, struct img_error *err)
+/* The disks stand still, the processors need not: what the commit waits for is the host's disk. */
+static int commit(struct machine *m, const char *name, bool disk_only, struct img_error *err)
 {
-	int ret = snapshot_others(m, name, err);
+	int ret = img_snapshot_create(m->disk[0].img, name, disk_only ? 0 : IMG_SNAPSHOT_VMSTATE, err);
 
-	if (ret == 0)
-		ret = img_snapshot_create(m->disk[0].img, name, 0, err);
-	settle_others(m, name, ret == 0);
+	if (ret == 0 && !disk_only)
+		saver_commit(&m->saver);
 	return ret;
 }
 
@@ -208,10 +204,15 @@ int machine_snapshot(struct machine *m, const char *name, bool disk_only, struct
 		return ret;
 	paused = now_ns();
 	machine_pause(m);
-	ret = disk_only ? save_disks(m, name, err) : save_paused(m, name, out, err);
+	ret = disk_only ? snapshot_others(m, name, err) : save_paused(m, name, out, err);
 	if (was_running)
-		machine_resume(m);
+		machine_resume_but_disks(m);
 	out->pause_ns = was_running ? now_ns() - paused : 0;
+	if (ret == 0)
+		ret = commit(m, name, disk_only, err);
+	settle_others(m, name, ret == 0);
+	if (was_running)
+		machine_resume_disks(m);
 	out->total_ns = now_ns() - begun;
 	if (ret == 0)
 		snprintf(m->base, sizeof(m->base), "%s", name);
