@@ -57,6 +57,30 @@ run imgvm run --memory 8M --bios nothing.rom a.limg </dev/null
 run imgvm run --memory 8M --bios guest.rom nothing.limg </dev/null
 run imgvm run --memory 8M --bios guest.rom a.limg@nothing </dev/null
 
+echo "# a guest that prints without end"
+start a.limg
+hear READY
+tell f
+wait_for 60 eval '(($(stat -c %s serial) > 200000))'
+imgvm status a.limg >/dev/null
+imgvm snapshot --json a.limg@flood >/dev/null
+imgvm revert --json a.limg@flood >/dev/null
+tell z
+wait_for 20 eval '[[ $(stat -c %s serial) == $(sleep 0.3; stat -c %s serial) ]]'
+imgvm quit a.limg
+ends 8
+# and to a reader that does not read
+mkfifo stalled
+exec 8<>stalled
+start --serial stalled a.limg
+tell f
+sleep 1
+imgvm status a.limg >/dev/null
+imgvm snapshot --json a.limg@stalled >/dev/null
+imgvm quit a.limg
+ends 8
+exec 8>&-
+
 echo "# sandbox"
 start --sandbox off a.limg
 [[ $(imgvm status --json a.limg | json 'd["sandbox"]["seccomp"] or d["sandbox"]["landlock"]') == False ]]

@@ -5,6 +5,7 @@
  *
  *   +  counts in memory    ?  prints the count        q  powers off
  *   r  resets              x  runs into what no KVM can emulate
+ *   f  prints F without end, until another key comes
  *   anything else is printed again
  */
 	.code16
@@ -52,6 +53,8 @@ command:
 	je	reset
 	cmpb	$'x', %al
 	je	nowhere
+	cmpb	$'f', %al
+	je	flood
 	outb	%al, %dx
 	jmp	wait
 count:
@@ -71,6 +74,17 @@ reset:
 	movb	$6, %al
 	outb	%al, %dx
 	jmp	wait
+flood:
+	movw	$LINE_STATUS, %dx
+	inb	%dx, %al
+	testb	$1, %al
+	jnz	command
+	testb	$0x20, %al
+	jz	flood
+	movw	$SERIAL, %dx
+	movb	$'F', %al
+	outb	%al, %dx
+	jmp	flood
 nowhere:
 	ljmp	$0xa000, $0
 ready:

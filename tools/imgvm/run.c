@@ -80,7 +80,7 @@ static void handle_machine(struct run *run)
 	unsigned events = machine_events(&run->machine);
 
 	if (events & 1u << MACHINE_SERIAL) {
-		run_move_serial(run);
+		run->more_serial = run_move_serial(run);
 		run_offer_input(run);
 	}
 	if (events & 1u << MACHINE_ERROR) {
@@ -172,7 +172,7 @@ static int fill_poll(struct run *run, struct pollfd *fds)
 		if (timeout < 0 || wait_ms < (uint64_t)timeout)
 			timeout = (int)wait_ms;
 	}
-	return timeout;
+	return run->more_serial || run->more_console ? 0 : timeout;
 }
 
 static void handle_poll(struct run *run, const struct pollfd *fds)
@@ -184,10 +184,10 @@ static void handle_poll(struct run *run, const struct pollfd *fds)
 	if (fds[SLOT_EVENTS_OUT].revents)
 		sink_flush(&run->events.sink);
 	/* there may be room now for what the devices hold back */
-	if (fds[SLOT_SERIAL_OUT].revents)
-		run_move_serial(run);
-	if (fds[SLOT_CONSOLE].revents || fds[SLOT_CONSOLE_OUT].revents)
-		run_move_console(run);
+	if (fds[SLOT_SERIAL_OUT].revents || run->more_serial)
+		run->more_serial = run_move_serial(run);
+	if (fds[SLOT_CONSOLE].revents || fds[SLOT_CONSOLE_OUT].revents || run->more_console)
+		run->more_console = run_move_console(run);
 	if (fds[SLOT_MACHINE].revents)
 		handle_machine(run);
 	if (fds[SLOT_INPUT].revents)
@@ -211,7 +211,7 @@ static void loop(struct run *run)
 			run_end(run, cli_fail_errno(NULL, "poll"));
 			return;
 		}
-		if (ready > 0) {
+		if (ready > 0 || run->more_serial || run->more_console) {
 			handle_poll(run, fds);
 			if (nr_server && !run->ended)
 				server_handle(run->server, fds + NR_SLOTS, nr_server);
@@ -364,8 +364,7 @@ static int finish(struct run *run)
 	terminal_leave(&run->terminal);
 	if (run->created) {
 		machine_pause(&run->machine);
-		run_move_serial(run);
-		run_move_console(run);
+		run_drain(run, CLOSE_MS);
 	}
 	server_close(run->server);
 	let_signals_through(run);

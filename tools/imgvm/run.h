@@ -38,6 +38,8 @@ struct run {
 	int status; /* why, when ended */
 	bool stuck; /* a revert failed half way: only another one, or a reset, makes a machine of it again */
 
+	bool more_serial, more_console; /* the guest prints faster than we send: look again at once */
+
 	char input[RUN_INPUT_BYTES];
 	size_t input_used;
 
@@ -61,9 +63,11 @@ int ring_init(struct console_ring *ring, bool discard, struct img_error *err);
 void ring_done(struct console_ring *ring);
 /* The virtio console's output, from its worker; ctx is the ring. */
 void ring_put(void *ctx, const void *data, size_t bytes);
-/* From the devices to the sinks, as much as there is room for. */
-void run_move_console(struct run *run);
-void run_move_serial(struct run *run);
+/* From the devices to the sinks, as much as there is room for. True: and there may be more. */
+bool run_move_console(struct run *run);
+bool run_move_serial(struct run *run);
+/* At the end: what devices and sinks hold, as long as a reader takes something every so many ms. Machine paused. */
+void run_drain(struct run *run, int timeout_ms);
 /* Keys, or whatever stdin is, to the device that takes them. */
 void run_read_input(struct run *run);
 void run_offer_input(struct run *run);

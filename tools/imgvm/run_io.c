@@ -13,6 +13,7 @@
 #include "platform.h"
 #include "run.h"
 
+#define MAX_PIECES	16u /* then others have their turn: a guest may print faster than we send */
 #define CONSOLE_WAIT_MS 100 /* what the virtio console waits for a slow reader before bytes are lost */
 
 /* ---- the virtio console ------------------------------------------------------------------------------------------ */
@@ -82,49 +83,73 @@ static void note_output(struct run *run)
 		events_emit(&run->events, "first_output", NULL);
 }
 
-void run_move_console(struct run *run)
+/* Takes from the ring what there is room for outside. Returns how much. */
+static size_t ring_take(struct console_ring *ring, char *out, size_t cap)
 {
-	struct console_ring *ring = &run->ring;
+	size_t bytes;
+
+	pthread_mutex_lock(&ring->lock);
+	for (bytes = 0; bytes < cap && ring->used; bytes++) {
+		out[bytes] = ring->buf[ring->head];
+		ring->head = (ring->head + 1) % RUN_CONSOLE_BYTES;
+		ring->used--;
+	}
+	if (bytes)
+		pthread_cond_signal(&ring->room);
+	pthread_mutex_unlock(&ring->lock);
+	return bytes;
+}
+
+bool run_move_console(struct run *run)
+{
 	uint64_t count;
 	char piece[1024];
-	size_t bytes, room;
 
-	if (read(ring->event_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
-		return;
-	do {
-		room = sink_room(&run->console);
-		pthread_mutex_lock(&ring->lock);
-		for (bytes = 0; bytes < sizeof(piece) && bytes < room && ring->used; bytes++) {
-			piece[bytes] = ring->buf[ring->head];
-			ring->head = (ring->head + 1) % RUN_CONSOLE_BYTES;
-			ring->used--;
-		}
-		if (bytes)
-			pthread_cond_signal(&ring->room);
-		pthread_mutex_unlock(&ring->lock);
-		if (bytes) {
-			note_output(run);
-			sink_put(&run->console, piece, bytes);
-		}
-	} while (bytes);
+	if (read(run->ring.event_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+		return false;
+	for (unsigned i = 0; i < MAX_PIECES; i++) {
+		size_t room = sink_room(&run->console);
+		size_t bytes = ring_take(&run->ring, piece, room < sizeof(piece) ? room : sizeof(piece));
+
+		if (bytes == 0)
+			return false;
+		note_output(run);
+		sink_put(&run->console, piece, bytes);
+	}
+	return true;
 }
 
 /* ---- the serial port --------------------------------------------------------------------------------------------- */
 
-void run_move_serial(struct run *run)
+bool run_move_serial(struct run *run)
 {
 	char piece[4096];
 
-	for (;;) {
+	for (unsigned i = 0; i < MAX_PIECES; i++) {
 		size_t room = sink_room(&run->serial);
 		size_t bytes = room < sizeof(piece) ? room : sizeof(piece);
 
 		bytes = bytes ? serial_fetch(run->machine.serial, piece, bytes) : 0;
 		if (bytes == 0)
-			return;
+			return false;
 		sink_put(&run->serial, piece, bytes);
 		note_output(run);
 	}
+	return true;
+}
+
+void run_drain(struct run *run, int timeout_ms)
+{
+	struct pollfd fds[2];
+
+	do {
+		sink_flush(&run->serial);
+		sink_flush(&run->console);
+		while (run_move_serial(run) || run_move_console(run))
+			continue;
+		fds[0] = (struct pollfd){ .fd = run->serial.used ? run->serial.fd : -1, .events = POLLOUT };
+		fds[1] = (struct pollfd){ .fd = run->console.used ? run->console.fd : -1, .events = POLLOUT };
+	} while ((run->serial.used || run->console.used) && poll(fds, 2, timeout_ms) > 0);
 }
 
 void run_offer_input(struct run *run)
