@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 """
-The end of scripts/demo: a machine is snapshotted while it runs, its disk is overwritten, and it is rolled back, disk and
-memory together, in place and after a kill -9. IMGVM and IMGTOOL name the programs. 77: there is no KVM here.
+The end of scripts/demo: a machine is snapshotted while it runs, its disk is overwritten, and it is rolled back, disk
+and memory together, in place and after a kill -9. IMGVM and IMGTOOL name the programs. 77: there is no KVM here.
 """
 import os
 import shutil
