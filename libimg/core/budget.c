@@ -17,7 +17,7 @@
 #define LAYER "budget"
 
 #define METADATA_DEFAULT   (UINT64_C(1) << 30)
-#define EXPANSION_DEFAULT  10000u /* above what honest compression reaches with whole disks */
+#define EXPANSION_DEFAULT  50000u /* one byte value all over a disk, in zstd clusters of 2 MiB, reaches 20000 */
 #define REFERENCES_DEFAULT 128u	  /* a chain of the default depth with a data file in each layer */
 #define SNAPSHOTS_DEFAULT  65536u
 #define CHECK_DEFAULT	   86400u /* seconds: a day */

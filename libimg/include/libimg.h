@@ -118,7 +118,7 @@ enum img_refs {
 struct img_budget {
 	size_t struct_size;
 	uint64_t metadata_bytes; /* tables of one layer that are held or searched in memory; 1 GiB */
-	uint64_t expansion;	 /* bytes of data on one layer's disk per byte of its file, where they are above 1 GiB; 10000 */
+	uint64_t expansion;	 /* bytes of data on one layer's disk per byte of its file, where they are above 1 GiB; 50000 */
 	uint64_t references;	 /* files opened because images name them, in the whole chain; 128 */
 	uint64_t snapshots;	 /* of one layer; 65536 */
 	uint64_t check_seconds;	 /* of one img_check(); 86400. Looked at where a check reports progress */

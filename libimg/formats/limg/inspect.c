@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Inspection of the superblock. Trees, catalog and free space are the check's to judge (checksums tie each node to its
- * one place, so that nothing can be shared across places); what is told here is what the superblock names and claims.
+ * Inspection of the superblock: what it names and claims. Trees, catalog and free space are the check's to judge,
+ * shared data included: checksums tie each node to its one place, and a block with two uses is damage (LIMG-9).
  */
 #include <inttypes.h>
 #include <string.h>
