@@ -183,6 +183,45 @@ def ten(lab):
     imgtool('check', '-q', image)
 
 
+def forgotten(lab):
+    """A machine whose memory is mapped from its snapshot lives on when that is deleted and its place used again."""
+    image = lab.boot_image()
+    with started(image) as machine:
+        machine.do('m', 'TOUCHED 00000001\n')
+        total = machine.do('v', 'SUM ([0-9a-f]{8})\n').group(1)
+        frozen_snapshot(machine, 'one')
+        machine.kill()
+    with Machine(image, '--revert', snapshot='one') as machine:
+        last_tick(machine)
+        before = frozen_snapshot(machine, 'two')
+        for name in ('one', 'two'):
+            machine.control('delete', snapshot=name)
+        for _ in range(2):
+            overwrite(machine)
+            machine.control('snapshot', snapshot='three')
+            machine.control('snapshot', '--disk-only', snapshot='four')
+            overwrite(machine)
+            for name in ('four', 'three'):
+                machine.control('delete', snapshot=name)
+        claim(machine.do('v', 'SUM ([0-9a-f]{8})\n').group(1) == total, 'the memory has changed')
+        claim(consecutive(machine.text()) and ticks(machine.text())[0] >= ticks(before)[0], 'it does not go on')
+        # Back to what is not there any more.
+        machine.control('revert', snapshot='one', want=None)
+        machine.control('snapshot', snapshot='last')
+        machine.do('m', 'TOUCHED 00000002\n')
+        claim(machine.do('v', 'SUM ([0-9a-f]{8})\n').group(1) != total, 'the memory has not changed')
+        machine.control('revert', snapshot='last')
+        machine.control('delete', snapshot='last')
+        overwrite(machine)
+        machine.control('snapshot', snapshot='after')
+        claim(machine.do('v', 'SUM ([0-9a-f]{8})\n').group(1) == total, 'the memory has changed')
+        machine.kill()
+    imgtool('check', '-q', image)
+    with Machine(image, '--revert', snapshot='after') as machine:
+        claim(machine.do('v', 'SUM ([0-9a-f]{8})\n').group(1) == total, 'the memory has changed')
+        machine.quit()
+
+
 def disk_only(lab):
     """qcow2 holds no machine of ours: its disk goes back, and the guest starts again. Raw has no snapshots at all."""
     image = lab.boot_image('qcow2')
@@ -313,7 +352,8 @@ def disks(lab):
     claim(digest(image) == was, 'a read-only disk was written')
 
 
-CASES = {'revert': revert, 'killed': killed, 'ten': ten, 'disk-only': disk_only, 'transient': transient, 'disks': disks}
+CASES = {'revert': revert, 'killed': killed, 'ten': ten, 'forgotten': forgotten, 'disk-only': disk_only,
+         'transient': transient, 'disks': disks}
 
 if __name__ == '__main__':
     main(CASES)
