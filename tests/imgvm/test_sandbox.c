@@ -108,6 +108,11 @@ static long signal_parent(void)
 	return kill(getppid(), 0);
 }
 
+static long signal_parent_thread(void)
+{
+	return syscall(SYS_tgkill, getppid(), getppid(), 0);
+}
+
 static long trace(void)
 {
 	return ptrace(PTRACE_TRACEME, 0, 0, 0);
@@ -161,15 +166,34 @@ static long use_io_uring(void)
 }
 
 static long (*const attempts[])(void) = {
-	open_file,   open_relative, make_file,	   open_kvm, remove_elsewhere, make_socket, make_unix_socket, execute,
-	fork_one,    fork_raw,	    signal_parent, trace,    map_code,	       make_code,   inject_input,     create_vm,
-	change_root, rename_file,   change_mode,   load_bpf, use_io_uring,
+	open_file,    open_relative, make_file, open_kvm,      remove_elsewhere,     make_socket, make_unix_socket,
+	execute,      fork_one,	     fork_raw,	signal_parent, signal_parent_thread, trace,	  map_code,
+	make_code,    inject_input,  create_vm, change_root,   rename_file,	     change_mode, load_bpf,
+	use_io_uring,
 };
 static const char *const names[] = {
-	"open_file",	    "open_relative", "make_file",    "open_kvm",  "remove_elsewhere", "make_socket",
-	"make_unix_socket", "execute",	     "fork_one",     "fork_raw",  "signal_parent",    "trace",
-	"map_code",	    "make_code",     "inject_input", "create_vm", "change_root",      "rename_file",
-	"change_mode",	    "load_bpf",	     "use_io_uring",
+	"open_file",
+	"open_relative",
+	"make_file",
+	"open_kvm",
+	"remove_elsewhere",
+	"make_socket",
+	"make_unix_socket",
+	"execute",
+	"fork_one",
+	"fork_raw",
+	"signal_parent",
+	"signal_parent_thread",
+	"trace",
+	"map_code",
+	"make_code",
+	"inject_input",
+	"create_vm",
+	"change_root",
+	"rename_file",
+	"change_mode",
+	"load_bpf",
+	"use_io_uring",
 };
 
 /* ---- children ---------------------------------------------------------------------------------------------------- */
@@ -280,6 +304,7 @@ static void test_attempts_without(void **state)
 	assert_int_equal(judge(fork_one()), SUCCEEDED);
 	assert_int_equal(judge(fork_raw()), SUCCEEDED);
 	assert_int_equal(judge(signal_parent()), SUCCEEDED);
+	assert_int_equal(judge(signal_parent_thread()), SUCCEEDED);
 	assert_int_equal(judge(map_code()), SUCCEEDED);
 	assert_int_equal(judge(make_code()), SUCCEEDED);
 	assert_int_equal(judge(change_mode()), SUCCEEDED);
@@ -328,6 +353,7 @@ static void work(void)
 	NEED(getrandom(buf, sizeof(buf), 0) == sizeof(buf));
 	NEED(pthread_create(&thread, NULL, new_thread, &done) == 0);
 	NEED(pthread_join(thread, NULL) == 0 && done == 1);
+	NEED(pthread_kill(pthread_self(), 0) == 0);
 	NEED(unlinkat(folder_fd, "socket", 0) == 0);
 	free(malloc(10 << 20));
 	NEED(write(event, "\1\0\0\0\0\0\0\0", 8) == 8);
