@@ -246,21 +246,44 @@ static void test_changes_while_saving(void **unused)
 	stop(&f);
 }
 
-/* An attempt that came to nothing leaves no page out of the next one. */
+/* How much of the working state is not zeros. */
+static uint64_t working_pages(struct img *img)
+{
+	uint8_t *got = malloc(RAM_BYTES), *zeros = calloc(1, MEMORY_PAGE);
+	struct img_error err = { 0 };
+	uint64_t bytes = 0, nr = 0;
+
+	assert_int_equal(img_vmstate_size(img, NULL, &bytes, &err), 0);
+	if (bytes) {
+		assert_int_equal(img_vmstate_read(img, NULL, got, RAM_BYTES, STATE_AREA_BYTES, &err), 0);
+		for (uint64_t page = 0; page < NR_PAGES; page++)
+			nr += memcmp(got + page * MEMORY_PAGE, zeros, MEMORY_PAGE) != 0;
+	}
+	free(got);
+	free(zeros);
+	return nr;
+}
+
+/* An attempt that came to nothing leaves no page out of the next one, and holds no space until then. */
 static void test_after_a_failed_attempt(void **unused)
 {
 	struct img_error err = { 0 };
 	struct fixture f;
+	uint64_t before;
 
 	(void)unused;
 	start(&f, "failed");
 	for (unsigned base = 0; base < 2; base++) {
+		before = working_pages(f.img);
 		write_some(&f, 200);
 		assert_int_equal(saver_begin(&f.saver, &err), 0);
 		round_of(&f, true);
 		write_some(&f, 50);
 		round_of(&f, true);
+		assert_true(working_pages(f.img) > before + 50);
 		/* no commit: the name was taken, the disk was full... */
+		saver_abandon(&f.saver);
+		assert_true(working_pages(f.img) <= before);
 		write_some(&f, 50);
 		snapshot(&f, base ? "b" : "a", 20);
 		expect(f.img, base ? "b" : "a", f.shadow);

@@ -117,9 +117,9 @@ int saver_collect(struct saver *s, uint64_t *bytes, struct img_error *err)
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
 
-static bool is_set(const struct saver *s, uint64_t page)
+static bool is_set(const struct saver *s, const uint64_t *bits, uint64_t page)
 {
-	return page < nr_pages(s) && s->round[page / 64] >> (page % 64) & 1;
+	return page < nr_pages(s) && bits[page / 64] >> (page % 64) & 1;
 }
 
 static bool is_zero_page(const uint8_t *p)
@@ -171,7 +171,7 @@ int saver_write(struct saver *s, bool guest_runs, struct img_error *err)
 			page += 64;
 			continue;
 		}
-		while (end - page < PIECE_BYTES / MEMORY_PAGE && is_set(s, end))
+		while (end - page < PIECE_BYTES / MEMORY_PAGE && is_set(s, s->round, end))
 			end++;
 		if (end > page && copy)
 			memcpy(copy, s->mem->base + linear, (end - page) * MEMORY_PAGE);
@@ -183,6 +183,33 @@ int saver_write(struct saver *s, bool guest_runs, struct img_error *err)
 	if (copy)
 		munmap(copy, PIECE_BYTES);
 	return ret;
+}
+
+/* All pages of `since`, a run at a time. */
+static void zero_since(struct saver *s)
+{
+	for (uint64_t page = 0; page < nr_pages(s);) {
+		uint64_t end = page;
+
+		if (page % 64 == 0 && s->since[page / 64] == 0) {
+			page += 64;
+			continue;
+		}
+		while (is_set(s, s->since, end))
+			end++;
+		if (end > page)
+			img_vmstate_zero(s->img, (end - page) * MEMORY_PAGE, STATE_AREA_BYTES + page * MEMORY_PAGE,
+					 NULL);
+		page = end > page ? end : page + 1;
+	}
+}
+
+void saver_abandon(struct saver *s)
+{
+	if (s->has_base)
+		zero_since(s);
+	/* what the image does not need any more can be used again when it says so on disk: a change of size does that */
+	img_vmstate_resize(s->img, s->has_base ? STATE_AREA_BYTES + s->mem->ram_bytes : 0, NULL);
 }
 
 void saver_commit(struct saver *s)

@@ -46,6 +46,9 @@ int saver_begin(struct saver *s, struct img_error *err);
 int saver_collect(struct saver *s, uint64_t *bytes, struct img_error *err);
 /* Writes the round. guest_runs: pages are copied first, since a checksum is made of them. */
 int saver_write(struct saver *s, bool guest_runs, struct img_error *err);
+/* It came to nothing: gives back the room that what was written takes, which the guest's disk may need. All of that is
+ * in `since`, so that the next attempt writes it again. */
+void saver_abandon(struct saver *s);
 /* The snapshot is made: what was written is the base. */
 void saver_commit(struct saver *s);
 

@@ -162,7 +162,11 @@ static int save_running(struct machine *m, struct snapshot_result *out, struct i
 			break;
 		before = bytes;
 	}
-	return ret || !m->running ? ret : img_flush(m->disk[0].img, 0, err);
+	if (ret == 0 && m->running)
+		ret = img_flush(m->disk[0].img, 0, err);
+	if (ret != 0)
+		saver_abandon(&m->saver);
+	return ret;
 }
 
 static int save_paused(struct machine *m, const char *name, struct snapshot_result *out, struct img_error *err)
@@ -210,6 +214,8 @@ int machine_snapshot(struct machine *m, const char *name, bool disk_only, struct
 	out->pause_ns = was_running ? now_ns() - paused : 0;
 	if (ret == 0)
 		ret = commit(m, name, disk_only, err);
+	if (ret != 0 && !disk_only)
+		saver_abandon(&m->saver);
 	settle_others(m, name, ret == 0);
 	if (was_running)
 		machine_resume_disks(m);
