@@ -55,12 +55,13 @@ def claim(holds, text, *values):
 def need_kvm():
     try:
         fd = os.open('/dev/kvm', os.O_RDWR)
+        try:
+            version = fcntl.ioctl(fd, KVM_GET_API_VERSION)
+        finally:
+            os.close(fd)
     except OSError as error:
         raise Skipped('/dev/kvm: %s' % error.strerror) from error
-    try:
-        claim(fcntl.ioctl(fd, KVM_GET_API_VERSION) == 12, 'KVM has another version of its interface')
-    finally:
-        os.close(fd)
+    claim(version == 12, 'KVM has version %d of its interface', version)
 
 
 class Machine:
