@@ -101,7 +101,7 @@ def _(what, j):
 
 @rule("no-refcount-table")
 def _(what, j):
-    return theirs(what, "refused") and they_said(what, j, "does not contain a reference count table")
+    return theirs(what, "refused") and they_said(what, j, "does not contain a reference count table", "Reference count table offset")
 
 
 @rule("encrypted")
