@@ -40,7 +40,7 @@ static int same_content(struct img *a, struct img *b, bool *same, struct img_err
 
 	if (r == 0)
 		r = image_pin(b, &pb, err);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	*same = pa.size_bytes == pb.size_bytes && memcmp(pa.hash, pb.hash, sizeof(pa.hash)) == 0;
 	if (!*same || (pa.kind == PIN_STRONG && pb.kind == PIN_STRONG))

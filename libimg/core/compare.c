@@ -109,7 +109,7 @@ static int compare_piece(struct compare *cmp, uint64_t off, uint64_t bytes, stru
 /* Sets how much from off on is alike in kind on both sides, at most a piece if any of them has to be read. */
 static int next_piece(struct compare *cmp, uint64_t off, uint64_t *bytes, struct img_error *err)
 {
-	struct img_extent a, b;
+	struct img_extent a = { 0 }, b = { 0 };
 	int r = cursor_at(&cmp->a.cursor, off, &a, err);
 
 	if (r == 0)

@@ -254,7 +254,7 @@ static int bring_snapshot(struct carry *c, size_t i, struct img_error *err)
 
 	if (r == 0)
 		r = img_snapshot_open(c->src, s->name, &view, err);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	r = bring_content(c, s->name, view, img_size(view), err);
 	(void)img_close(view, NULL); /* it is read-only: there is nothing to lose */

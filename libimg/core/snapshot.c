@@ -152,7 +152,7 @@ int img_snapshot_open(struct img *img, const char *name, struct img **out, struc
 		ret = image_invalid(err, "no place for the image");
 	if (ret == 0)
 		ret = image_check_given_snapshot(name, err);
-	if (ret != 0)
+	if (ret != 0 || !out)
 		return ret;
 	pthread_rwlock_rdlock(&img->content_lock);
 	ret = node_snap_open(img->top, name, &view, err);

@@ -59,10 +59,10 @@ bool team_stopping(struct team *team)
 
 int team_advance(struct team *team, uint64_t bytes, struct img_error *err)
 {
-	uint64_t done = atomic_fetch_add_explicit(&team->done_bytes, bytes, memory_order_relaxed) + bytes;
 	int cancel = 0;
 	int64_t now;
 
+	atomic_fetch_add_explicit(&team->done_bytes, bytes, memory_order_relaxed);
 	if (!team->progress)
 		return 0;
 	now = now_ns();
@@ -72,7 +72,8 @@ int team_advance(struct team *team, uint64_t bytes, struct img_error *err)
 		return 0;
 	/* Another member may have reported since, and more. */
 	if (now >= atomic_load_explicit(&team->next_report_ns, memory_order_relaxed)) {
-		done = atomic_load_explicit(&team->done_bytes, memory_order_relaxed);
+		uint64_t done = atomic_load_explicit(&team->done_bytes, memory_order_relaxed);
+
 		cancel = team->progress->fn(team->progress->ctx, min_u64(done, team->total_bytes), team->total_bytes);
 		atomic_store_explicit(&team->next_report_ns, now_ns() + REPORT_INTERVAL_NS, memory_order_relaxed);
 	}

@@ -236,6 +236,7 @@ static bool already_reclaimed(const struct check *k, unsigned vol, uint64_t end)
 static int tree_check(struct check *k, unsigned vol, unsigned level, uint64_t index, const struct ptr *p,
 		      uint64_t nr_blocks);
 
+/* NOLINTNEXTLINE(misc-no-recursion): a level less each time */
 static int content_check(struct check *k, unsigned vol, unsigned level, uint64_t index, const struct ptr *p,
 			 const uint8_t *data, uint64_t nr_blocks)
 {
@@ -267,6 +268,7 @@ static int content_check(struct check *k, unsigned vol, unsigned level, uint64_t
 	return rc;
 }
 
+/* NOLINTNEXTLINE(misc-no-recursion): a level less each time */
 static int tree_check(struct check *k, unsigned vol, unsigned level, uint64_t index, const struct ptr *p,
 		      uint64_t nr_blocks)
 {

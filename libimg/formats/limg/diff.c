@@ -131,6 +131,7 @@ static bool side_equal(const struct diff *d, unsigned level, const struct side *
 	return a->p.word == b->p.word || !memcmp(a->p.logical, b->p.logical, 16);
 }
 
+/* NOLINTNEXTLINE(misc-no-recursion): a level less each time */
 static int walk(struct diff *d, unsigned level, uint64_t index, const struct side *a, const struct side *b,
 		struct img_error *err)
 {

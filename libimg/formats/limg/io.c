@@ -611,7 +611,10 @@ static bool leaf_pending(struct engine *e, unsigned vol, uint64_t leaf, struct p
 	bool have[LEAF_ENTRIES];
 
 	overlay_get(e, vol, leaf, 0, LEAF_ENTRIES, en, have, root, levels);
-	return memchr(have, true, sizeof have) != NULL;
+	for (unsigned i = 0; i < LEAF_ENTRIES; i++)
+		if (have[i])
+			return true;
+	return false;
 }
 
 /* A hole of the tree that no overlay entry interrupts, in leaves from `leaf` on; 0 if the leaf has entries. */

@@ -358,6 +358,7 @@ static int node_finish(struct ckpt *c, unsigned vol, unsigned level, uint64_t in
 	return page_out(c, vol, level, index, w->page, p, err);
 }
 
+/* NOLINTNEXTLINE(misc-no-recursion): a level less each time */
 static int node_merge(struct ckpt *c, unsigned vol, unsigned level, uint64_t index, struct ptr *p,
 		      const struct merge_leaf *m, size_t nr, uint64_t nr_blocks, struct img_error *err)
 {
@@ -422,6 +423,7 @@ int merge_grow(struct ckpt *c, unsigned vol, struct volume *v, unsigned levels, 
 
 /* ---- whole ranges ---- */
 
+/* NOLINTNEXTLINE(misc-no-recursion): a level less each time */
 static int subtree_free(struct ckpt *c, unsigned vol, unsigned level, uint64_t index, const struct ptr *p,
 			struct img_error *err)
 {
@@ -456,6 +458,7 @@ static int subtree_free(struct ckpt *c, unsigned vol, unsigned level, uint64_t i
 	return rc;
 }
 
+/* NOLINTNEXTLINE(misc-no-recursion): a level less each time */
 static int range_set(struct ckpt *c, unsigned vol, unsigned level, uint64_t index, struct ptr *p, uint64_t first,
 		     uint64_t end, enum entry_state st, uint64_t nr_blocks, struct img_error *err)
 {

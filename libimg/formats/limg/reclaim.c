@@ -110,6 +110,7 @@ static bool out_of_budget(struct walk *w)
 }
 
 /* mine: pointer of the deleted tree; child: pointer at the same place of the child's, or NULL. */
+/* NOLINTNEXTLINE(misc-no-recursion): a level less each time */
 static int tree_walk(struct walk *w, unsigned level, uint64_t index, const struct ptr *mine, const struct ptr *child,
 		     struct img_error *err)
 {

@@ -549,7 +549,7 @@ static int pool_add(struct engine *e, struct img_error *err)
 	struct space *sp = &e->space;
 
 	for (uint64_t want = RUN_AUS;; want /= 2) {
-		uint64_t addr, got;
+		uint64_t addr = 0, got = 0;
 		int rc = alloc_locked(e, want, 1, &addr, &got, err);
 
 		if (rc)

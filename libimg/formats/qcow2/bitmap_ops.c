@@ -33,7 +33,7 @@ static int get(struct qcow2_engine *e, const char *name, struct qcow2_bitmap **o
 	if (e->bitmaps->damaged) {
 		if (err)
 			*err = e->bitmaps->why;
-		return e->bitmaps->why.code;
+		return IMG_E_CORRUPT;
 	}
 	*out = find(e, name);
 	return *out ? 0 : error_set(err, IMG_E_NOENT, 0, NO_OFFSET, LAYER, "there is no bitmap '%s'", name);

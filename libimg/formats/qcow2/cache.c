@@ -230,8 +230,10 @@ void qcow2_cache_drop(struct qcow2_engine *e, uint64_t off, uint64_t bytes)
 
 void qcow2_cache_drop_dirty(struct qcow2_engine *e)
 {
-	while (e->cache->dirty_first)
-		remove_slice(e, e->cache->dirty_first);
+	for (struct qcow2_slice *s = e->cache->dirty_first, *next; s; s = next) {
+		next = s->dirty_next;
+		remove_slice(e, s);
+	}
 }
 
 bool qcow2_cache_crowded(struct qcow2_engine *e)

@@ -389,7 +389,7 @@ int check_forget_refcounts(struct check *k, struct img_error *err)
 	/* Without a table nothing was counted. */
 	for (uint64_t c = 0; k->table && rc == 0 && c < k->e->h.reftable_clusters; c++)
 		rc = forget(k, first + c, err);
-	for (uint64_t i = 0; rc == 0 && i < k->nr_blocks; i++) {
+	for (uint64_t i = 0; k->table && rc == 0 && i < k->nr_blocks; i++) {
 		uint64_t v = k->table[i];
 
 		if (block_is_there(k, v))
@@ -397,7 +397,7 @@ int check_forget_refcounts(struct check *k, struct img_error *err)
 	}
 	for (uint64_t c = 0; k->table && rc == 0 && c < k->e->h.reftable_clusters; c++)
 		check_replaced(k, first + c);
-	for (uint64_t i = 0; rc == 0 && i < k->nr_blocks; i++)
+	for (uint64_t i = 0; k->table && rc == 0 && i < k->nr_blocks; i++)
 		if (block_is_there(k, k->table[i]))
 			check_replaced(k, k->table[i] >> k->e->h.cluster_bits);
 	return rc;

@@ -53,7 +53,7 @@ static int batch_add(struct batch *b, const void *data, uint32_t bytes, uint64_t
 		b->piece = more;
 		b->cap = cap;
 	}
-	if (b->cap_bytes - b->bytes < bytes) {
+	if (!b->buf || b->cap_bytes - b->bytes < bytes) {
 		size_t cap = (size_t)max_u64(2 * b->cap_bytes, b->bytes + bytes + 65536);
 		uint8_t *more = realloc(b->buf, cap);
 

@@ -26,7 +26,7 @@ static int by_value(const void *a, const void *b)
 
 static bool l1_sort(const uint64_t *l1, uint32_t entries, uint64_t nr, struct l1_refs *out)
 {
-	*out = (struct l1_refs){ .off = calloc((size_t)nr, sizeof(*out->off)) };
+	*out = (struct l1_refs){ .off = calloc((size_t)nr + 1, sizeof(*out->off)) };
 	if (!out->off)
 		return false;
 	for (uint32_t i = 0; i < entries; i++)

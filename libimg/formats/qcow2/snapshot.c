@@ -342,7 +342,7 @@ int qcow2_snap_revert(struct node *n, const char *name, struct img_error *err)
 
 	if (r == 0)
 		r = begin(n, &e, err);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	r = find(e, name, &at, err);
 	if (r == 0)

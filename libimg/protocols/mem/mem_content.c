@@ -46,6 +46,7 @@ static void page_unref(struct mem_page *page)
 		free(page);
 }
 
+/* NOLINTNEXTLINE(misc-no-recursion): a level less each time */
 static void free_table(struct mem_table *table, unsigned level)
 {
 	for (unsigned i = 0; i < TABLE_SLOTS; i++) {
@@ -59,6 +60,7 @@ static void free_table(struct mem_table *table, unsigned level)
 	free(table);
 }
 
+/* NOLINTNEXTLINE(misc-no-recursion): a level less each time */
 static struct mem_table *clone_table(const struct mem_table *from, unsigned level)
 {
 	struct mem_table *table = calloc(1, sizeof(*table));
@@ -151,6 +153,7 @@ static void drop_page(struct mem_content *content, uint64_t index)
 }
 
 /* Depth first, with whole absent subtrees skipped. base: index of the table's first page. */
+/* NOLINTNEXTLINE(misc-no-recursion): a level less each time */
 static uint64_t next_in_table(const struct mem_table *table, unsigned level, uint64_t base, uint64_t index,
 			      uint64_t end)
 {
