@@ -23,7 +23,7 @@
 #include "dump.h"
 #include "model.h"
 
-#define PROGRAM_SECONDS 120
+#define PROGRAM_SECONDS 600
 
 struct options {
 	uint64_t seed, ops;
