@@ -561,6 +561,8 @@ struct ckpt_req {
 	bool reclaim_small;	       /* stop before the free-space map costs more than a few pages */
 	bool more;		       /* out: reclaimable content is left */
 };
+/* Something is not in the trees yet: entries of the overlay, or machine state that grew by zeros and has no entries. */
+bool engine_unmerged(struct engine *e);
 int engine_flush(struct engine *e, struct img_error *err);
 int engine_checkpoint(struct engine *e, struct ckpt_req *req, struct img_error *err);
 /* Called after changes: starts or waits for a checkpoint where the overlay has grown. */

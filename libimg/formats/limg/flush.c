@@ -161,6 +161,16 @@ static int flush_by_checkpoint(struct engine *e, struct img_error *err)
 	return engine_checkpoint(e, &req, err);
 }
 
+bool engine_unmerged(struct engine *e)
+{
+	bool grew;
+
+	pthread_mutex_lock(&e->lock);
+	grew = atomic_load(&e->vm_bytes) != e->sb.vm.size_bytes;
+	pthread_mutex_unlock(&e->lock);
+	return grew || !overlay_empty(e);
+}
+
 int engine_flush(struct engine *e, struct img_error *err)
 {
 	struct img_error mine = { 0 };

@@ -115,7 +115,7 @@ static int limg_flush(struct node *n, unsigned flags, struct img_error *err)
 
 	if (state_of(n)->view.snap || !e->writable)
 		return 0;
-	if (flags & IMG_FLUSH_CHECKPOINT && !overlay_empty(e))
+	if (flags & IMG_FLUSH_CHECKPOINT && engine_unmerged(e))
 		return engine_checkpoint(e, &req, err);
 	return engine_flush(e, err);
 }

@@ -335,7 +335,6 @@ int limg_open(struct node *n, const struct driver_open *args, struct img_error *
 static int close_writable(struct engine *e, struct img_error *err)
 {
 	struct ckpt_req req = { .action = CKPT_CLOSE };
-	bool grew;
 	int rc = 0;
 
 	engine_stop_worker(e);
@@ -348,9 +347,7 @@ static int close_writable(struct engine *e, struct img_error *err)
 
 		rc = engine_checkpoint(e, &step, err);
 	}
-	/* Machine state that grew by zeros has no entries. */
-	grew = atomic_load(&e->vm_bytes) != e->sb.vm.size_bytes;
-	if (!rc && !e->space_bad && (!overlay_empty(e) || e->sb.ring_aus || e->bulk || grew))
+	if (!rc && !e->space_bad && (engine_unmerged(e) || e->sb.ring_aus || e->bulk))
 		rc = engine_checkpoint(e, &req, err);
 	if (rc || !e->dirty_session)
 		return rc;
