@@ -36,6 +36,8 @@ def boot(command, log, seconds=SECONDS, until=None):
         timer.start()
         for line in proc.stdout:
             text += line
+            errors.write(line)
+            errors.flush()
             if '--verbose' in sys.argv:
                 sys.stdout.write(line.decode(errors='replace'))
                 sys.stdout.flush()

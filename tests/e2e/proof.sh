@@ -22,6 +22,11 @@ fail()
 	exit 1
 }
 
+seconds()
+{
+	cut -d. -f1 /proc/uptime
+}
+
 new()
 {
 	tail -n +$mark serial | tr -d '\r'
@@ -35,11 +40,10 @@ forget()
 
 await()
 {
-	local n=0
+	local until=$(($(seconds) + 200))
 
 	until new | grep -q "$1"; do
-		n=$((n + 1))
-		[ $n -lt 2400 ] || fail "no '$1' within 240 s"
+		[ $(seconds) -lt $until ] || fail "no '$1' within 200 s"
 		kill -0 $vm 2>/dev/null || fail "imgvm has ended before '$1'"
 		usleep 100000
 	done
