@@ -58,8 +58,9 @@ def demo(lab):
         least = last_tick(machine)
         started = time.monotonic()
         done = imgtool('snapshot', 'create', 'vm.limg@before-deploy')
-        most = last_tick(machine)
         show('imgtool snapshot create vm.limg@before-deploy', done, started)
+        time.sleep(.2)    # what it printed before may still be on its way
+        most = last_tick(machine)
         print('   now the guest overwrites its disk')
         overwrite(machine, 3)
         machine.expect('^T%08x\n' % (most + 30))
