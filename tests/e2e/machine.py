@@ -23,7 +23,7 @@ IMGVM = os.environ.get('IMGVM', 'imgvm')
 KVM_GET_API_VERSION = 0xae00
 # Exit status of imgvm run.
 OFF, BUSY, REFUSED, QUIT, TIMEOUT, RESET, STUCK = 0, 5, 6, 8, 9, 10, 11
-PATIENCE = 120
+PATIENCE = 240
 
 
 class Wrong(Exception):

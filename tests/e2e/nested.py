@@ -34,17 +34,22 @@ def boot(command, log, seconds=SECONDS, until=None):
         proc = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
         timer = threading.Timer(seconds, proc.kill)
         timer.start()
-        for line in proc.stdout:
-            text += line
-            errors.write(line)
-            errors.flush()
-            if '--verbose' in sys.argv:
-                sys.stdout.write(line.decode(errors='replace'))
-                sys.stdout.flush()
-            if until and until.search(line):
-                proc.kill()
-        proc.wait()
-        timer.cancel()
+        try:
+            for line in proc.stdout:
+                text += line
+                errors.write(line)
+                errors.flush()
+                if '--verbose' in sys.argv:
+                    sys.stdout.write(line.decode(errors='replace'))
+                    sys.stdout.flush()
+                if until and until.search(line):
+                    proc.kill()
+        except BaseException:
+            proc.kill()
+            raise
+        finally:
+            proc.wait()
+            timer.cancel()
     return text.decode(errors='replace').replace('\r', '')
 
 
