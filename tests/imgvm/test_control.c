@@ -140,7 +140,7 @@ struct call {
 	int code;
 	struct img_error err;
 	json_t *answer;
-	volatile bool done;
+	_Atomic bool done;
 };
 
 static void *call_thread(void *arg)
