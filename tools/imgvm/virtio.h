@@ -54,7 +54,6 @@ void *virtio_priv(struct virtio *v);
 struct device *virtio_device(struct virtio *v);
 struct virtqueue *virtio_queue(struct virtio *v, unsigned queue);
 uint64_t virtio_features(const struct virtio *v); /* negotiated; 0 before FEATURES_OK */
-struct memory *virtio_memory(struct virtio *v);
 /* Under lock, by handle(): interrupts for a queue if the guest wants it. */
 void virtio_notify_guest(struct virtio *v, unsigned queue);
 /* Under lock: the guest broke a rule. DEVICE_NEEDS_RESET; the queues rest until the reset. */
