@@ -462,8 +462,3 @@ uint64_t virtio_features(const struct virtio *v)
 {
 	return atomic_load(&v->status) & STATUS_FEATURES_OK ? v->driver_features : 0;
 }
-
-struct memory *virtio_memory(struct virtio *v)
-{
-	return v->mem;
-}
