@@ -9,7 +9,15 @@
 #include "codec_ops.h"
 #include "libimg.h"
 
-static const struct codec_ops *const codecs[] = { &codec_zstd, &codec_deflate, &codec_deflate_4k };
+static const struct codec_ops *const codecs[] = {
+	&codec_zstd,  &codec_deflate, &codec_deflate_4k, &codec_zlib, &codec_adc,
+#ifdef IMG_HAVE_BZIP2
+	&codec_bzip2,
+#endif
+#ifdef IMG_HAVE_LZMA
+	&codec_xz,
+#endif
+};
 
 #define NR_CODECS (sizeof(codecs) / sizeof(codecs[0]))
 
@@ -58,7 +66,7 @@ int codec_compress(struct codec_ctx *ctx, enum codec_id id, int level, const voi
 
 	if (r < 0)
 		return r;
-	if (level < 0 || level > ops->max_level)
+	if (!ops->compress || level < 0 || level > ops->max_level)
 		return IMG_E_INVALID;
 	return ops->compress(state, level, src, src_bytes, dst, dst_cap, out);
 }
@@ -84,7 +92,18 @@ int codec_expand_prefix(struct codec_ctx *ctx, enum codec_id id, const void *src
 
 	if (r < 0)
 		return r;
+	if (!ops->expand_prefix)
+		return IMG_E_INVALID;
 	return ops->expand_prefix(state, src, src_bytes, dst, dst_bytes);
+}
+
+bool codec_has(enum codec_id id)
+{
+	for (size_t i = 0; i < NR_CODECS; i++) {
+		if (codecs[i]->id == id)
+			return true;
+	}
+	return id == CODEC_NONE;
 }
 
 const char *codec_name(enum codec_id id)
@@ -124,7 +143,7 @@ int codec_parse(const char *text, enum codec_id *id, int *level)
 	for (size_t i = 0; i < NR_CODECS; i++) {
 		size_t len = strlen(codecs[i]->name);
 
-		if (strncmp(text, codecs[i]->name, len) != 0)
+		if (!codecs[i]->chosen_by_name || strncmp(text, codecs[i]->name, len) != 0)
 			continue;
 		if (text[len] != '\0' &&
 		    (text[len] != ':' || parse_level(text + len + 1, codecs[i]->max_level, &found_level) < 0))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Raw deflate (RFC 1951) by zlib: no header, no trailer, window of 32 KiB; or of 4 KiB for those whose readers have no
- * more. Expanding always takes the large one.
+ * Deflate by zlib: raw (RFC 1951), without header and trailer, with a window of 32 KiB, or of 4 KiB for those whose
+ * readers have no more; or in zlib's own wrapping (RFC 1950). Expanding always takes the large window.
  */
 #include <limits.h>
 #include <stdbool.h>
@@ -11,10 +11,11 @@
 #include "codec_ops.h"
 #include "libimg.h"
 
-#define DEFAULT_LEVEL	6
-#define RAW_WINDOW_BITS (-15)
-#define RAW_4K_BITS	(-12)
-#define MEM_LEVEL	8
+#define DEFAULT_LEVEL	 6
+#define RAW_WINDOW_BITS	 (-15)
+#define RAW_4K_BITS	 (-12)
+#define ZLIB_WINDOW_BITS 15
+#define MEM_LEVEL	 8
 
 struct deflate_state {
 	z_stream out, in; /* compressor, expander */
@@ -40,6 +41,11 @@ static void *deflate_new_state(void)
 static void *deflate_4k_new_state(void)
 {
 	return new_state(RAW_4K_BITS);
+}
+
+static void *zlib_new_state(void)
+{
+	return new_state(ZLIB_WINDOW_BITS);
 }
 
 static void deflate_free_state(void *opaque)
@@ -94,7 +100,7 @@ static int begin_inflate(struct deflate_state *state)
 	if (state->has_in)
 		return inflateReset(&state->in) == Z_OK ? 0 : IMG_E_INVALID;
 	state->in = (z_stream){ 0 };
-	if (inflateInit2(&state->in, RAW_WINDOW_BITS) != Z_OK)
+	if (inflateInit2(&state->in, state->window_bits > 0 ? ZLIB_WINDOW_BITS : RAW_WINDOW_BITS) != Z_OK)
 		return IMG_E_NOMEM;
 	state->has_in = true;
 	return 0;
@@ -146,6 +152,7 @@ const struct codec_ops codec_deflate = {
 	.id = CODEC_DEFLATE,
 	.name = "zlib",
 	.max_level = 9,
+	.chosen_by_name = true,
 	.new_state = deflate_new_state,
 	.free_state = deflate_free_state,
 	.compress = deflate_compress,
@@ -153,12 +160,22 @@ const struct codec_ops codec_deflate = {
 	.expand_prefix = deflate_expand_prefix,
 };
 
-/* Behind the other one in the table: the name means that one. */
 const struct codec_ops codec_deflate_4k = {
 	.id = CODEC_DEFLATE_4K,
 	.name = "zlib",
 	.max_level = 9,
 	.new_state = deflate_4k_new_state,
+	.free_state = deflate_free_state,
+	.compress = deflate_compress,
+	.expand = deflate_expand,
+	.expand_prefix = deflate_expand_prefix,
+};
+
+const struct codec_ops codec_zlib = {
+	.id = CODEC_ZLIB,
+	.name = "zlib",
+	.max_level = 9,
+	.new_state = zlib_new_state,
 	.free_state = deflate_free_state,
 	.compress = deflate_compress,
 	.expand = deflate_expand,

@@ -148,6 +148,7 @@ const struct codec_ops codec_zstd = {
 	.id = CODEC_ZSTD,
 	.name = "zstd",
 	.max_level = 22,
+	.chosen_by_name = true,
 	.new_state = zstd_new_state,
 	.free_state = zstd_free_state,
 	.compress = zstd_compress,

@@ -311,11 +311,14 @@ static int check_pin(const struct backing_ref *ref, struct img *parent, const ch
 		     struct img_error *err)
 {
 	struct pin found;
-	int ret;
+	int ret = 0;
 
 	if (ref->pin.kind == PIN_NONE || (open_flags & IMG_OPEN_UNSAFE_BACKING))
 		return 0;
-	ret = image_pin(parent, &found, err);
+	if (ref->pin.kind == PIN_ID)
+		node_id(parent->top, &found);
+	else
+		ret = image_pin(parent, &found, err);
 	return ret == 0 ? pin_compare(&ref->pin, &found, child_path, parent->path, err) : ret;
 }
 
@@ -483,7 +486,7 @@ int chain_make_ref(const char *child_path, const char *backing, const char *snap
 				"%s: no known format is recognised; if it is raw, name its format (-F raw)",
 				parent->path);
 	if (ret == 0)
-		ret = image_pin(parent, &out->pin, err);
+		ret = image_identify(parent, out, err);
 	if (ret == 0)
 		strncpy(out->format, parent->top->drv->name, sizeof(out->format) - 1);
 	img_close(parent, NULL);

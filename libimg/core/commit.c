@@ -184,7 +184,7 @@ static int finish(struct commit *c, struct img_error *err)
 	r = restack_open_parent(&c->rs, &ref, 0, c->rs.img->refs, &parent, err);
 	if (r < 0)
 		return r;
-	r = image_pin(parent, &ref.pin, err);
+	r = image_identify(parent, &ref, err);
 	if (r == 0)
 		r = record(c, &ref, BACKING_SET_EMPTY, err);
 	if (r < 0) {

@@ -9,7 +9,9 @@
 
 static const char *pin_name(enum pin_kind kind)
 {
-	return kind == PIN_STRONG ? "strong" : kind == PIN_WEAK ? "weak" : "none";
+	static const char *const names[] = { "none", "strong", "weak", "id" };
+
+	return names[kind];
 }
 
 static void fill_backing(struct node *top, struct img_info *out)

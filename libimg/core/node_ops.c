@@ -233,6 +233,13 @@ int node_pin(struct node *node, struct pin *out, struct img_error *err)
 	return node_judge(node, node->drv->pin(node, out, err), "pin", err);
 }
 
+void node_id(struct node *node, struct pin *out)
+{
+	memset(out, 0, sizeof(*out));
+	if (node->drv->id)
+		node->drv->id(node, out);
+}
+
 /* ---- snapshots --------------------------------------------------------------------------------------------------- */
 
 static const char no_snapshots[] = "snapshots";

@@ -88,6 +88,12 @@ int image_pin(struct img *img, struct pin *out, struct img_error *err)
 	return fingerprint(img->top, out->size_bytes, out->hash, err);
 }
 
+int image_identify(struct img *img, struct backing_ref *ref, struct img_error *err)
+{
+	node_id(img->top, &ref->id);
+	return image_pin(img, &ref->pin, err);
+}
+
 static const char advice[] = "put the right one back, or use imgtool rebase if the change is meant";
 
 static void time_text(int64_t ns, char *out, size_t out_bytes)
@@ -110,10 +116,14 @@ static const char *other_image(const struct pin *recorded, const struct pin *fou
 {
 	if (recorded->kind != found->kind)
 		return "it has another format";
-	if (recorded->kind != PIN_STRONG)
+	if (recorded->kind == PIN_WEAK)
 		return NULL;
 	if (memcmp(recorded->uuid, found->uuid, sizeof(found->uuid)) != 0)
 		return "it is another image (uuid)";
+	if (recorded->kind == PIN_ID)
+		return memcmp(recorded->change, found->change, sizeof(found->change)) != 0 ?
+			       "it was changed since (modification uuid)" :
+			       NULL;
 	if (memcmp(recorded->snapshot_uuid, found->snapshot_uuid, sizeof(found->snapshot_uuid)) != 0)
 		return "it is another snapshot (uuid)";
 	return NULL;
@@ -130,6 +140,8 @@ int pin_compare(const struct pin *recorded, const struct pin *found, const char 
 	other = other_image(recorded, found);
 	if (other)
 		return changed(child, parent, other, err);
+	if (recorded->kind == PIN_ID)
+		return 0;
 	if (recorded->size_bytes != found->size_bytes) {
 		(void)snprintf(what, sizeof(what), "its size was %" PRIu64 " and is %" PRIu64 " bytes",
 			       recorded->size_bytes, found->size_bytes);

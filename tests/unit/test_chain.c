@@ -632,6 +632,17 @@ static void test_pins_one_field_at_a_time(void **state)
 	b = a;
 	b.kind = PIN_STRONG;
 	assert_int_equal(pin_compare(&a, &b, "child", "parent", NULL), IMG_E_CHANGED);
+	a.kind = PIN_ID;
+	assert_int_equal(pin_compare(&a, &b, "child", "parent", NULL), IMG_E_CHANGED);
+	b.kind = PIN_ID;
+	b.size_bytes++; /* neither recorded nor compared */
+	b.mtime_ns++;
+	assert_int_equal(pin_compare(&a, &b, "child", "parent", NULL), 0);
+	b.change[0] ^= 1;
+	assert_int_equal(pin_compare(&a, &b, "child", "parent", NULL), IMG_E_CHANGED);
+	b = a;
+	b.uuid[15] ^= 1;
+	assert_int_equal(pin_compare(&a, &b, "child", "parent", NULL), IMG_E_CHANGED);
 	a.kind = PIN_NONE;
 	assert_int_equal(pin_compare(&a, &b, "child", "parent", NULL), 0);
 }
