@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The driver seam. A driver is a static const struct img_driver; the core calls its members only from core/node.c,
- * which checks every request on the way in and every answer on the way out. Drivers call their children only through
- * node_*() (node.h).
+ * The driver seam. A driver is a static const struct img_driver; the core calls its members only from core/node.c, which checks
+ * every request on the way in and every answer on the way out. Drivers call their children only through node_*() (node.h).
  *
  * Rules for drivers:
  *  - Requests arrive with bytes > 0, inside [0, node_size()), on a node opened for what they do. A driver with
  *    limits.request_align > 1 sees only aligned requests.
  *  - All-or-nothing, as in libimg.h. A failure fills err by error_set()/error_errno().
  *  - All members but open, create and close may be called from several threads at once.
- *  - A NULL member means: the core emulates it where it can (zero: writes zeros; discard: does nothing; status: all
- * data; flush: nothing to do), else refuses with IMG_E_UNSUPPORTED.
+ *  - A NULL member means: the core emulates it where it can (zero: writes zeros; discard: does nothing; status: all data;
+ *    flush: nothing to do), else refuses with IMG_E_UNSUPPORTED.
  */
 #ifndef CORE_DRIVER_H
 #define CORE_DRIVER_H
@@ -46,14 +45,14 @@ struct host_stat {
 
 /* Permissions of QEMU's lock protocol: byte 100 + bit "I use it", byte 200 + bit "I forbid it to others". */
 enum host_perm { PERM_READ = 1u << 0, PERM_WRITE = 1u << 1, PERM_WRITE_UNCHANGED = 1u << 2, PERM_RESIZE = 1u << 3 };
-#define SHARE_READER_USE      PERM_READ
-#define SHARE_READER_FORBID   (PERM_WRITE | PERM_RESIZE)
-#define SHARE_WRITER_USE      (PERM_READ | PERM_WRITE | PERM_RESIZE)
-#define SHARE_WRITER_FORBID   (PERM_WRITE | PERM_RESIZE)
+#define SHARE_READER_USE PERM_READ
+#define SHARE_READER_FORBID (PERM_WRITE | PERM_RESIZE)
+#define SHARE_WRITER_USE (PERM_READ | PERM_WRITE | PERM_RESIZE)
+#define SHARE_WRITER_FORBID (PERM_WRITE | PERM_RESIZE)
 #define SHARE_DATA_READER_USE PERM_READ
 #define SHARE_DATA_WRITER_USE (PERM_READ | PERM_WRITE | PERM_RESIZE)
-#define SHARE_DATA_FORBID     PERM_RESIZE
-#define SHARE_PEEK_USE	      PERM_READ /* after probing that nobody forbids reading; forbids nothing */
+#define SHARE_DATA_FORBID PERM_RESIZE
+#define SHARE_PEEK_USE PERM_READ /* after probing that nobody forbids reading; forbids nothing */
 
 struct host_open {
 	bool writable;
@@ -63,34 +62,33 @@ struct host_open {
 };
 
 /*
- * Identity of an image's content, as an overlay records it of its parent. Formats in which a child records an id that
- * its parent carries (VHD, VDI) know no more than that: PIN_ID, of which uuid and change count, and nothing else. It is
- * never what another format records.
+ * Identity of an image's content, as an overlay records it of its parent. Formats in which a child records an id that its parent carries
+ * (VHD, VDI) know no more than that: PIN_ID, of which uuid and change count, and nothing else. It is never what another format records.
  */
 enum pin_kind { PIN_NONE = 0, PIN_STRONG = 1, PIN_WEAK = 2, PIN_ID = 3 };
 struct pin {
 	enum pin_kind kind;
-	uint8_t uuid[16];	   /* STRONG, ID: image */
+	uint8_t uuid[16];	/* STRONG, ID: image */
 	uint8_t snapshot_uuid[16]; /* STRONG: snapshot, zero for the head */
-	uint8_t hash[16];	   /* STRONG: logical root; WEAK: fingerprint of the content */
-	uint64_t size_bytes;	   /* virtual size */
-	int64_t mtime_ns;	   /* WEAK only */
-	uint8_t change[16];	   /* ID: of its last change; zero where the format has none */
+	uint8_t hash[16];	/* STRONG: logical root; WEAK: fingerprint of the content */
+	uint64_t size_bytes;	/* virtual size */
+	int64_t mtime_ns;	/* WEAK only */
+	uint8_t change[16];	/* ID: of its last change; zero where the format has none */
 };
 
 /* A reference to a parent, as data. */
 struct backing_ref {
-	char name[1024];			  /* as recorded; relative names start at the child's folder */
-	char format[16];			  /* never empty */
+	char name[1024]; /* as recorded; relative names start at the child's folder */
+	char format[16]; /* never empty */
 	char snapshot[IMG_SNAPSHOT_NAME_MAX + 1]; /* "" for the head; informative where pin.snapshot_uuid is set */
 	struct pin pin;
-	struct pin id;	 /* for who sets it: the parent's PIN_ID, PIN_NONE where its format has none */
+	struct pin id; /* for who sets it: the parent's PIN_ID, PIN_NONE where its format has none */
 	bool committing; /* a commit of this overlay into its parent began and has not ended */
 };
 
 enum backing_change {
-	BACKING_SET,	   /* record ref (NULL: none) */
-	BACKING_SET_EMPTY, /* record ref and drop this layer's disk content, in one atomic step */
+	BACKING_SET,	    /* record ref (NULL: none) */
+	BACKING_SET_EMPTY,  /* record ref and drop this layer's disk content, in one atomic step */
 };
 
 /* Head and tail of a file for probing; what they do not show may be read from file, by whoever knows where to look. */
@@ -107,16 +105,15 @@ struct driver_open {
 	bool writable;
 	bool force_share;
 	bool bulk;
-	bool for_check;	      /* only check will be called before close: what it can report is no reason to refuse */
-	const char *snapshot; /* NULL: head */
-	const uint8_t
-		*snapshot_uuid; /* with snapshot, of a pin: decides which one it is, whatever it is called by now */
-	uint64_t cache_bytes;	/* 0: default */
-	struct budget *budget;	/* what it may cost: to be asked before memory is spent (budget.h); NULL: no limits */
+	bool for_check; /* only check will be called before close: what it can report is no reason to refuse */
+	const char *snapshot;	 /* NULL: head */
+	const uint8_t *snapshot_uuid; /* with snapshot, of a pin: decides which one it is, whatever it is called by now */
+	uint64_t cache_bytes;	 /* 0: default */
+	struct budget *budget;	 /* what it may cost: to be asked before memory is spent (budget.h); NULL: no limits */
 	/*
-	 * Opens a regular file that holds data of this image, by the name on record, under the policy for references;
-	 * writable if this open is. Under IMG_OPEN_NO_BACKING a reader gets a node whose reads are refused. The driver
-	 * keeps it in node->data, or closes it (node_close) in close. NULL: no file may be opened.
+	 * Opens a regular file that holds data of this image, by the name on record, under the policy for references; writable if this
+	 * open is. Under IMG_OPEN_NO_BACKING a reader gets a node whose reads are refused. The driver keeps it in node->data, or closes it
+	 * (node_close) in close. NULL: no file may be opened.
 	 */
 	int (*open_data)(void *ctx, const char *name, struct node **out, struct img_error *err);
 	void *open_data_ctx;
@@ -124,11 +121,11 @@ struct driver_open {
 
 struct driver_create {
 	uint64_t size_bytes;
-	const char *options;		   /* "k=v,k=v" or NULL */
-	const struct backing_ref *backing; /* NULL: none */
+	const char *options;		     /* "k=v,k=v" or NULL */
+	const struct backing_ref *backing;   /* NULL: none */
 	/*
-	 * Creates a file for data of this image; IMG_E_EXISTS if there is one. Empty and writable; the core makes it
-	 * durable and closes it, and removes it if the image does not come about. NULL: no file may be made.
+	 * Creates a file for data of this image; IMG_E_EXISTS if there is one. Empty and writable; the core makes it durable and closes it,
+	 * and removes it if the image does not come about. NULL: no file may be made.
 	 */
 	int (*create_data)(void *ctx, const char *name, struct node **out, struct img_error *err);
 	void *create_data_ctx;
@@ -148,8 +145,7 @@ struct status_extent {
 	uint64_t host_off; /* DATA: offset in the layer's file, or STATUS_NO_HOST */
 };
 
-/* Where a merge takes its ranges from: ascending; *nr 0 at the end. May lead back into the same node: called without
- * locks. */
+/* Where a merge takes its ranges from: ascending; *nr 0 at the end. May lead back into the same node: called without locks. */
 struct bitmap_source {
 	int (*next)(void *ctx, struct img_range *out, size_t cap, size_t *nr, struct img_error *err);
 	void *ctx;
@@ -162,12 +158,11 @@ struct img_driver {
 	enum driver_kind kind;
 	size_t state_bytes; /* zeroed memory that the core allocates as node->state and frees */
 	unsigned caps;	    /* enum img_caps that the format has when writable */
-	unsigned native_io; /* enum img_io_flags that pwrite and zero obey themselves; FUA, DETECT_ZEROES are else
-			       emulated */
+	unsigned native_io; /* enum img_io_flags that pwrite and zero obey themselves; FUA, DETECT_ZEROES are else emulated */
 	bool never_guess_for_writing;
-	bool snapshots_have_parents; /* img_snapshot.parent says which one each was made on */
+	bool snapshots_have_parents;  /* img_snapshot.parent says which one each was made on */
 	bool snapshots_beside_writer; /* a snapshot may be read while another process writes: no write-forbidding locks */
-	const char *create_help;      /* "key=what\n" lines for -o help, NULL if none */
+	const char *create_help; /* "key=what\n" lines for -o help, NULL if none */
 
 	/* Confidence 0 (no) to 100. Pure. */
 	int (*probe)(const struct probe_data *data);
@@ -177,8 +172,8 @@ struct img_driver {
 	/* node->file is open (formats, filters). Must leave nothing behind on failure but node->state memory. */
 	int (*open)(struct node *node, const struct driver_open *args, struct img_error *err);
 	/*
-	 * Protocols only, instead of open: takes over fd, also on failure. The permissions are those of share(); they
-	 * are taken before anything is read. IMG_E_BUSY names the holder.
+	 * Protocols only, instead of open: takes over fd, also on failure. The permissions are those of share(); they are taken
+	 * before anything is read. IMG_E_BUSY names the holder.
 	 */
 	int (*open_fd)(struct node *node, int fd, const struct host_open *args, struct img_error *err);
 	/* Makes everything durable if writable; releases all but node->state, node->file, node->backing. */
@@ -194,8 +189,8 @@ struct img_driver {
 	int (*discard)(struct node *node, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err);
 	int (*flush)(struct node *node, unsigned flags, struct img_error *err);
 	/* Own layer only. Fills 1 to cap entries, ascending from off, contiguous, clipped to the range. */
-	int (*status)(struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
-		      size_t *nr, struct img_error *err);
+	int (*status)(struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap, size_t *nr,
+		      struct img_error *err);
 	int (*resize)(struct node *node, uint64_t size_bytes, struct img_error *err);
 
 	/* Protocols (filters pass them on). */
@@ -207,8 +202,8 @@ struct img_driver {
 	/* Changes the permissions that this open description holds by QEMU's lock protocol. */
 	int (*share)(struct node *node, unsigned use, unsigned forbid, struct img_error *err);
 	/*
-	 * Replaces the pages at addr by private copy-on-write ones of [off, off + bytes), all multiples of the host's
-	 * page, inside the file. NULL, or any failure: the core reads instead.
+	 * Replaces the pages at addr by private copy-on-write ones of [off, off + bytes), all multiples of the host's page, inside the
+	 * file. NULL, or any failure: the core reads instead.
 	 */
 	int (*map)(struct node *node, void *addr, uint64_t bytes, uint64_t off, struct img_error *err);
 
@@ -227,20 +222,17 @@ struct img_driver {
 	int (*snap_revert)(struct node *node, const char *name, struct img_error *err);
 	int (*snap_rename)(struct node *node, const char *name, const char *new_name, struct img_error *err);
 	int (*snap_list)(struct node *node, struct img_snapshot *out, size_t cap, size_t *nr, struct img_error *err);
-	/* Makes `view` (fresh node, state zeroed, same driver) a read-only view of the snapshot that shares node's
-	 * engine. */
+	/* Makes `view` (fresh node, state zeroed, same driver) a read-only view of the snapshot that shares node's engine. */
 	int (*snap_open)(struct node *node, const char *name, struct node *view, struct img_error *err);
-	int (*snap_diff)(struct node *node, const char *a, const char *b, img_diff_fn fn, void *ctx,
-			 struct img_error *err);
+	int (*snap_diff)(struct node *node, const char *a, const char *b, img_diff_fn fn, void *ctx, struct img_error *err);
 	int (*vmstate_write)(struct node *node, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
 	int (*vmstate_read)(struct node *node, const char *snap, void *buf, uint64_t bytes, uint64_t off,
 			    struct img_error *err);
 	/* Reads as zeros afterwards and holds no space where that can be said; grows like vmstate_write. */
 	int (*vmstate_zero)(struct node *node, uint64_t bytes, uint64_t off, struct img_error *err);
-	/* As status, for machine state; UNALLOCATED reads as zeros. host_off only where those bytes are the content,
-	 * unencoded. */
-	int (*vmstate_status)(struct node *node, const char *snap, uint64_t bytes, uint64_t off,
-			      struct status_extent *out, size_t cap, size_t *nr, struct img_error *err);
+	/* As status, for machine state; UNALLOCATED reads as zeros. host_off only where those bytes are the content, unencoded. */
+	int (*vmstate_status)(struct node *node, const char *snap, uint64_t bytes, uint64_t off, struct status_extent *out,
+			      size_t cap, size_t *nr, struct img_error *err);
 	int (*vmstate_resize)(struct node *node, uint64_t bytes, struct img_error *err);
 	int (*vmstate_size)(struct node *node, const char *snap, uint64_t *bytes, struct img_error *err);
 
@@ -251,8 +243,7 @@ struct img_driver {
 	int (*bitmap_remove)(struct node *node, const char *name, struct img_error *err);
 	int (*bitmap_enable)(struct node *node, const char *name, bool enable, struct img_error *err);
 	int (*bitmap_clear)(struct node *node, const char *name, struct img_error *err);
-	int (*bitmap_merge)(struct node *node, const char *name, const struct bitmap_source *src,
-			    struct img_error *err);
+	int (*bitmap_merge)(struct node *node, const char *name, const struct bitmap_source *src, struct img_error *err);
 	int (*bitmap_ranges)(struct node *node, const char *name, uint64_t off, struct img_range *out, size_t cap,
 			     size_t *nr, struct img_error *err);
 
@@ -262,11 +253,11 @@ struct img_driver {
 	/* Options as in create; see img_amend(). */
 	int (*amend)(struct node *node, const char *options, struct img_error *err);
 	int (*measure)(const struct img_measure_args *args, struct img_measure *out, struct img_error *err);
-	int (*check)(struct node *node, unsigned flags, img_finding_fn fn, void *ctx,
-		     const struct img_progress *progress, struct img_check_result *out, struct img_error *err);
+	int (*check)(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
+		     struct img_check_result *out, struct img_error *err);
 	/*
-	 * No node yet: tells in (inspect.h) what a file that has this format's magic holds beyond what check looks for,
-	 * from header to mapping. Nonsense is a finding; only what the host fails is an error.
+	 * No node yet: tells in (inspect.h) what a file that has this format's magic holds beyond what check looks for, from header to
+	 * mapping. Nonsense is a finding; only what the host fails is an error.
 	 */
 	int (*inspect)(struct node *file, struct inspector *in, struct img_error *err);
 };
@@ -276,14 +267,13 @@ struct img_measure_args {
 	uint64_t size_bytes;
 	const char *options;
 	/* Calls back with every data extent of the source, ascending; NULL: no data. */
-	int (*each_data)(void *ctx, int (*fn)(void *arg, uint64_t off, uint64_t bytes), void *arg,
-			 struct img_error *err);
+	int (*each_data)(void *ctx, int (*fn)(void *arg, uint64_t off, uint64_t bytes), void *arg, struct img_error *err);
 	void *ctx;
 };
 
 /* The static table of core/registry.c. */
 const struct img_driver *registry_find(const char *name);
-const struct img_driver *registry_at(size_t i);	   /* NULL past the end; formats only, raw last */
+const struct img_driver *registry_at(size_t i); /* NULL past the end; formats only, raw last */
 const struct img_driver *registry_host_file(void); /* the protocol for host files and block devices */
 
 #endif

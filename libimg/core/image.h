@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * struct img: the public face of a chain of nodes. This header is the library's inside: tests use it to open images on
- * nodes of their own (memory, fault and crash filters) through an environment that replaces the host.
+ * struct img: the public face of a chain of nodes. This header is the library's inside: tests use it to open images on nodes of
+ * their own (memory, fault and crash filters) through an environment that replaces the host.
  */
 #ifndef CORE_IMAGE_H
 #define CORE_IMAGE_H
@@ -11,16 +11,15 @@
 /* How image files are reached. The default environment is the host's file system under the broker's policy. */
 struct image_env {
 	/*
-	 * Opens the file that an image names (or the image itself, child_path NULL) as a protocol node, perhaps under
-	 * filters. child_path: path of the image that holds the reference; relative names start at its folder.
-	 * *resolved receives a malloc()ed path for messages and for further references.
+	 * Opens the file that an image names (or the image itself, child_path NULL) as a protocol node, perhaps under filters.
+	 * child_path: path of the image that holds the reference; relative names start at its folder. *resolved receives a
+	 * malloc()ed path for messages and for further references.
 	 */
 	int (*open_file)(void *ctx, const char *child_path, const char *name, enum img_refs refs,
 			 const struct host_open *args, struct node **out, char **resolved, struct img_error *err);
 	/* Creates an empty file that will be published as path: temporary name beside it. */
 	int (*create_file)(void *ctx, const char *path, struct node **out, char **temp_path, struct img_error *err);
-	/* Renames temp_path to path and syncs the folder, as flags (enum img_create_flags) say; the node is closed
-	 * already. */
+	/* Renames temp_path to path and syncs the folder, as flags (enum img_create_flags) say; the node is closed already. */
 	int (*publish)(void *ctx, const char *temp_path, const char *path, unsigned flags, struct img_error *err);
 	/* Removes an unpublished file. */
 	void (*discard_temp)(void *ctx, const char *temp_path);
@@ -31,43 +30,42 @@ struct image_env {
 extern const struct image_env image_env_host;
 
 struct img {
-	struct node *top;    /* owned */
-	struct img *backing; /* owned wrapper of top->backing, which top owns; NULL if none */
+	struct node *top;	/* owned */
+	struct img *backing;	/* owned wrapper of top->backing, which top owns; NULL if none */
 	unsigned depth;
-	unsigned open_flags; /* enum img_open_flags */
+	unsigned open_flags;	/* enum img_open_flags */
 	enum img_refs refs;
-	char *path;	/* owned, "" if unknown */
-	char *snapshot; /* owned, NULL for the head */
+	char *path;		/* owned, "" if unknown */
+	char *snapshot;		/* owned, NULL for the head */
 	const struct image_env *env;
 	struct img_budget budget; /* complete: what it was opened under; for what is opened on its behalf later */
-	bool borrowed;		  /* wrapper of a node that another image owns */
+	bool borrowed;		/* wrapper of a node that another image owns */
 	/*
-	 * I/O and questions hold it shared; what replaces the content as a whole or swaps the backing (resize, revert,
-	 * commit, rebase, flatten) holds it exclusive. Never held while a caller's callback runs, except by an
-	 * image_freeze() holder.
+	 * I/O and questions hold it shared; what replaces the content as a whole or swaps the backing (resize, revert, commit,
+	 * rebase, flatten) holds it exclusive. Never held while a caller's callback runs, except by an image_freeze() holder.
 	 */
 	pthread_rwlock_t content_lock;
 };
 
 /*
- * Takes img->content_lock exclusive and gives an alias: another struct img over the same nodes with a lock of its own,
- * through which the holder (commit, rebase, flatten) goes on using the public functions. Changes of the backing are
- * made on img itself; alias follows by image_refreeze(). image_thaw() ends both; alias is gone.
+ * Takes img->content_lock exclusive and gives an alias: another struct img over the same nodes with a lock of its own, through
+ * which the holder (commit, rebase, flatten) goes on using the public functions. Changes of the backing are made on img itself;
+ * alias follows by image_refreeze(). image_thaw() ends both; alias is gone.
  */
 int image_freeze(struct img *img, struct img **alias, struct img_error *err);
 void image_refreeze(struct img *img, struct img *alias);
 void image_thaw(struct img *img, struct img *alias);
 
 /*
- * img->backing and img->top->backing in one step. The caller holds the image frozen, or is its only user. attach takes
- * parent over (img must have none); detach gives it back, to be ended by img_close(); NULL if there is none.
+ * img->backing and img->top->backing in one step. The caller holds the image frozen, or is its only user. attach takes parent
+ * over (img must have none); detach gives it back, to be ended by img_close(); NULL if there is none.
  */
 void image_attach_backing(struct img *img, struct img *parent);
 struct img *image_detach_backing(struct img *img);
 
 /*
- * Copies a caller's option struct (which begins with its struct_size; NULL: all defaults) into one of this library's
- * version. What a newer caller sets and we do not know is IMG_E_UNSUPPORTED.
+ * Copies a caller's option struct (which begins with its struct_size; NULL: all defaults) into one of this library's version.
+ * What a newer caller sets and we do not know is IMG_E_UNSUPPORTED.
  */
 int image_copy_options(void *out, size_t out_bytes, const void *options, struct img_error *err);
 
@@ -90,11 +88,11 @@ int image_open_on(struct node *file, const char *path, const struct img_open_opt
 
 /* Longest backing chain: the default, and what a caller may ask for. */
 #define CHAIN_DEPTH_DEFAULT 64
-#define CHAIN_DEPTH_MAX	    1024
+#define CHAIN_DEPTH_MAX 1024
 
 /*
- * Opens the parent that ref names as a chain of nodes ready to be node->backing, read-only (or as img for commit's
- * writable reopen: chain.c). Computes and compares pins unless IMG_OPEN_UNSAFE_BACKING. budget NULL: all defaults.
+ * Opens the parent that ref names as a chain of nodes ready to be node->backing, read-only (or as img for commit's writable
+ * reopen: chain.c). Computes and compares pins unless IMG_OPEN_UNSAFE_BACKING. budget NULL: all defaults.
  */
 int chain_open_parent(const char *child_path, const struct backing_ref *ref, unsigned open_flags, enum img_refs refs,
 		      unsigned max_depth, const struct img_budget *given, const struct image_env *env, struct img **out,
@@ -107,8 +105,8 @@ int image_identify(struct img *img, struct backing_ref *ref, struct img_error *e
 int pin_compare(const struct pin *recorded, const struct pin *found, const char *child, const char *parent,
 		struct img_error *err);
 /* Where ref leads: a malloc()ed path that image_open_env() takes, for who reopens the parent for writing (commit). */
-int chain_parent_path(const char *child_path, const struct backing_ref *ref, enum img_refs refs,
-		      const struct image_env *env, char **out, struct img_error *err);
+int chain_parent_path(const char *child_path, const struct backing_ref *ref, enum img_refs refs, const struct image_env *env,
+		      char **out, struct img_error *err);
 /* Resolves what a user gave as -b (path, snapshot, format) into a reference with pin and the parent's size. */
 int chain_make_ref(const char *child_path, const char *backing, const char *snapshot, const char *format,
 		   enum img_refs refs, const struct img_budget *given, const struct image_env *env,

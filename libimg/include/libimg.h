@@ -5,19 +5,19 @@
  * Conventions that hold for every function here:
  *
  *  - Offsets, lengths and sizes are bytes (uint64_t). I/O functions take (img, buf, bytes, off, flags, err) and are
- *    all-or-nothing: 0 means that every byte was transferred, anything else that the content of the buffer (reads) or
- * of the addressed range (writes) is undefined, and nothing outside the range was touched.
- *  - A function that can fail returns 0 or a negative enum img_code; its last parameter is a struct img_error, owned by
- * the caller, which may be NULL. The first failure fills it; outer layers only prefix the message.
+ *    all-or-nothing: 0 means that every byte was transferred, anything else that the content of the buffer (reads) or of
+ *    the addressed range (writes) is undefined, and nothing outside the range was touched.
+ *  - A function that can fail returns 0 or a negative enum img_code; its last parameter is a struct img_error, owned by the
+ *    caller, which may be NULL. The first failure fills it; outer layers only prefix the message.
  *  - Every function on one struct img may be called from several threads at once, except img_close(). Overlapping
- *    concurrent writes land in some order, block by block. A write that returned before img_flush() was called is
- * durable when that img_flush() returns 0. Functions that replace the content as a whole (revert, resize, rebase,
- * commit, flatten) are ordered against each other; I/O concurrent with one of them sees the state before or after it,
- * block by block.
- *  - Option structs start with struct_size, set to sizeof the struct; zero in a field means the default. NULL options
- * are all defaults.
- *  - State after failure: unless a function says otherwise, an image whose change failed is unchanged. After a failed
- * flush (or a failed commit of metadata) the handle is poisoned: reads go on, every further change is refused with
+ *    concurrent writes land in some order, block by block. A write that returned before img_flush() was called is durable
+ *    when that img_flush() returns 0. Functions that replace the content as a whole (revert, resize, rebase, commit,
+ *    flatten) are ordered against each other; I/O concurrent with one of them sees the state before or after it, block by
+ *    block.
+ *  - Option structs start with struct_size, set to sizeof the struct; zero in a field means the default. NULL options are
+ *    all defaults.
+ *  - State after failure: unless a function says otherwise, an image whose change failed is unchanged. After a failed flush
+ *    (or a failed commit of metadata) the handle is poisoned: reads go on, every further change is refused with
  *    IMG_E_POISONED until the image is closed and opened again. What had been flushed before is on disk.
  *  - The library prints nothing, never exits, installs no signal handlers and keeps no global state.
  */
@@ -49,23 +49,23 @@ struct img; /* an open image, or one snapshot of it */
 
 enum img_code {
 	IMG_OK = 0,
-	IMG_E_INVALID = -1,  /* an argument is outside what the function documents */
-	IMG_E_IO = -2,	     /* the host failed a read, write, sync, open...; sys_errno says how */
-	IMG_E_NOMEM = -3,    /* memory allocation failed */
-	IMG_E_NOSPC = -4,    /* host disk or quota full; the image is whole, retry after making room */
-	IMG_E_NOENT = -5,    /* no such file or snapshot */
-	IMG_E_EXISTS = -6,   /* the file or snapshot name is taken */
-	IMG_E_CORRUPT = -7,  /* the image is damaged: a structure or checksum does not hold */
-	IMG_E_FORMAT = -8,   /* not an image of the expected format, or of no known format */
-	IMG_E_BUSY = -9,     /* another open description holds it; the message names the pid where it can be found */
-	IMG_E_REFUSED = -10, /* refused by policy: external reference, guessed raw, ... */
-	IMG_E_CHANGED = -11, /* a backing file is not the one that the overlay was made on */
+	IMG_E_INVALID = -1,	/* an argument is outside what the function documents */
+	IMG_E_IO = -2,		/* the host failed a read, write, sync, open...; sys_errno says how */
+	IMG_E_NOMEM = -3,	/* memory allocation failed */
+	IMG_E_NOSPC = -4,	/* host disk or quota full; the image is whole, retry after making room */
+	IMG_E_NOENT = -5,	/* no such file or snapshot */
+	IMG_E_EXISTS = -6,	/* the file or snapshot name is taken */
+	IMG_E_CORRUPT = -7,	/* the image is damaged: a structure or checksum does not hold */
+	IMG_E_FORMAT = -8,	/* not an image of the expected format, or of no known format */
+	IMG_E_BUSY = -9,	/* another open description holds it; the message names the pid where it can be found */
+	IMG_E_REFUSED = -10,	/* refused by policy: external reference, guessed raw, ... */
+	IMG_E_CHANGED = -11,	/* a backing file is not the one that the overlay was made on */
 	IMG_E_UNSUPPORTED = -12, /* a feature that this build or this format does not have */
-	IMG_E_LIMIT = -13,	 /* a named limit or budget is exceeded */
-	IMG_E_KEY = -14,	 /* a key is missing or wrong */
-	IMG_E_POISONED = -15,	 /* an earlier failure forbids further changes through this handle */
-	IMG_E_READONLY = -16,	 /* a change was asked of a read-only image or snapshot */
-	IMG_E_CANCELLED = -17,	 /* a progress callback asked to stop */
+	IMG_E_LIMIT = -13,	/* a named limit or budget is exceeded */
+	IMG_E_KEY = -14,	/* a key is missing or wrong */
+	IMG_E_POISONED = -15,	/* an earlier failure forbids further changes through this handle */
+	IMG_E_READONLY = -16,	/* a change was asked of a read-only image or snapshot */
+	IMG_E_CANCELLED = -17,	/* a progress callback asked to stop */
 };
 
 /* Fixed size, no allocation, always NUL-terminated; msg is one line without the program's name. */
@@ -86,8 +86,7 @@ IMG_API const char *img_version(void);
 /* Names of the formats that this build has, i from 0; NULL past the end. */
 IMG_API const char *img_format_name(size_t i);
 
-/* The options that a format takes in img_create_options: lines of "key=what it is\n", "" for none. NULL: no such
- * format. */
+/* The options that a format takes in img_create_options: lines of "key=what it is\n", "" for none. NULL: no such format. */
 IMG_API const char *img_format_options(const char *format);
 
 /* ---- opening and creating ---------------------------------------------------------------------------------------- */
@@ -99,10 +98,8 @@ enum img_open_flags {
 	IMG_OPEN_UNSAFE_BACKING = 1u << 3, /* do not compare the backing file's identity with the recorded pin */
 	IMG_OPEN_BULK = 1u << 4, /* nothing is durable before img_close(): for a new file that is renamed into place */
 	IMG_OPEN_DIRECT = 1u << 5, /* O_DIRECT on the host file where it is possible, else as without */
-	IMG_OPEN_VOLATILE =
-		1u << 7, /* wait for no disk, also when it is closed: a crash of the host may leave anything */
-	IMG_OPEN_RAW_OK =
-		1u << 6, /* reading: a file without a known magic may be opened as raw (default for reading) */
+	IMG_OPEN_VOLATILE = 1u << 7, /* wait for no disk, also when it is closed: a crash of the host may leave anything */
+	IMG_OPEN_RAW_OK = 1u << 6, /* reading: a file without a known magic may be opened as raw (default for reading) */
 };
 
 /* Who may be opened because an image names it. Always read-only, regular files only. */
@@ -114,19 +111,17 @@ enum img_refs {
 };
 
 /*
- * What an image may cost that is opened. It comes from a stranger, and may ask for much with few bytes. What exceeds a
- * limit is refused with IMG_E_LIMIT; the message names the limit, its value, what the image wants, and imgtool's option
- * that raises it. 0: the default, which no honest image reaches. Beside these there are max_depth and max_virtual_bytes
- * of the open options.
+ * What an image may cost that is opened. It comes from a stranger, and may ask for much with few bytes. What exceeds a limit
+ * is refused with IMG_E_LIMIT; the message names the limit, its value, what the image wants, and imgtool's option that raises
+ * it. 0: the default, which no honest image reaches. Beside these there are max_depth and max_virtual_bytes of the open options.
  */
 struct img_budget {
 	size_t struct_size;
 	uint64_t metadata_bytes; /* tables of one layer that are held or searched in memory; 1 GiB */
-	uint64_t expansion; /* bytes of data on one layer's disk per byte of its file, where they are above 1 GiB; 50000
-			     */
-	uint64_t references;	/* files opened because images name them, in the whole chain; 128 */
-	uint64_t snapshots;	/* of one layer; 65536 */
-	uint64_t check_seconds; /* of one img_check(); 86400. Looked at where a check reports progress */
+	uint64_t expansion;	 /* bytes of data on one layer's disk per byte of its file, where they are above 1 GiB; 50000 */
+	uint64_t references;	 /* files opened because images name them, in the whole chain; 128 */
+	uint64_t snapshots;	 /* of one layer; 65536 */
+	uint64_t check_seconds;	 /* of one img_check(); 86400. Looked at where a check reports progress */
 };
 
 struct img_open_options {
@@ -135,16 +130,16 @@ struct img_open_options {
 	const char *snapshot; /* open this internal snapshot, read-only; NULL: the head */
 	unsigned flags;	      /* enum img_open_flags */
 	enum img_refs refs;
-	unsigned max_depth;		 /* longest backing chain; 0: 64 */
-	uint64_t cache_bytes;		 /* metadata cache of each layer; 0: the format's default */
-	uint64_t max_virtual_bytes;	 /* refuse larger images; 0: 2^63 - 1 */
+	unsigned max_depth;	/* longest backing chain; 0: 64 */
+	uint64_t cache_bytes;	/* metadata cache of each layer; 0: the format's default */
+	uint64_t max_virtual_bytes; /* refuse larger images; 0: 2^63 - 1 */
 	const struct img_budget *budget; /* read during the call; NULL: all defaults */
 };
 
 /*
  * Opens the image at path and its backing chain. On success *out is owned by the caller and ends with img_close().
- * On failure *out is NULL. Errors: NOENT, IO, FORMAT (no or two magics), CORRUPT, BUSY, REFUSED (policy, raw guessed
- * for writing), CHANGED (pin; a parent's snapshot is gone), UNSUPPORTED, LIMIT.
+ * On failure *out is NULL. Errors: NOENT, IO, FORMAT (no or two magics), CORRUPT, BUSY, REFUSED (policy, raw guessed for
+ * writing), CHANGED (pin; a parent's snapshot is gone), UNSUPPORTED, LIMIT.
  */
 IMG_API int img_open(const char *path, const struct img_open_options *opts, struct img **out, struct img_error *err);
 
@@ -153,27 +148,26 @@ IMG_API int img_open_fd(int fd, const struct img_open_options *opts, struct img 
 
 enum img_create_flags {
 	IMG_CREATE_OVERWRITE = 1u << 0, /* replace an existing file, atomically, when the new one is complete */
-	IMG_CREATE_VOLATILE =
-		1u << 1, /* wait for no disk: after a crash of the host nothing, or anything, may be there */
+	IMG_CREATE_VOLATILE = 1u << 1,	/* wait for no disk: after a crash of the host nothing, or anything, may be there */
 };
 
 struct img_create_options {
 	size_t struct_size;
-	const char *format;  /* NULL: "limg" */
-	uint64_t size_bytes; /* virtual size, a multiple of 512; may be 0; with a backing: 0 takes the backing's */
-	bool size_given;     /* size_bytes counts although it is 0 */
-	unsigned flags;	     /* enum img_create_flags */
-	const char *backing; /* parent path, as it will be recorded (relative: to the new file's folder) or NULL */
+	const char *format;	/* NULL: "limg" */
+	uint64_t size_bytes;	/* virtual size, a multiple of 512; may be 0; with a backing: 0 takes the backing's */
+	bool size_given;	/* size_bytes counts although it is 0 */
+	unsigned flags;		/* enum img_create_flags */
+	const char *backing;	/* parent path, as it will be recorded (relative: to the new file's folder) or NULL */
 	const char *backing_snapshot; /* named snapshot of the parent; NULL: its head */
 	const char *backing_format;   /* NULL: probe (never raw by guess: name it) */
-	const char *options;	      /* "key=value,key=value" for the driver; unknown keys are INVALID */
+	const char *options;	/* "key=value,key=value" for the driver; unknown keys are INVALID */
 	enum img_refs refs;
 	const struct img_budget *budget; /* for opening the backing; NULL: all defaults */
 };
 
 /*
- * Creates an image file under a temporary name beside path, syncs it, and renames it into place. After failure or a
- * crash nothing is left under path. Errors: EXISTS, INVALID, IO, NOSPC, and those of img_open() for the backing.
+ * Creates an image file under a temporary name beside path, syncs it, and renames it into place. After failure or a crash
+ * nothing is left under path. Errors: EXISTS, INVALID, IO, NOSPC, and those of img_open() for the backing.
  */
 IMG_API int img_create(const char *path, const struct img_create_options *opts, struct img_error *err);
 
@@ -184,9 +178,9 @@ IMG_API int img_create(const char *path, const struct img_create_options *opts, 
 IMG_API int img_close(struct img *img, struct img_error *err);
 
 struct img_probe_result {
-	char format[16];    /* the format, "raw" where nothing was recognised */
-	unsigned nr_magics; /* how many formats recognise it; more than one is refused by img_open() */
-	char other[16];	    /* a second format that recognises it */
+	char format[16];	/* the format, "raw" where nothing was recognised */
+	unsigned nr_magics;	/* how many formats recognise it; more than one is refused by img_open() */
+	char other[16];		/* a second format that recognises it */
 };
 
 /* Reads head and tail of a file and says what it looks like. Opens nothing else. */
@@ -199,8 +193,8 @@ enum img_caps {
 	IMG_CAP_SNAPSHOTS = 1u << 1, /* internal snapshots */
 	IMG_CAP_BACKING = 1u << 2,   /* may stand on a backing image */
 	IMG_CAP_RESIZE = 1u << 3,
-	IMG_CAP_DISCARD = 1u << 4,  /* discarded space returns to the host */
-	IMG_CAP_COMPRESS = 1u << 5, /* IMG_IO_COMPRESS is honoured */
+	IMG_CAP_DISCARD = 1u << 4,   /* discarded space returns to the host */
+	IMG_CAP_COMPRESS = 1u << 5,  /* IMG_IO_COMPRESS is honoured */
 	IMG_CAP_CHECK = 1u << 6,
 	IMG_CAP_VMSTATE = 1u << 7,
 	IMG_CAP_CHECKSUMS = 1u << 8, /* every byte read is verified */
@@ -216,10 +210,10 @@ struct img_limits {
 
 IMG_API uint64_t img_size(const struct img *img);
 IMG_API unsigned img_caps(const struct img *img);
-IMG_API const char *img_format(const struct img *img); /* static string */
-IMG_API const char *img_path(const struct img *img);   /* owned by img; "" where opened from a descriptor */
+IMG_API const char *img_format(const struct img *img);	/* static string */
+IMG_API const char *img_path(const struct img *img);	/* owned by img; "" where opened from a descriptor */
 IMG_API void img_limits(const struct img *img, struct img_limits *out);
-IMG_API struct img *img_backing(const struct img *img);	 /* borrowed, read-only, lives as long as img; NULL if none */
+IMG_API struct img *img_backing(const struct img *img); /* borrowed, read-only, lives as long as img; NULL if none */
 IMG_API unsigned img_chain_depth(const struct img *img); /* 1 for an image without backing */
 
 /* ---- I/O --------------------------------------------------------------------------------------------------------- */
@@ -237,15 +231,15 @@ IMG_API int img_pread(struct img *img, void *buf, uint64_t bytes, uint64_t off, 
 IMG_API int img_pwrite(struct img *img, const void *buf, uint64_t bytes, uint64_t off, unsigned flags,
 		       struct img_error *err);
 /* The iovecs must add up to bytes. */
-IMG_API int img_preadv(struct img *img, const struct iovec *iov, int nr_iov, uint64_t bytes, uint64_t off,
-		       unsigned flags, struct img_error *err);
+IMG_API int img_preadv(struct img *img, const struct iovec *iov, int nr_iov, uint64_t bytes, uint64_t off, unsigned flags,
+		       struct img_error *err);
 IMG_API int img_pwritev(struct img *img, const struct iovec *iov, int nr_iov, uint64_t bytes, uint64_t off,
 			unsigned flags, struct img_error *err);
 /* The range reads as zeros afterwards. */
 IMG_API int img_zero(struct img *img, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err);
 /*
- * The content of the range is no longer needed. In limg the range reads as zeros afterwards; formats and hosts that
- * cannot discard leave it as it is. Partial blocks at the ends may be kept.
+ * The content of the range is no longer needed. In limg the range reads as zeros afterwards; formats and hosts that cannot
+ * discard leave it as it is. Partial blocks at the ends may be kept.
  */
 IMG_API int img_discard(struct img *img, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err);
 /* Every write that returned before this call is durable when it returns 0. On failure: poisoned. */
@@ -269,18 +263,18 @@ enum img_extent_flags {
 struct img_extent {
 	uint64_t off, bytes;
 	uint64_t host_off;
-	uint32_t flags; /* enum img_extent_flags; exactly one of DATA and ZERO is set */
+	uint32_t flags;	/* enum img_extent_flags; exactly one of DATA and ZERO is set */
 	uint32_t depth; /* 0: this image, 1: its backing ... */
 };
 enum img_extents_flags {
 	IMG_EXTENTS_OWN = 1u << 0, /* this layer only: what it does not hold has neither DATA, ZERO nor ALLOCATED */
 };
 /*
- * Describes [off, off + bytes): ascending, contiguous, clipped to the range, neighbours of one kind merged. Fills at
- * most cap entries and sets *nr (>= 1 on success when bytes > 0); the caller goes on where the last entry ends.
+ * Describes [off, off + bytes): ascending, contiguous, clipped to the range, neighbours of one kind merged. Fills at most cap
+ * entries and sets *nr (>= 1 on success when bytes > 0); the caller goes on where the last entry ends.
  */
-IMG_API int img_extents(struct img *img, uint64_t bytes, uint64_t off, unsigned flags, struct img_extent *out,
-			size_t cap, size_t *nr, struct img_error *err);
+IMG_API int img_extents(struct img *img, uint64_t bytes, uint64_t off, unsigned flags, struct img_extent *out, size_t cap,
+			size_t *nr, struct img_error *err);
 
 /* ---- snapshots --------------------------------------------------------------------------------------------------- */
 
@@ -295,11 +289,9 @@ struct img_snapshot {
 	uint64_t size_bytes;	/* virtual size */
 	uint64_t data_bytes;	/* bytes mapped as data in its tree (shared with others or not); qcow2: 0, not known */
 	uint64_t vmstate_bytes; /* 0: disk only */
-	uint64_t vmstate_data_bytes; /* of it, bytes mapped as data, shared with other snapshots or not; qcow2: 0, not
-					known */
-	uint8_t hash[16];	     /* logical root: equal for equal content of this layer */
-	bool is_head; /* the head and the working vmstate are what they are in it: a revert would change nothing. False:
-			 not known */
+	uint64_t vmstate_data_bytes; /* of it, bytes mapped as data, shared with other snapshots or not; qcow2: 0, not known */
+	uint8_t hash[16];	/* logical root: equal for equal content of this layer */
+	bool is_head; /* the head and the working vmstate are what they are in it: a revert would change nothing. False: not known */
 };
 
 enum img_snapshot_flags {
@@ -325,8 +317,8 @@ enum img_diff_kind {
 /* Return nonzero to stop; img_snapshot_diff() then returns IMG_E_CANCELLED. */
 typedef int (*img_diff_fn)(void *ctx, uint64_t off, uint64_t bytes, enum img_diff_kind kind);
 /*
- * What changed from snapshot a to snapshot b (NULL: the head), ascending. a NULL: from nothing. Cost is in proportion
- * to the difference when both share history.
+ * What changed from snapshot a to snapshot b (NULL: the head), ascending. a NULL: from nothing. Cost is in proportion to the
+ * difference when both share history.
  */
 IMG_API int img_snapshot_diff(struct img *img, const char *a, const char *b, img_diff_fn fn, void *ctx,
 			      struct img_error *err);
@@ -336,10 +328,9 @@ IMG_API int img_snapshot_diff(struct img *img, const char *a, const char *b, img
 /*
  * The image has one working vmstate volume beside the disk; img_snapshot_create(..., IMG_SNAPSHOT_VMSTATE)
  * stores it with the disk in one atomic commit, and later writes store only what changes. Writing and zeroing grow the
- * volume; resize cuts it. It becomes durable with that snapshot, not by img_flush(); in qcow2 it ends with the handle.
- * After a revert it is as in the snapshot: empty where that holds none. Reading names a snapshot, or NULL for the
- * working volume (empty where img is a snapshot); ranges beyond its size are INVALID. Formats without machine state:
- * UNSUPPORTED.
+ * volume; resize cuts it. It becomes durable with that snapshot, not by img_flush(); in qcow2 it ends with the handle. After a
+ * revert it is as in the snapshot: empty where that holds none. Reading names a snapshot, or NULL for the working volume
+ * (empty where img is a snapshot); ranges beyond its size are INVALID. Formats without machine state: UNSUPPORTED.
  */
 IMG_API int img_vmstate_write(struct img *img, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
 /* The range reads as zeros and holds no space, as far as whole blocks go. Costs in proportion to what was there. */
@@ -353,39 +344,37 @@ enum img_vmstate_flags {
 	IMG_VMSTATE_MAP = 1u << 0, /* load: map the image file where that is cheaper than reading */
 };
 /*
- * Makes the memory at addr hold the range. addr, bytes and off are multiples of the host's page size (INVALID else);
- * the memory is the caller's own, private and nobody else's business: its pages are replaced (mmap), whatever they
- * were, and with them what madvise() or mprotect() said of them; they are readable and writable then. What the range
- * holds no data for becomes untouched zero pages. Without flags all data is read and verified.
+ * Makes the memory at addr hold the range. addr, bytes and off are multiples of the host's page size (INVALID else); the memory
+ * is the caller's own, private and nobody else's business: its pages are replaced (mmap), whatever they were, and
+ * with them what madvise() or mprotect() said of them; they are readable and writable then. What the range holds no data for
+ * becomes untouched zero pages. Without flags all data is read and verified.
  *
- * IMG_VMSTATE_MAP: runs of pages that lie plainly in the file become private copy-on-write pages of it, which are not
- * read, and not verified: call img_vmstate_verify() before what was computed from them is trusted with anything that
- * outlives the process. Short runs, what exceeds some thousands of runs, and all of an image that is open for writing
- * and whose blocks are larger than a page, are read and verified as without the flag. As long as such pages are in use
- *  - the snapshot must not be deleted; what the working volume still shares with it may be relied on instead: a
- * deletion leaves that where it is;
- *  - of the working volume what was mapped must not be written, zeroed or cut off, and no other snapshot be reverted
- * to, unless the caller has written to those pages (and so has copies), or gives them up;
+ * IMG_VMSTATE_MAP: runs of pages that lie plainly in the file become private copy-on-write pages of it, which are not read,
+ * and not verified: call img_vmstate_verify() before what was computed from them is trusted with anything that outlives
+ * the process. Short runs, what exceeds some thousands of runs, and all of an image that is open for writing and whose blocks
+ * are larger than a page, are read and verified as without the flag.
+ * As long as such pages are in use
+ *  - the snapshot must not be deleted; what the working volume still shares with it may be relied on instead: a deletion
+ *    leaves that where it is;
+ *  - of the working volume what was mapped must not be written, zeroed or cut off, and no other snapshot be reverted to, unless
+ *    the caller has written to those pages (and so has copies), or gives them up;
  *  - the file must not be cut by others: touching a page beyond its end raises SIGBUS. Locks keep other users of
  *    this library away.
  * The pages outlive img_close(). After failure the content of the range is undefined, and some of it may be unmapped.
  */
-IMG_API int img_vmstate_load(struct img *img, const char *snapshot, void *addr, uint64_t bytes, uint64_t off,
-			     unsigned flags, struct img_error *err);
-/* Reads the data of the range and checks it as reading does: CORRUPT with the file's offset. What holds no data costs
- * nothing. */
-IMG_API int img_vmstate_verify(struct img *img, const char *snapshot, uint64_t bytes, uint64_t off,
-			       struct img_error *err);
+IMG_API int img_vmstate_load(struct img *img, const char *snapshot, void *addr, uint64_t bytes, uint64_t off, unsigned flags,
+			     struct img_error *err);
+/* Reads the data of the range and checks it as reading does: CORRUPT with the file's offset. What holds no data costs nothing. */
+IMG_API int img_vmstate_verify(struct img *img, const char *snapshot, uint64_t bytes, uint64_t off, struct img_error *err);
 
 /* ---- dirty bitmaps ----------------------------------------------------------------------------------------------- */
 
 #define IMG_BITMAP_NAME_MAX 1023 /* bytes; not empty */
 
 enum img_bitmap_flags {
-	IMG_BITMAP_ENABLED = 1u << 0, /* records what is written */
-	IMG_BITMAP_INCONSISTENT =
-		1u << 1, /* missed changes, or is being changed by another process: can only be removed */
-	IMG_BITMAP_UNSUPPORTED = 1u << 2, /* of a kind that is not known: can only be removed */
+	IMG_BITMAP_ENABLED = 1u << 0,	   /* records what is written */
+	IMG_BITMAP_INCONSISTENT = 1u << 1, /* missed changes, or is being changed by another process: can only be removed */
+	IMG_BITMAP_UNSUPPORTED = 1u << 2,  /* of a kind that is not known: can only be removed */
 };
 struct img_bitmap {
 	char name[IMG_BITMAP_NAME_MAX + 1];
@@ -398,10 +387,9 @@ struct img_range {
 };
 
 /*
- * Bitmaps that are kept in the image and record which ranges of its disk were changed since they were made or cleared,
- * across openings and by every program that knows them; they follow the head. While an image that has enabled ones is
- * open for writing they are marked as in use; a crash leaves them so, and they are INCONSISTENT from then on. Formats
- * without bitmaps have an empty list and refuse the rest.
+ * Bitmaps that are kept in the image and record which ranges of its disk were changed since they were made or cleared, across openings and
+ * by every program that knows them; they follow the head. While an image that has enabled ones is open for writing they are marked as in use;
+ * a crash leaves them so, and they are INCONSISTENT from then on. Formats without bitmaps have an empty list and refuse the rest.
  */
 /* In the order of the directory. Fills at most cap entries; *nr is the number that exist. */
 IMG_API int img_bitmap_list(struct img *img, struct img_bitmap *out, size_t cap, size_t *nr, struct img_error *err);
@@ -413,12 +401,10 @@ IMG_API int img_bitmap_remove(struct img *img, const char *name, struct img_erro
 IMG_API int img_bitmap_enable(struct img *img, const char *name, struct img_error *err);
 IMG_API int img_bitmap_disable(struct img *img, const char *name, struct img_error *err);
 IMG_API int img_bitmap_clear(struct img *img, const char *name, struct img_error *err);
-/* What is dirty in src_name of src (NULL: of img) becomes dirty in name too, as far as img reaches. Granularities may
- * differ. */
+/* What is dirty in src_name of src (NULL: of img) becomes dirty in name too, as far as img reaches. Granularities may differ. */
 IMG_API int img_bitmap_merge(struct img *img, const char *name, struct img *src, const char *src_name,
 			     struct img_error *err);
-/* The dirty ranges from off on, ascending and merged, at most cap; *nr 0: there are no more. The next call goes on
- * where the last one ends. */
+/* The dirty ranges from off on, ascending and merged, at most cap; *nr 0: there are no more. The next call goes on where the last one ends. */
 IMG_API int img_bitmap_ranges(struct img *img, const char *name, uint64_t off, struct img_range *out, size_t cap,
 			      size_t *nr, struct img_error *err);
 
@@ -439,24 +425,23 @@ struct img_copy_options {
 	struct img_progress progress;
 };
 enum img_copy_flags {
-	IMG_COPY_COMPRESS = 1u << 0,	/* write with IMG_IO_COMPRESS */
-	IMG_COPY_TARGET_ZERO = 1u << 1, /* the target reads as zeros already: write no zeros */
-	IMG_COPY_NO_DETECT = 1u << 2,	/* do not look for zeros in data */
-	IMG_COPY_SNAPSHOTS = 1u << 3,	/* convert: internal snapshots too */
-	IMG_COPY_BITMAPS = 1u << 4,	/* convert: dirty bitmaps too, but those that are inconsistent */
-	IMG_COPY_KEEP_REST = 1u << 5,	/* copy: what dst has beyond src's end stays as it is */
+	IMG_COPY_COMPRESS = 1u << 0,	 /* write with IMG_IO_COMPRESS */
+	IMG_COPY_TARGET_ZERO = 1u << 1,	 /* the target reads as zeros already: write no zeros */
+	IMG_COPY_NO_DETECT = 1u << 2,	 /* do not look for zeros in data */
+	IMG_COPY_SNAPSHOTS = 1u << 3,	 /* convert: internal snapshots too */
+	IMG_COPY_BITMAPS = 1u << 4,	 /* convert: dirty bitmaps too, but those that are inconsistent */
+	IMG_COPY_KEEP_REST = 1u << 5,	 /* copy: what dst has beyond src's end stays as it is */
 };
 
 /*
- * Copies the content of src to dst, which must be at least as large; the rest of dst is zeroed (or kept). dst is
- * flushed. After a failure dst holds a part of it.
+ * Copies the content of src to dst, which must be at least as large; the rest of dst is zeroed (or kept). dst is flushed. After a failure
+ * dst holds a part of it.
  */
 IMG_API int img_copy(struct img *src, struct img *dst, const struct img_copy_options *opts, struct img_error *err);
 
 /*
- * Creates path from src as create says (size: src's, rounded up to 512, unless given) and copies the content: temporary
- * name, sync, rename. On failure or cancellation nothing is left. With create->backing only what differs from it is
- * stored.
+ * Creates path from src as create says (size: src's, rounded up to 512, unless given) and copies the content: temporary name,
+ * sync, rename. On failure or cancellation nothing is left. With create->backing only what differs from it is stored.
  */
 IMG_API int img_convert(struct img *src, const char *path, const struct img_create_options *create,
 			const struct img_copy_options *opts, struct img_error *err);
@@ -477,9 +462,8 @@ enum img_digest {
 	IMG_DIGEST_XXH128 = 2, /* 16 bytes: tree of 1 MiB pieces, parallel, holes are cheap; see img_checksum() */
 };
 /*
- * Digest of what the guest sees. XXH128: XXH3-128 (canonical form) over the sequence of XXH3-128 (canonical form) of
- * each 1 MiB piece of the content (the last one short), followed by the size as 8 little-endian bytes. out: 32 bytes of
- * room.
+ * Digest of what the guest sees. XXH128: XXH3-128 (canonical form) over the sequence of XXH3-128 (canonical form) of each
+ * 1 MiB piece of the content (the last one short), followed by the size as 8 little-endian bytes. out: 32 bytes of room.
  */
 IMG_API int img_checksum(struct img *img, enum img_digest algo, const struct img_progress *progress, uint8_t *out,
 			 size_t *out_bytes, struct img_error *err);
@@ -508,28 +492,26 @@ struct img_finding {
 	uint64_t guest_off; /* where the guest would meet it; UINT64_MAX unknown */
 	bool repaired;
 	char where[IMG_SNAPSHOT_NAME_MAX + 1]; /* snapshot name, "" for the head or the image */
-	char rule[16];			       /* invariant of the format's specification, e.g. "LIMG-12"; "" if none */
+	char rule[16];	/* invariant of the format's specification, e.g. "LIMG-12"; "" if none */
 	char msg[216];
 };
 /* Called from one thread at a time. */
 typedef void (*img_finding_fn)(void *ctx, const struct img_finding *finding);
 struct img_check_result {
-	uint64_t damage, leaks, redundancy,
-		repaired;    /* counts; one finding may stand for several (of a run of clusters) */
-	uint64_t data_bytes; /* verified data */
+	uint64_t damage, leaks, redundancy, repaired; /* counts; one finding may stand for several (of a run of clusters) */
+	uint64_t data_bytes;			      /* verified data */
 	uint64_t metadata_bytes;
 	uint64_t leaked_bytes;
 };
 /*
- * Verifies every structure and checksum of this file (not of its backing). Returns 0 when the check ran to its end,
- * whatever it found. fn may be NULL.
+ * Verifies every structure and checksum of this file (not of its backing). Returns 0 when the check ran to its end, whatever
+ * it found. fn may be NULL.
  */
-IMG_API int img_check(struct img *img, unsigned flags, img_finding_fn fn, void *ctx,
-		      const struct img_progress *progress, struct img_check_result *out, struct img_error *err);
+IMG_API int img_check(struct img *img, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
+		      struct img_check_result *out, struct img_error *err);
 /*
- * As img_check() on the file at path, which may be too damaged to be opened, or to be written before it is repaired
- * (qcow2's corrupt bit). opts as in img_open(), with IMG_OPEN_WRITE for a repair; a snapshot: only what its disk stands
- * on is checked.
+ * As img_check() on the file at path, which may be too damaged to be opened, or to be written before it is repaired (qcow2's
+ * corrupt bit). opts as in img_open(), with IMG_OPEN_WRITE for a repair; a snapshot: only what its disk stands on is checked.
  */
 IMG_API int img_check_file(const char *path, const struct img_open_options *opts, unsigned flags, img_finding_fn fn,
 			   void *ctx, const struct img_progress *progress, struct img_check_result *out,
@@ -538,13 +520,13 @@ IMG_API int img_check_file(const char *path, const struct img_open_options *opts
 /* ---- inspection -------------------------------------------------------------------------------------------------- */
 
 enum img_severity {
-	IMG_SEVERITY_NOTE = 1, /* worth knowing, no harm by itself */
-	IMG_SEVERITY_UNSAFE,   /* may lead a reader astray, to other files, or into more work than the file is worth */
+	IMG_SEVERITY_NOTE = 1,	  /* worth knowing, no harm by itself */
+	IMG_SEVERITY_UNSAFE,	  /* may lead a reader astray, to other files, or into more work than the file is worth */
 	IMG_SEVERITY_UNPARSEABLE, /* not what it claims to be, or cut off: it cannot be judged */
 };
 /* What is looked for. Rules are named, so that policies can speak of them; names do not change. */
 struct img_inspect_rule {
-	const char *id; /* "backing-file" */
+	const char *id;	/* "backing-file" */
 	enum img_severity severity;
 	const char *what; /* one line */
 };
@@ -561,25 +543,24 @@ typedef void (*img_inspect_fn)(void *ctx, const struct img_inspect_finding *find
 
 struct img_inspect_options {
 	size_t struct_size;
-	const char *format;	    /* the file is to be used as that; NULL: as what it looks like */
-	unsigned flags;		    /* IMG_OPEN_FORCE_SHARE: although another process may write it */
-	const char *const *formats; /* NULL-terminated: those that are allowed; NULL: all */
-	uint64_t max_virtual_bytes; /* 0: 2^63 - 1 */
-	const struct img_budget
-		*budget; /* what exceeds it is a finding; check_seconds is for the whole inspection, 0: 60 */
+	const char *format; /* the file is to be used as that; NULL: as what it looks like */
+	unsigned flags;	    /* IMG_OPEN_FORCE_SHARE: although another process may write it */
+	const char *const *formats;	 /* NULL-terminated: those that are allowed; NULL: all */
+	uint64_t max_virtual_bytes;	 /* 0: 2^63 - 1 */
+	const struct img_budget *budget; /* what exceeds it is a finding; check_seconds is for the whole inspection, 0: 60 */
 };
 struct img_inspect_result {
-	char format[16]; /* as which it was judged; of a format without a driver only headers and references are */
+	char format[16];	/* as which it was judged; of a format without a driver only headers and references are */
 	uint64_t virtual_bytes; /* 0 where unknown */
 	uint64_t file_bytes;
 	uint64_t notes, unsafe, unparseable; /* findings told, by severity */
 };
 /*
- * The verdict on a file from a stranger, without opening anything else: what it looks like from both ends, what it
- * names wherever that hides, features, tables, overlaps, aliasing, expansion, snapshots, state, encryption, names, and
- * what its disk holds at first sight. Costs bounded time and memory whatever the file holds. Returns 0 when it ran to
- * its end, whatever it found: safe is what has no finding that is unsafe or unparseable. out and fn may be NULL.
- * Errors: NOENT, IO, BUSY, NOMEM, UNSUPPORTED (no such format), REFUSED (no file or device).
+ * The verdict on a file from a stranger, without opening anything else: what it looks like from both ends, what it names wherever
+ * that hides, features, tables, overlaps, aliasing, expansion, snapshots, state, encryption, names, and what its disk holds at
+ * first sight. Costs bounded time and memory whatever the file holds. Returns 0 when it ran to its end, whatever it found:
+ * safe is what has no finding that is unsafe or unparseable. out and fn may be NULL. Errors: NOENT, IO, BUSY, NOMEM,
+ * UNSUPPORTED (no such format), REFUSED (no file or device).
  */
 IMG_API int img_inspect(const char *path, const struct img_inspect_options *opts, img_inspect_fn fn, void *ctx,
 			struct img_inspect_result *out, struct img_error *err);
@@ -593,21 +574,21 @@ struct img_info {
 	uint64_t allocated_bytes; /* what it takes on the host */
 	uint32_t block_bytes;	  /* 0 where the format has none */
 	uint32_t unit_bytes;
-	char compression[16]; /* default for new writes: "zstd", "zlib", "none" */
+	char compression[16];	  /* default for new writes: "zstd", "zlib", "none" */
 	bool encrypted, dirty, corrupt;
 	bool has_uuid;
 	uint8_t uuid[16];
-	uint8_t hash[16]; /* logical root of the head; zero where the format has none */
+	uint8_t hash[16];	/* logical root of the head; zero where the format has none */
 	uint64_t nr_snapshots;
-	uint64_t vmstate_bytes; /* of the working vmstate */
+	uint64_t vmstate_bytes;	/* of the working vmstate */
 	bool has_backing;
-	char backing[1024]; /* name as recorded */
+	char backing[1024];	/* name as recorded */
 	char backing_format[16];
 	char backing_snapshot[IMG_SNAPSHOT_NAME_MAX + 1];
-	char backing_pin[16];	 /* "strong", "weak", "id" (no more than a uuid), "none" */
+	char backing_pin[16];	/* "strong", "weak", "id" (no more than a uuid), "none" */
 	bool backing_committing; /* a commit into the backing file was interrupted */
 	uint64_t generation;
-	uint64_t used_bytes;		  /* of the file, by the format's own books; 0 where unknown */
+	uint64_t used_bytes;	/* of the file, by the format's own books; 0 where unknown */
 	uint64_t pending_free_bytes_hint; /* nonzero: deleted content still waits for reclaim */
 };
 IMG_API int img_info(struct img *img, struct img_info *out, struct img_error *err);
@@ -625,19 +606,19 @@ typedef void (*img_detail_fn)(void *ctx, const struct img_detail *detail);
 IMG_API int img_info_details(struct img *img, img_detail_fn fn, void *ctx, struct img_error *err);
 
 /*
- * Changes what an image was created with, where the format can do that in place: options as in img_create_options, and
- * those that the format adds (qcow2: size, backing_file, backing_fmt; these record another parent without looking at
- * it: the handle goes on with the one it has). All options are judged before anything is changed. Errors: INVALID (does
- * not exist, does not go together), UNSUPPORTED (cannot be changed), those of img_resize().
+ * Changes what an image was created with, where the format can do that in place: options as in img_create_options, and those that the
+ * format adds (qcow2: size, backing_file, backing_fmt; these record another parent without looking at it: the handle goes on with the
+ * one it has). All options are judged before anything is changed. Errors: INVALID (does not exist, does not go together), UNSUPPORTED
+ * (cannot be changed), those of img_resize().
  */
 IMG_API int img_amend(struct img *img, const char *options, struct img_error *err);
 
 /*
- * Writes what img holds over its backing into the backing's head, empties img and pins it to the new state. May be run
- * again after a crash. Errors: REFUSED (no backing; img has snapshots; the backing's head moved on from the snapshot
- * that img stands on), BUSY, and those of img_open() for the backing. The caller opened img for writing; the backing is
- * reopened for writing here. After a failure or cancellation half way img reads as before, but only another
- * img_commit() opens the way again: open it with IMG_OPEN_NO_BACKING for that.
+ * Writes what img holds over its backing into the backing's head, empties img and pins it to the new state. May be run again
+ * after a crash. Errors: REFUSED (no backing; img has snapshots; the backing's head moved on from the snapshot that img stands on),
+ * BUSY, and those of img_open() for the backing. The caller opened img for writing; the backing is reopened for writing here.
+ * After a failure or cancellation half way img reads as before, but only another img_commit() opens the way again: open it with
+ * IMG_OPEN_NO_BACKING for that.
  */
 IMG_API int img_commit(struct img *img, const struct img_copy_options *opts, struct img_error *err);
 
