@@ -57,7 +57,7 @@ struct blockmap_ops {
 	 * (VHDX). */
 	uint64_t (*slot)(const struct blockmap *bm, uint64_t block);
 	/*
-	 * Where page `page` of the table lies; NULL: table_off + page * BLOCKMAP_PAGE_BYTES. *off 0: nowhere, all of
+	 * Where page `page` of the table lies; NULL: table_off + page * page_bytes. *off 0: nowhere, all of
 	 * its blocks are free; with make it is given a place, whose content may be anything (VMDK). map is held for
 	 * writing.
 	 */
@@ -92,6 +92,7 @@ struct blockmap_shape {
 	uint64_t nr_slots;    /* entries of the table; 0: nr_blocks */
 	uint32_t entry_bytes; /* 4 or 8 */
 	uint64_t table_off;
+	uint32_t page_bytes;   /* 0: BLOCKMAP_PAGE_BYTES; a multiple of entry_bytes */
 	uint32_t prefix_bytes; /* of each place */
 	uint64_t place_align;  /* of new places; 0: 512 */
 	uint64_t end_off;      /* the first byte behind all places, for a writer: new blocks go there or later */
@@ -137,6 +138,8 @@ int blockmap_may_change(struct blockmap *bm, struct img_error *err);
 /* ops->begin, if it is due; for changes that the format makes by itself. */
 int blockmap_touch(struct blockmap *bm, struct img_error *err);
 void blockmap_break(struct blockmap *bm);
+/* The last flush, for the driver's close; makes all durable, after bulk too. IMG_E_POISONED if broken. */
+int blockmap_finish(struct blockmap *bm, struct img_error *err);
 
 /* ---- steps of resize and of the end of a commit: alone ----------------------------------------------------------- */
 
@@ -171,7 +174,6 @@ struct blockmap_rules {
 	const char *entry;   /* an entry makes sense, and its place lies inside the file */
 	const char *overlap; /* no two places overlap, none lies over other structures */
 	const char *leak;    /* every place belongs to an entry */
-	const char *beyond;  /* entries behind the disk are free */
 };
 struct blockmap_census {
 	uint64_t nr_free, nr_zero, nr_data, nr_partial;

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Steps that formats put together to a resize or to the end of a commit, while no request is under way. Each leaves the
+ * image readable as it was or as it will be; the order between them is the format's.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "blockmap_int.h"
+
+#define COPY_BYTES (UINT64_C(1) << 20)
+
+int blockmap_stop(struct blockmap *bm, struct img_error *err)
+{
+	int ret = blockmap_flush(bm, err); /* most of it, while requests go on */
+
+	if (ret != 0)
+		return ret;
+	pthread_rwlock_wrlock(&bm->gate);
+	if (bm->writable)
+		ret = flush_all(bm, err);
+	if (ret != 0)
+		pthread_rwlock_unlock(&bm->gate);
+	return ret;
+}
+
+void blockmap_start(struct blockmap *bm)
+{
+	pthread_rwlock_unlock(&bm->gate);
+}
+
+int blockmap_flush_stopped(struct blockmap *bm, struct img_error *err)
+{
+	return flush_all(bm, err);
+}
+
+int blockmap_get(struct blockmap *bm, uint64_t block, struct blockmap_entry *out, struct img_error *err)
+{
+	int ret;
+
+	pthread_rwlock_wrlock(&bm->map);
+	ret = entry_get(bm, block, true, out, err);
+	pthread_rwlock_unlock(&bm->map);
+	return ret;
+}
+
+int blockmap_set(struct blockmap *bm, uint64_t block, const struct blockmap_entry *entry, struct img_error *err)
+{
+	int ret;
+
+	pthread_rwlock_wrlock(&bm->map);
+	ret = entry_set(bm, block, entry, err);
+	pthread_rwlock_unlock(&bm->map);
+	return ret == 0 ? flush_if_crowded(bm, err) : ret;
+}
+
+int blockmap_clear(struct blockmap *bm, uint64_t first, uint64_t nr, struct img_error *err)
+{
+	static const struct blockmap_entry none = { .state = BLOCKMAP_FREE };
+	struct blockmap_entry e;
+	int ret = 0;
+
+	for (uint64_t block = first; block < first + nr && ret == 0; block++) {
+		struct img_error unused = { .code = IMG_OK };
+
+		ret = blockmap_get(bm, block, &e, &unused);
+		/* What makes no sense is cleared too; what cannot be read is a failure. */
+		if (ret != 0 && ret != IMG_E_CORRUPT) {
+			if (err)
+				*err = unused;
+			return ret;
+		}
+		if (ret != 0 || e.state != BLOCKMAP_FREE)
+			ret = blockmap_set(bm, block, &none, err);
+	}
+	return ret;
+}
+
+int blockmap_zero_tail(struct blockmap *bm, uint64_t from, struct img_error *err)
+{
+	const struct blockmap_shape *s = &bm->shape;
+	uint64_t block = from / s->block_bytes, in = from % s->block_bytes;
+	struct blockmap_entry e;
+	int ret;
+
+	if (in == 0)
+		return 0;
+	ret = blockmap_get(bm, block, &e, err);
+	if (ret != 0)
+		return ret;
+	if (e.state == BLOCKMAP_ZERO || (e.state == BLOCKMAP_FREE && !backed(bm)))
+		return 0;
+	ret = blockmap_touch(bm, err);
+	if (ret == 0 && e.state == BLOCKMAP_DATA) {
+		uint64_t host_off = e.off + s->prefix_bytes + in;
+
+		/* A last block may have been left short; what it lacks are zeros. */
+		if (host_off < node_size(bm->file))
+			ret = node_zero(bm->file, min_u64(s->block_bytes - in, node_size(bm->file) - host_off),
+					host_off, 0, err);
+		if (ret == 0 && node_size(bm->file) < e.off + place_bytes(bm))
+			ret = node_resize(bm->file, e.off + place_bytes(bm), err);
+		atomic_store(&bm->data_dirty, true);
+		return ret;
+	}
+	return ret == 0 ? write_range(bm, NULL, s->block_bytes - in, from, err) : ret;
+}
+
+static int copy_place(struct blockmap *bm, uint64_t from, uint64_t to, struct img_error *err)
+{
+	uint64_t left = place_bytes(bm), there;
+	uint8_t *buf = malloc((size_t)min_u64(left, COPY_BYTES));
+	int ret = 0;
+
+	if (!buf)
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+	/* The last place of a file may be short. */
+	there = from < node_size(bm->file) ? min_u64(left, node_size(bm->file) - from) : 0;
+	while (there > 0 && ret == 0) {
+		uint64_t n = min_u64(there, COPY_BYTES);
+
+		ret = node_pread(bm->file, buf, n, from, 0, err);
+		if (ret == 0)
+			ret = node_pwrite(bm->file, buf, n, to, IMG_IO_DETECT_ZEROES, err);
+		from += n;
+		to += n;
+		there -= n;
+	}
+	free(buf);
+	return ret;
+}
+
+int blockmap_move(struct blockmap *bm, uint64_t block, struct img_error *err)
+{
+	struct blockmap_entry e;
+	uint64_t to = 0, from;
+	int ret = blockmap_get(bm, block, &e, err);
+
+	if (ret != 0 || (e.state != BLOCKMAP_DATA && e.state != BLOCKMAP_PARTIAL))
+		return ret;
+	ret = blockmap_touch(bm, err);
+	if (ret != 0)
+		return ret;
+	from = e.off;
+	pthread_rwlock_wrlock(&bm->map);
+	ret = allocate_places(bm, 1, &to, err);
+	pthread_rwlock_unlock(&bm->map);
+	if (ret == 0 && to < bm->clean_from)
+		ret = node_zero(bm->file, place_bytes(bm), to, 0, err);
+	if (ret == 0)
+		ret = copy_place(bm, from, to, err);
+	atomic_store(&bm->data_dirty, true);
+	e.off = to;
+	return ret == 0 ? blockmap_set(bm, block, &e, err) : ret;
+}

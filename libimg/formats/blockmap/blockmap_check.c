@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Is the table in order? One walk judges each entry by itself and counts. Then the places are sorted, so that
+ * neighbours show overlaps and gaps; where there are more of them than memory is spent on, that is done for one window
+ * of the file after the other: more places than fit into a window's bytes overlap, whatever they are.
+ *
+ * Bad entries in a row are one finding.
+ */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockmap_int.h"
+
+#define PLACES_MAX    (UINT64_C(4) << 20) /* in memory at once: 64 MiB */
+#define PLACES_MIN    1024u
+#define REPORT_BLOCKS 65536u
+
+struct place {
+	uint64_t off, block;
+};
+
+struct check {
+	struct blockmap *bm;
+	const struct blockmap_rules *rules;
+	uint64_t data_off, file_bytes;
+	bool repair;
+	img_finding_fn fn;
+	void *ctx;
+	const struct img_progress *progress;
+	struct img_check_result *out;
+	struct blockmap_census *census;
+
+	/* bad entries in a row */
+	uint64_t bad_first, bad_nr, bad_fixed;
+	char bad_why[120];
+
+	struct place *place;
+	uint64_t nr_places, cap_places;
+	uint64_t done, total;
+};
+
+static void found(struct check *k, struct img_finding *f, uint64_t weight, const char *rule, const char *fmt, ...)
+	__attribute__((format(printf, 5, 6)));
+static void found(struct check *k, struct img_finding *f, uint64_t weight, const char *rule, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (f->kind == IMG_FINDING_DAMAGE)
+		k->out->damage += weight;
+	else if (f->kind == IMG_FINDING_LEAK)
+		k->out->leaks += weight;
+	if (f->repaired)
+		k->out->repaired += weight;
+	if (!k->fn)
+		return;
+	(void)snprintf(f->rule, sizeof(f->rule), "%s", rule ? rule : "");
+	va_start(ap, fmt);
+	(void)vsnprintf(f->msg, sizeof(f->msg), fmt, ap);
+	va_end(ap);
+	k->fn(k->ctx, f);
+}
+
+static int progress(struct check *k, struct img_error *err)
+{
+	const struct img_progress *p = k->progress;
+
+	if (++k->done % REPORT_BLOCKS != 0 || !p || !p->fn)
+		return 0;
+	if (p->fn(p->ctx, k->done, max_u64(k->done, k->total)) == 0)
+		return 0;
+	return error_set(err, IMG_E_CANCELLED, 0, NO_OFFSET, LAYER, "stopped");
+}
+
+/* ---- entries by themselves --------------------------------------------------------------------------------------- */
+
+static void tell_bad(struct check *k)
+{
+	struct img_finding f = { .kind = IMG_FINDING_DAMAGE, .file_off = NO_OFFSET };
+
+	if (k->bad_nr == 0)
+		return;
+	f.guest_off = k->bad_first * k->bm->shape.block_bytes;
+	f.repaired = k->bad_fixed == k->bad_nr;
+	if (!k->bm->ops->locate)
+		f.file_off = k->bm->shape.table_off + slot_of(k->bm, k->bad_first) * k->bm->shape.entry_bytes;
+	if (k->bad_nr == 1)
+		found(k, &f, 1, k->rules->entry, "the entry of block %" PRIu64 ": %s", k->bad_first, k->bad_why);
+	else
+		found(k, &f, k->bad_nr, k->rules->entry, "the entries of blocks %" PRIu64 " to %" PRIu64 ": %s",
+		      k->bad_first, k->bad_first + k->bad_nr - 1, k->bad_why);
+	k->bad_nr = k->bad_fixed = 0;
+}
+
+static void bad_entry(struct check *k, uint64_t block, const char *why)
+{
+	static const struct blockmap_entry none = { .state = BLOCKMAP_FREE };
+
+	if (k->bad_nr > 0 && k->bad_first + k->bad_nr != block)
+		tell_bad(k);
+	if (k->bad_nr == 0) {
+		k->bad_first = block;
+		(void)snprintf(k->bad_why, sizeof(k->bad_why), "%s", why);
+	}
+	k->bad_nr++;
+	k->census->nr_bad++;
+	if (k->repair && blockmap_set(k->bm, block, &none, NULL) == 0)
+		k->bad_fixed++;
+}
+
+/* Does the place lie where places may lie? The last one of the disk may be cut off where the disk ends. */
+static bool place_inside(const struct check *k, uint64_t block, uint64_t off)
+{
+	const struct blockmap_shape *s = &k->bm->shape;
+	uint64_t start = block * s->block_bytes;
+	uint64_t need = start < s->disk_bytes ? min_u64(s->block_bytes, s->disk_bytes - start) : 0;
+
+	return off >= k->data_off && range_inside(off, s->prefix_bytes + need, k->file_bytes);
+}
+
+/* 1: it has a place. */
+static int judge_entry(struct check *k, uint64_t block, struct blockmap_entry *e, bool tell, struct img_error *err)
+{
+	struct img_error why = { .code = IMG_OK };
+	int ret = blockmap_get(k->bm, block, e, &why);
+	char text[96];
+
+	if (ret == IMG_E_NOMEM) {
+		if (err)
+			*err = why;
+		return ret;
+	}
+	if (ret != 0) {
+		if (tell)
+			bad_entry(k, block, why.msg);
+		return 0;
+	}
+	if (e->state == BLOCKMAP_FREE || e->state == BLOCKMAP_ZERO) {
+		if (tell && e->state == BLOCKMAP_FREE)
+			k->census->nr_free++;
+		else if (tell)
+			k->census->nr_zero++;
+		return 0;
+	}
+	if (!place_inside(k, block, e->off)) {
+		(void)snprintf(text, sizeof(text),
+			       "leads to 0x%" PRIx64 ", out of the data area 0x%" PRIx64 " to 0x%" PRIx64, e->off,
+			       k->data_off, k->file_bytes);
+		if (tell)
+			bad_entry(k, block, text);
+		return 0;
+	}
+	return 1;
+}
+
+static int walk_entries(struct check *k, struct img_error *err)
+{
+	const struct blockmap_shape *s = &k->bm->shape;
+	struct blockmap_entry e;
+
+	for (uint64_t block = 0; block < s->nr_blocks; block++) {
+		int ret = judge_entry(k, block, &e, true, err);
+
+		if (ret < 0)
+			return ret;
+		if (ret == 1) {
+			if (e.state == BLOCKMAP_DATA)
+				k->census->nr_data++;
+			else
+				k->census->nr_partial++;
+			k->census->end_off = max_u64(k->census->end_off, e.off + place_bytes(k->bm));
+			k->census->first_off = min_u64(k->census->first_off, e.off);
+		}
+		ret = progress(k, err);
+		if (ret != 0)
+			return ret;
+	}
+	tell_bad(k);
+	k->out->metadata_bytes += s->nr_slots * s->entry_bytes;
+	return 0;
+}
+
+/* ---- places against each other ----------------------------------------------------------------------------------- */
+
+static int by_off(const void *a, const void *b)
+{
+	const struct place *x = a, *y = b;
+
+	if (x->off != y->off)
+		return x->off < y->off ? -1 : 1;
+	return x->block < y->block ? -1 : x->block > y->block;
+}
+
+static void tell_gap(struct check *k, uint64_t from, uint64_t to)
+{
+	struct img_finding f = { .kind = IMG_FINDING_LEAK, .file_off = from, .guest_off = NO_OFFSET };
+	uint64_t nr = to > from ? (to - from) / place_bytes(k->bm) : 0;
+
+	if (nr == 0)
+		return;
+	k->out->leaked_bytes += nr * place_bytes(k->bm);
+	found(k, &f, nr, k->rules->leak, "room for %" PRIu64 " blocks at 0x%" PRIx64 " is nobody's", nr, from);
+}
+
+/* *end: of the places before; goes on from window to window. */
+static void judge_places(struct check *k, uint64_t *end)
+{
+	qsort(k->place, (size_t)k->nr_places, sizeof(*k->place), by_off);
+	for (uint64_t i = 0; i < k->nr_places; i++) {
+		const struct place *p = &k->place[i];
+		struct img_finding f = { .kind = IMG_FINDING_DAMAGE,
+					 .file_off = p->off,
+					 .guest_off = p->block * k->bm->shape.block_bytes };
+
+		if (p->off<*end && * end> k->data_off)
+			found(k, &f, 1, k->rules->overlap,
+			      "the place of block %" PRIu64 ", 0x%" PRIx64 ", belongs to another block as well",
+			      p->block, p->off);
+		else
+			tell_gap(k, *end, p->off);
+		*end = max_u64(*end, p->off + place_bytes(k->bm));
+	}
+}
+
+/* Places that begin in [from, to). 1: more than can be without overlaps. */
+static int collect(struct check *k, uint64_t from, uint64_t to, struct img_error *err)
+{
+	struct blockmap_entry e;
+
+	k->nr_places = 0;
+	for (uint64_t block = 0; block < k->bm->shape.nr_blocks; block++) {
+		int ret = judge_entry(k, block, &e, false, err);
+
+		if (ret < 0)
+			return ret;
+		if (ret == 1 && e.off >= from && e.off < to) {
+			if (k->nr_places == k->cap_places)
+				return 1;
+			k->place[k->nr_places++] = (struct place){ .off = e.off, .block = block };
+		}
+		ret = progress(k, err);
+		if (ret != 0)
+			return ret;
+	}
+	return 0;
+}
+
+static int compare_places(struct check *k, struct img_error *err)
+{
+	uint64_t nr = k->census->nr_data + k->census->nr_partial, from = k->data_off, end = k->data_off;
+	uint64_t window = nr <= PLACES_MAX ? UINT64_MAX : (PLACES_MAX - 2) * place_bytes(k->bm);
+	int ret = 0;
+
+	k->cap_places = nr <= PLACES_MAX ? max_u64(nr, PLACES_MIN) : PLACES_MAX;
+	k->place = malloc((size_t)k->cap_places * sizeof(*k->place));
+	if (!k->place)
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+	while (nr > 0 && from < k->census->end_off && ret == 0) {
+		uint64_t to = window > UINT64_MAX - from ? UINT64_MAX : from + window;
+
+		ret = collect(k, from, to, err);
+		if (ret < 0)
+			return ret;
+		judge_places(k, &end);
+		from = to;
+	}
+	if (ret == 1) {
+		struct img_finding f = { .kind = IMG_FINDING_DAMAGE, .file_off = from, .guest_off = NO_OFFSET };
+
+		found(k, &f, 1, k->rules->overlap, "too many blocks share their places to name them all");
+		return 0;
+	}
+	tell_gap(k, end, k->file_bytes);
+	return 0;
+}
+
+int blockmap_check(struct blockmap *bm, const struct blockmap_rules *rules, uint64_t data_off, bool repair,
+		   img_finding_fn fn, void *ctx, const struct img_progress *progress_, struct img_check_result *out,
+		   struct blockmap_census *census, struct img_error *err)
+{
+	struct check k = {
+		.bm = bm,
+		.rules = rules,
+		.data_off = data_off,
+		.file_bytes = node_size(bm->file),
+		.repair = repair,
+		.fn = fn,
+		.ctx = ctx,
+		.progress = progress_,
+		.out = out,
+		.census = census,
+		.total = 2 * bm->shape.nr_blocks,
+	};
+	int ret;
+
+	*census = (struct blockmap_census){ .first_off = UINT64_MAX, .end_off = data_off };
+	ret = walk_entries(&k, err);
+	if (ret == 0)
+		ret = compare_places(&k, err);
+	if (ret == 0 && repair)
+		ret = flush_all(bm, err);
+	free(k.place);
+	return ret;
+}
