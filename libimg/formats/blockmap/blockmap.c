@@ -43,6 +43,8 @@ static void complete(struct blockmap_shape *s)
 		s->page_bytes = BLOCKMAP_PAGE_BYTES;
 	if (s->place_align == 0)
 		s->place_align = SECTOR_BYTES;
+	if (s->place_stride == 0)
+		s->place_stride = s->prefix_bytes + s->block_bytes;
 }
 
 /* Formats said in their own words what is wrong with an image; here it is only made sure that no sum overflows. */
@@ -51,6 +53,8 @@ static bool sane(const struct blockmap_shape *s)
 	uint64_t bytes;
 
 	if ((s->entry_bytes != 4 && s->entry_bytes != 8) || s->page_bytes % s->entry_bytes != 0)
+		return false;
+	if (s->place_stride < s->prefix_bytes + s->block_bytes)
 		return false;
 	if (s->block_bytes == 0 || s->block_bytes % SECTOR_BYTES != 0 || s->disk_bytes > INT64_MAX)
 		return false;
@@ -205,7 +209,8 @@ int allocate_places(struct blockmap *bm, uint64_t nr, uint64_t *off, struct img_
 		ret = bm->ops->allocate(bm, nr, off, err);
 	if (ret != 0)
 		return ret;
-	if (mul_overflows(nr, place_bytes(bm), &bytes) || add_overflows(*off, bytes, &end) || end > INT64_MAX)
+	if (mul_overflows(nr - 1, bm->shape.place_stride, &bytes) || add_overflows(bytes, place_bytes(bm), &bytes) ||
+	    add_overflows(*off, bytes, &end) || end > INT64_MAX)
 		return error_set(err, IMG_E_LIMIT, 0, *off, LAYER, "no file is that long");
 	/* Only here does the file grow, so that two requests cannot cut off each other's blocks. */
 	if (node_size(bm->file) < end)

@@ -95,6 +95,7 @@ struct blockmap_shape {
 	uint32_t page_bytes;   /* 0: BLOCKMAP_PAGE_BYTES; a multiple of entry_bytes */
 	uint32_t prefix_bytes; /* of each place */
 	uint64_t place_align;  /* of new places; 0: 512 */
+	uint64_t place_stride; /* from one place to the next of the same allocation; 0: prefix and block */
 	uint64_t end_off;      /* the first byte behind all places, for a writer: new blocks go there or later */
 
 	bool has_zero;	       /* entries can say ZERO */
@@ -158,8 +159,11 @@ int blockmap_clear(struct blockmap *bm, uint64_t first, uint64_t nr, struct img_
  * hold: for growing a disk that ends inside a block. Reaches over the disk's end. Durable with the next flush.
  */
 int blockmap_zero_tail(struct blockmap *bm, uint64_t from, struct img_error *err);
-/* Copies the block at from (prefix and data) to the end of the file and makes its entry lead there. */
-int blockmap_move(struct blockmap *bm, uint64_t block, struct img_error *err);
+/*
+ * Copies a block's place (prefix and data) to `to`, 0: behind all others, and makes its entry lead there, in memory
+ * until the next flush. What `to` holds must be nobody's, durably.
+ */
+int blockmap_move(struct blockmap *bm, uint64_t block, uint64_t to, struct img_error *err);
 /*
  * A new geometry, after the format wrote it. Only sizes, counts, table_off and end_off may differ; table pages are
  * forgotten, so nothing may be dirty where table_off or the meaning of entries changed. IMG_E_NOMEM leaves all as it

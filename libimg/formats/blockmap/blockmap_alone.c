@@ -130,25 +130,32 @@ static int copy_place(struct blockmap *bm, uint64_t from, uint64_t to, struct im
 	return ret;
 }
 
-int blockmap_move(struct blockmap *bm, uint64_t block, struct img_error *err)
+static int place_for(struct blockmap *bm, uint64_t *to, struct img_error *err)
+{
+	int ret = 0;
+
+	pthread_rwlock_wrlock(&bm->map);
+	if (*to == 0)
+		ret = allocate_places(bm, 1, to, err);
+	pthread_rwlock_unlock(&bm->map);
+	/* Zeros of the block are not copied, so that holes stay holes. */
+	if (ret == 0 && *to < bm->clean_from)
+		ret = node_zero(bm->file, place_bytes(bm), *to, 0, err);
+	return ret;
+}
+
+int blockmap_move(struct blockmap *bm, uint64_t block, uint64_t to, struct img_error *err)
 {
 	struct blockmap_entry e;
-	uint64_t to = 0, from;
 	int ret = blockmap_get(bm, block, &e, err);
 
 	if (ret != 0 || (e.state != BLOCKMAP_DATA && e.state != BLOCKMAP_PARTIAL))
 		return ret;
 	ret = blockmap_touch(bm, err);
-	if (ret != 0)
-		return ret;
-	from = e.off;
-	pthread_rwlock_wrlock(&bm->map);
-	ret = allocate_places(bm, 1, &to, err);
-	pthread_rwlock_unlock(&bm->map);
-	if (ret == 0 && to < bm->clean_from)
-		ret = node_zero(bm->file, place_bytes(bm), to, 0, err);
 	if (ret == 0)
-		ret = copy_place(bm, from, to, err);
+		ret = place_for(bm, &to, err);
+	if (ret == 0)
+		ret = copy_place(bm, e.off, to, err);
 	atomic_store(&bm->data_dirty, true);
 	e.off = to;
 	return ret == 0 ? blockmap_set(bm, block, &e, err) : ret;

@@ -141,4 +141,10 @@ static inline uint64_t place_bytes(const struct blockmap *bm)
 	return bm->shape.prefix_bytes + bm->shape.block_bytes;
 }
 
+/* Is the data of neighbouring places one piece? */
+static inline bool dense(const struct blockmap *bm)
+{
+	return bm->shape.place_stride == bm->shape.block_bytes;
+}
+
 #endif

@@ -37,7 +37,7 @@ static bool joins(const struct blockmap *bm, const struct run *run, const struct
 {
 	if (e->state != run->state)
 		return false;
-	return e->state != BLOCKMAP_DATA || (bm->shape.prefix_bytes == 0 && e->off == run->host_off + run->bytes);
+	return e->state != BLOCKMAP_DATA || (dense(bm) && e->off == run->host_off + run->bytes);
 }
 
 int run_at_mapped(struct blockmap *bm, uint64_t off, uint64_t bytes, bool may_load, struct run *out,

@@ -90,7 +90,13 @@ struct fresh {
 	uint64_t host_first; /* where first lies */
 };
 
-/* Disk bytes [off, off + bytes) from the backing to host_off. Zeros need not be written to what is zeros. */
+/* From the first new place to the end of the last one. */
+static uint64_t span(const struct blockmap *bm, const struct fresh *f)
+{
+	return (f->claim.nr - 1) * bm->shape.place_stride + place_bytes(bm);
+}
+
+/* Disk bytes [off, end) from the backing to where they belong. Zeros need not be written to what is zeros. */
 static int copy_up(struct blockmap *bm, const struct fresh *f, uint64_t off, uint64_t end, struct img_error *err)
 {
 	uint64_t size = blockmap_size(bm), host_off = f->host_first + (off - f->first);
@@ -143,7 +149,7 @@ static int write_fresh(struct blockmap *bm, const struct fresh *f, const uint8_t
 	int ret = 0;
 
 	if (f->wipe)
-		ret = node_zero(bm->file, f->claim.nr * place_bytes(bm), f->place, 0, err);
+		ret = node_zero(bm->file, span(bm, f), f->place, 0, err);
 	if (ret == 0 && bm->shape.bitmap_always)
 		ret = write_full_bitmap(bm, f->place, err);
 	if (ret == 0 && fill)
@@ -167,7 +173,7 @@ static int publish(struct blockmap *bm, const struct fresh *f, struct img_error 
 
 	for (uint64_t i = 0; i < f->claim.nr && ret == 0 && !f->partial; i++) {
 		ret = entry_set(bm, f->claim.first + i, &e, err);
-		e.off += place_bytes(bm);
+		e.off += bm->shape.place_stride;
 	}
 	if (ret != 0 || !f->bits)
 		return ret;
@@ -184,7 +190,7 @@ static int publish(struct blockmap *bm, const struct fresh *f, struct img_error 
 /* Nobody came after: the room is free again, but not blank. */
 static void give_back(struct blockmap *bm, const struct fresh *f)
 {
-	uint64_t end = f->place + f->claim.nr * place_bytes(bm);
+	uint64_t end = f->place + span(bm, f);
 
 	if (f->partial || bm->ops->allocate || bm->end_off != end)
 		return;
@@ -199,8 +205,8 @@ static int count_new(struct blockmap *bm, enum blockmap_state state, uint64_t la
 	struct blockmap_entry e;
 	int ret;
 
-	/* Prefixes lie between data that is to be written at once. */
-	while (n < *nr && n < max && bm->shape.prefix_bytes == 0 && bm->shape.bitmap_bytes == 0) {
+	/* Nothing may lie between data that is to be written at once. */
+	while (n < *nr && n < max && dense(bm) && bm->shape.bitmap_bytes == 0) {
 		ret = entry_get(bm, first + n, true, &e, err);
 		if (ret != 0)
 			return ret;
