@@ -10,7 +10,7 @@
 #include "libimg.h"
 
 static const struct codec_ops *const codecs[] = {
-	&codec_zstd,  &codec_deflate, &codec_deflate_4k, &codec_zlib, &codec_adc,
+	&codec_zstd,  &codec_deflate, &codec_deflate_4k, &codec_zlib, &codec_adc, &codec_lzfse,
 #ifdef IMG_HAVE_BZIP2
 	&codec_bzip2,
 #endif

@@ -21,6 +21,7 @@ enum codec_id {
 	CODEC_BZIP2, /* DMG; where the build has libbz2 */
 	CODEC_XZ,    /* DMG; where the build has liblzma */
 	CODEC_ADC,   /* DMG: Apple Data Compression */
+	CODEC_LZFSE, /* DMG: LZFSE, and LZVN within */
 };
 
 struct codec_ctx; /* compressors and expanders of one thread, made when they are first used */
@@ -58,7 +59,7 @@ int codec_expand_prefix(struct codec_ctx *ctx, enum codec_id id, const void *src
 /* Is it there, in this build? */
 bool codec_has(enum codec_id id);
 
-/* "none", "zstd", "zlib", "bzip2", "xz", "adc"; "unknown" for anything else. */
+/* "none", "zstd", "zlib", "bzip2", "xz", "adc", "lzfse"; "unknown" for anything else. */
 const char *codec_name(enum codec_id id);
 
 /* What limg and qcow2 are written with. Reads "none", "zstd", "zstd:LEVEL" (1 to 22), "zlib" or "zlib:LEVEL" (1 to 9).

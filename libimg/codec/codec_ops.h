@@ -20,7 +20,7 @@ struct codec_ops {
 	int (*expand_prefix)(void *state, const void *src, size_t src_bytes, void *dst, size_t dst_bytes);
 };
 
-extern const struct codec_ops codec_zstd, codec_deflate, codec_deflate_4k, codec_zlib, codec_adc;
+extern const struct codec_ops codec_zstd, codec_deflate, codec_deflate_4k, codec_zlib, codec_adc, codec_lzfse;
 #ifdef IMG_HAVE_BZIP2
 extern const struct codec_ops codec_bzip2;
 #endif

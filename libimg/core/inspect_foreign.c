@@ -5,8 +5,8 @@
  * policy can allow. When a format gets a driver, its look moves there.
  *
  * Sources: docs/interop/qed_spec.txt and the header of qcow version 1 in QEMU's documentation; Virtual Hard Disk Image
- * Format Specification (2006); VDICore.h of VirtualBox; docs/interop/parallels.rst; bochs' hdimage; the koly block of
- * UDIF. format-spec/inspect.md says what is looked at.
+ * Format Specification (2006); VDICore.h of VirtualBox; docs/interop/parallels.rst; bochs' hdimage.
+ * format-spec/inspect.md says what is looked at.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -293,34 +293,6 @@ static int bochs(struct inspector *in, struct node *file, struct img_error *err)
 	return ret;
 }
 
-#define KOLY_BYTES 512u
-
-static int dmg(struct inspector *in, struct node *file, struct img_error *err)
-{
-	uint64_t size = node_size(file), at = size >= KOLY_BYTES ? size - KOLY_BYTES : 0;
-	uint8_t k[KOLY_BYTES], head[8];
-	int ret = inspect_read(file, k, sizeof(k), at, err);
-
-	if (ret == 0)
-		ret = inspect_read(file, head, sizeof(head), 0, err);
-	if (ret != 0)
-		return ret;
-	if (memcmp(head, "encrcdsa", 8) == 0)
-		inspect_found(in, INSPECT_ENCRYPTED, 0, "an encrypted disk image");
-	if (memcmp(k, "koly", 4) != 0)
-		return 0;
-	if (be32_at(k, 60) > 1)
-		inspect_found(in, INSPECT_EXTENT_FILE, at + 60, "one of %" PRIu32 " parts", be32_at(k, 60));
-	if (!range_inside(be64_at(k, 216), be64_at(k, 224), size) ||
-	    !range_inside(be64_at(k, 24), be64_at(k, 32), size))
-		inspect_found(in, INSPECT_TABLE_BOUNDS, at + 216, "its property list or its data lie outside the file");
-	if (be64_at(k, 492) <= INT64_MAX / 512)
-		virtual_size(in, be64_at(k, 492) * 512, at + 492);
-	else
-		inspect_found(in, INSPECT_BAD_HEADER, at + 492, "a disk of %" PRIu64 " sectors", be64_at(k, 492));
-	return 0;
-}
-
 static int luks(struct inspector *in, struct node *file, struct img_error *err)
 {
 	return inspect_luks(in, file, 0, node_size(file), err);
@@ -330,8 +302,8 @@ static const struct foreign {
 	const char *format;
 	int (*inspect)(struct inspector *in, struct node *file, struct img_error *err);
 } table[] = {
-	{ "bochs", bochs }, { "dmg", dmg }, { "luks", luks }, { "parallels", parallels }, { "qcow", qcow },
-	{ "qed", qed },	    { "vdi", vdi }, { "vhd", vhd },   { "vhdx", inspect_vhdx },	  { "vmdk", inspect_vmdk },
+	{ "bochs", bochs }, { "luks", luks }, { "parallels", parallels }, { "qcow", qcow },	    { "qed", qed },
+	{ "vdi", vdi },	    { "vhd", vhd },   { "vhdx", inspect_vhdx },	  { "vmdk", inspect_vmdk },
 };
 
 int inspect_foreign(struct inspector *in, const char *format, struct node *file, struct img_error *err)

@@ -78,6 +78,10 @@ int node_open(struct node *node, const struct driver_open *args, struct img_erro
 	if (!node->drv->open)
 		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER, "%s: %s cannot be opened", node->path,
 				 node->drv->name);
+	if (args->writable && !node->drv->pwrite)
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, node->drv->name,
+				 "%s: format %s is only read; convert the image to change it", node->path,
+				 node->drv->name);
 	ret = node_judge(node, node->drv->open(node, args, err), "open", err);
 	node->opened = ret == 0;
 	return ret;

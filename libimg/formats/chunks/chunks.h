@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An engine for formats that only ever are read and keep their disk as a list of pieces of their own sizes, most of
+ * them compressed: cloop, DMG. The format reads its tables, appends the pieces in the order of the disk, and leaves
+ * reading, the map and the check to this.
+ *
+ * Expanded pieces that a request took only a part of are kept for the next one, in a cache whose size does not depend
+ * on the image. Threads: chunks_read(), chunks_status() and chunks_check() may run side by side; each expands with what
+ * it needs itself, and no lock is held meanwhile.
+ */
+#ifndef FORMATS_CHUNKS_H
+#define FORMATS_CHUNKS_H
+
+#include "budget.h"
+#include "codec.h"
+#include "node.h"
+
+/* Largest piece that is compressed: it is expanded as a whole. DMG's have 256 KiB to 1 MiB, cloop's up to some MiB. */
+#define CHUNK_MAX_BYTES (UINT64_C(16) << 20)
+
+enum chunk_kind {
+	CHUNK_ZERO,
+	CHUNK_PLAIN,
+	CHUNK_PACKED,
+	CHUNK_UNREADABLE, /* the image names a way to pack that this build does not have: a read of it says which */
+};
+
+struct chunk {
+	uint64_t off, bytes;	       /* of the disk */
+	uint64_t host_off, host_bytes; /* of the file: PLAIN, PACKED */
+	enum chunk_kind kind;
+	enum codec_id codec; /* PACKED */
+	const char *what;    /* UNREADABLE: static, "LZFSE" */
+};
+
+struct chunks; /* opaque */
+
+/* budget and path are asked and named when room is needed; path must live as long. NULL: no memory (err filled). */
+struct chunks *chunks_new(struct budget *budget, const char *path, struct img_error *err);
+void chunks_free(struct chunks *c); /* NULL is allowed */
+
+/*
+ * The next piece: off is where the last one ended (0 for the first). CORRUPT: it leaves a gap, lies outside the file of
+ * file_bytes, or is packed and larger than CHUNK_MAX_BYTES; at: file offset of what says so. LIMIT: the budget.
+ */
+int chunks_add(struct chunks *c, const struct chunk *chunk, uint64_t file_bytes, uint64_t at, struct img_error *err);
+/* Of the disk so far. */
+uint64_t chunks_size(const struct chunks *c);
+/* Bytes of the file that pieces lie in, counted as often as they are named. */
+uint64_t chunks_host_bytes(const struct chunks *c);
+/* i from 0; NULL past the end. */
+const struct chunk *chunks_at(const struct chunks *c, size_t i);
+
+/* [off, off + bytes) lies inside the size. CORRUPT: a piece that does not expand to what it should. */
+int chunks_read(struct chunks *c, struct node *file, void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
+/* As driver.h's status. */
+int chunks_status(const struct chunks *c, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
+		  size_t *nr);
+
+/* One piece into buf, which has room for its bytes; nothing is kept. For checks that go over all of them. */
+int chunks_expand(struct chunks *c, struct node *file, const struct chunk *chunk, void *buf, struct img_error *err);
+
+/* ---- driver members of formats whose state begins with this; open fills it ---- */
+
+struct chunks_state {
+	struct chunks *chunks;
+};
+
+uint64_t chunks_node_size(const struct node *node);
+int chunks_node_pread(struct node *node, void *buf, uint64_t bytes, uint64_t off, unsigned flags,
+		      struct img_error *err);
+int chunks_node_status(struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
+		       size_t *nr, struct img_error *err);
+int chunks_node_close(struct node *node, struct img_error *err);
+
+/* Where a check tells what it finds. */
+struct chunks_check {
+	const char *rule;  /* of a piece that does not expand, or is not readable */
+	img_finding_fn fn; /* may be NULL */
+	void *ctx;
+	const struct img_progress *progress; /* may be NULL */
+	struct img_check_result *out;
+};
+/* Damage, with the place of chunk (NULL: none). */
+void chunks_found(const struct chunks_check *k, const char *rule, const struct chunk *chunk, const char *msg);
+/*
+ * Reads one piece, the content of which goes to fn part by part (NULL for zeros, and for what is damaged, which is
+ * told). fn may be NULL. buf has room for CHUNKS_PART_BYTES and for chunk->bytes where it is packed.
+ */
+typedef void (*chunks_part_fn)(void *ctx, const uint8_t *data, uint64_t bytes);
+#define CHUNKS_PART_BYTES (UINT64_C(1) << 20)
+int chunks_check_one(struct node *node, const struct chunks_check *k, const struct chunk *chunk, uint8_t *buf,
+		     chunks_part_fn fn, void *ctx, struct img_error *err);
+/* All of them, in the order of the disk. */
+int chunks_check(struct node *node, const struct chunks_check *k, struct img_error *err);
+
+#endif

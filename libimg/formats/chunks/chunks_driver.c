@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: MIT */
+/* What drivers of such formats have in common: members for their tables, and the check of the pieces. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "checked.h"
+#include "chunks.h"
+#include "error.h"
+
+#define LAYER "chunks"
+
+static struct chunks *of(const struct node *node)
+{
+	return ((const struct chunks_state *)node->state)->chunks;
+}
+
+uint64_t chunks_node_size(const struct node *node)
+{
+	return chunks_size(of(node));
+}
+
+int chunks_node_pread(struct node *node, void *buf, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err)
+{
+	(void)flags;
+	return chunks_read(of(node), node->file, buf, bytes, off, err);
+}
+
+int chunks_node_status(struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
+		       size_t *nr, struct img_error *err)
+{
+	(void)err;
+	return chunks_status(of(node), bytes, off, out, cap, nr);
+}
+
+int chunks_node_close(struct node *node, struct img_error *err)
+{
+	(void)err;
+	chunks_free(of(node));
+	return 0;
+}
+
+/* ---- check ------------------------------------------------------------------------------------------------------- */
+
+void chunks_found(const struct chunks_check *k, const char *rule, const struct chunk *chunk, const char *msg)
+{
+	struct img_finding f = {
+		.kind = IMG_FINDING_DAMAGE,
+		.file_off = chunk && chunk->kind != CHUNK_ZERO ? chunk->host_off : NO_OFFSET,
+		.guest_off = chunk ? chunk->off : NO_OFFSET,
+	};
+
+	k->out->damage++;
+	if (!k->fn)
+		return;
+	(void)snprintf(f.rule, sizeof(f.rule), "%s", rule);
+	(void)snprintf(f.msg, sizeof(f.msg), "%s", msg);
+	k->fn(k->ctx, &f);
+}
+
+static int report(struct node *node, const struct chunks_check *k, uint64_t done, struct img_error *err)
+{
+	if (!k->progress || !k->progress->fn || k->progress->fn(k->progress->ctx, done, chunks_size(of(node))) == 0)
+		return 0;
+	return error_set(err, IMG_E_CANCELLED, 0, NO_OFFSET, LAYER, "%s: cancelled", node->path);
+}
+
+/* What is damaged is told and is no error. *data: buf, or NULL. */
+static int read_part(struct node *node, const struct chunks_check *k, const struct chunk *part, uint8_t *buf,
+		     const uint8_t **data, struct img_error *err)
+{
+	struct img_error why = { 0 };
+	int ret;
+
+	*data = NULL;
+	if (part->kind != CHUNK_PLAIN && part->kind != CHUNK_PACKED)
+		return 0;
+	ret = chunks_expand(of(node), node->file, part, buf, &why);
+	if (ret == IMG_E_CORRUPT || ret == IMG_E_IO) {
+		chunks_found(k, k->rule, part, why.msg);
+		return 0;
+	}
+	if (ret != 0) {
+		if (err)
+			*err = why;
+		return ret;
+	}
+	k->out->data_bytes += part->bytes;
+	*data = buf;
+	return 0;
+}
+
+int chunks_check_one(struct node *node, const struct chunks_check *k, const struct chunk *chunk, uint8_t *buf,
+		     chunks_part_fn fn, void *ctx, struct img_error *err)
+{
+	uint64_t most = chunk->kind == CHUNK_PACKED ? chunk->bytes : CHUNKS_PART_BYTES;
+	struct chunk part = *chunk;
+	const uint8_t *data;
+	int ret = 0;
+
+	for (uint64_t done = 0; done < chunk->bytes && ret == 0; done += part.bytes) {
+		part.off = chunk->off + done;
+		part.bytes = min_u64(chunk->bytes - done, most);
+		if (chunk->kind == CHUNK_PLAIN) {
+			part.host_off = chunk->host_off + done;
+			part.host_bytes = part.bytes;
+		}
+		ret = read_part(node, k, &part, buf, &data, err);
+		if (ret == 0 && fn)
+			fn(ctx, data, part.bytes);
+		if (ret == 0)
+			ret = report(node, k, part.off + part.bytes, err);
+	}
+	return ret;
+}
+
+int chunks_check(struct node *node, const struct chunks_check *k, struct img_error *err)
+{
+	const struct chunk *chunk;
+	uint8_t *buf = malloc(CHUNK_MAX_BYTES); /* touched as far as a piece reaches */
+	int ret = 0;
+
+	if (!buf)
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", node->path);
+	for (size_t i = 0; ret == 0 && (chunk = chunks_at(of(node), i)) != NULL; i++) {
+		if (chunk->kind != CHUNK_ZERO)
+			ret = chunks_check_one(node, k, chunk, buf, NULL, NULL, err);
+	}
+	free(buf);
+	return ret;
+}

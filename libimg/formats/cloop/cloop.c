@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Format "cloop", version 2: the compressed loop device of live discs. A shell script of 128 bytes, the size of a block
+ * and their number, the offset of each block in the file and of the end of the last one, then the blocks, each a zlib
+ * stream. Read only. format-spec/cloop.md has the rules that are named here.
+ */
+#include <inttypes.h>
+#include <string.h>
+
+#include "checked.h"
+#include "chunks.h"
+#include "disk_int.h"
+#include "error.h"
+#include "inspect.h"
+
+#define LAYER	     "cloop"
+#define SCRIPT_BYTES 128u
+#define SECTOR_BYTES 512u
+#define BATCH	     1024u /* offsets that are read at once */
+
+struct disk_cloop_header {
+	uint8_t script[SCRIPT_BYTES];
+	struct be32 block_bytes;
+	struct be32 nr_blocks;
+} __attribute__((packed));
+
+struct cloop_state {
+	struct chunks_state shared; /* first */
+	uint32_t block_bytes;
+};
+
+static const char begins_with[] = "#!/bin/sh\n#V2.0 Format\nmodp";
+
+static int probe(const struct probe_data *d)
+{
+	size_t bytes = sizeof(begins_with) - 1;
+
+	return d->head_bytes >= bytes && memcmp(d->head, begins_with, bytes) == 0 ? 100 : 0;
+}
+
+static int corrupt(const struct node *node, uint64_t at, const char *what, uint64_t value, struct img_error *err)
+{
+	return error_set(err, IMG_E_CORRUPT, 0, at, LAYER, "%s: %s at 0x%" PRIx64 " is 0x%" PRIx64, node->path, what,
+			 at, value);
+}
+
+static int read_header(struct node *node, uint32_t *block_bytes, uint32_t *nr_blocks, struct img_error *err)
+{
+	struct disk_cloop_header h;
+	int ret;
+
+	if (node_size(node->file) < sizeof(h))
+		return corrupt(node, 0, "the file's size", node_size(node->file), err);
+	ret = node_pread(node->file, &h, sizeof(h), 0, 0, err);
+	if (ret != 0)
+		return ret;
+	*block_bytes = be32_get(h.block_bytes);
+	*nr_blocks = be32_get(h.nr_blocks);
+	if (memcmp(h.script, begins_with, sizeof(begins_with) - 1) != 0)
+		return error_set(err, IMG_E_FORMAT, 0, 0, LAYER, "%s: no cloop image of version 2", node->path);
+	if (*block_bytes == 0 || *block_bytes % SECTOR_BYTES != 0)
+		return corrupt(node, SCRIPT_BYTES, "the size of a block", *block_bytes, err);
+	return 0;
+}
+
+/* Offsets first to first + nr of the table. */
+static int add_blocks(struct node *node, struct chunks *c, const struct be64 *offsets, uint32_t nr,
+		      uint32_t block_bytes, uint64_t table, struct img_error *err)
+{
+	int ret = 0;
+
+	for (uint32_t i = 0; i < nr && ret == 0; i++) {
+		uint64_t off = be64_get(offsets[i]), end = be64_get(offsets[i + 1]);
+		struct chunk chunk = {
+			.off = chunks_size(c),
+			.bytes = block_bytes,
+			.host_off = off,
+			.host_bytes = end - off,
+			.kind = CHUNK_PACKED,
+			.codec = CODEC_ZLIB,
+		};
+
+		if (end < off)
+			return corrupt(node, table + (i + 1) * sizeof(*offsets), "a block's end, before its beginning,",
+				       end, err);
+		ret = chunks_add(c, &chunk, node_size(node->file), table + i * sizeof(*offsets), err);
+	}
+	return ret;
+}
+
+static int read_table(struct node *node, struct chunks *c, uint32_t block_bytes, uint32_t nr_blocks,
+		      struct img_error *err)
+{
+	struct be64 offsets[BATCH + 1];
+	uint64_t table = sizeof(struct disk_cloop_header);
+	int ret = 0;
+
+	if (!range_inside(table, ((uint64_t)nr_blocks + 1) * sizeof(offsets[0]), node_size(node->file)))
+		return corrupt(node, SCRIPT_BYTES + 4, "the number of blocks", nr_blocks, err);
+	while (nr_blocks > 0 && ret == 0) {
+		uint32_t nr = (uint32_t)min_u64(nr_blocks, BATCH);
+
+		ret = node_pread(node->file, offsets, (nr + 1) * sizeof(offsets[0]), table, 0, err);
+		if (ret == 0)
+			ret = add_blocks(node, c, offsets, nr, block_bytes, table, err);
+		table += nr * sizeof(offsets[0]);
+		nr_blocks -= nr;
+	}
+	return ret;
+}
+
+static int open_member(struct node *node, const struct driver_open *args, struct img_error *err)
+{
+	struct cloop_state *s = node->state;
+	uint32_t nr_blocks = 0;
+	int ret = read_header(node, &s->block_bytes, &nr_blocks, err);
+
+	if (ret != 0)
+		return ret;
+	s->shared.chunks = chunks_new(args->budget, node->path, err);
+	if (!s->shared.chunks)
+		return IMG_E_NOMEM;
+	ret = read_table(node, s->shared.chunks, s->block_bytes, nr_blocks, err);
+	if (ret == 0)
+		ret = budget_expansion(args->budget, node->path, chunks_size(s->shared.chunks), node_size(node->file),
+				       err);
+	if (ret != 0)
+		chunks_free(s->shared.chunks);
+	return ret;
+}
+
+static void limits(const struct node *node, struct driver_limits *out)
+{
+	const struct cloop_state *s = node->state;
+
+	*out = (struct driver_limits){
+		.request_align = 1,
+		.block_bytes = s->block_bytes,
+		.optimal_bytes = s->block_bytes,
+		.unit_bytes = s->block_bytes,
+		.max_size_bytes = INT64_MAX,
+	};
+}
+
+static int info(struct node *node, struct img_info *out, struct img_error *err)
+{
+	const struct cloop_state *s = node->state;
+
+	(void)err;
+	out->block_bytes = s->block_bytes;
+	out->unit_bytes = s->block_bytes;
+	memcpy(out->compression, "zlib", sizeof("zlib"));
+	out->used_bytes = chunks_host_bytes(s->shared.chunks);
+	return 0;
+}
+
+static int check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
+		 struct img_check_result *out, struct img_error *err)
+{
+	const struct chunks_check k = { .rule = "CLOOP-4", .fn = fn, .ctx = ctx, .progress = progress, .out = out };
+
+	out->metadata_bytes = sizeof(struct disk_cloop_header);
+	return flags & IMG_CHECK_METADATA ? 0 : chunks_check(node, &k, err);
+}
+
+static int inspect(struct node *file, struct inspector *in, struct img_error *err)
+{
+	struct disk_cloop_header h;
+	uint64_t block_bytes, nr_blocks;
+	int ret = inspect_read(file, &h, sizeof(h), 0, err);
+
+	if (ret != 0)
+		return ret;
+	block_bytes = be32_get(h.block_bytes);
+	nr_blocks = be32_get(h.nr_blocks);
+	if (block_bytes == 0 || block_bytes % SECTOR_BYTES != 0 || block_bytes > CHUNK_MAX_BYTES)
+		inspect_found(in, INSPECT_BAD_HEADER, SCRIPT_BYTES, "blocks of %" PRIu64 " bytes", block_bytes);
+	if (!range_inside(sizeof(h), (nr_blocks + 1) * sizeof(struct be64), node_size(file)))
+		inspect_found(in, INSPECT_TABLE_BOUNDS, SCRIPT_BYTES + 4, "a table of %" PRIu64 " blocks", nr_blocks);
+	in->out->virtual_bytes = block_bytes * nr_blocks;
+	inspect_limit(in, BUDGET_VIRTUAL, block_bytes * nr_blocks, SCRIPT_BYTES);
+	inspect_expansion(in, block_bytes * nr_blocks, node_size(file), SCRIPT_BYTES, "the disk");
+	return 0;
+}
+
+const struct img_driver cloop_driver = {
+	.name = "cloop",
+	.kind = DRIVER_FORMAT,
+	.state_bytes = sizeof(struct cloop_state),
+	.caps = IMG_CAP_CHECK,
+	.probe = probe,
+	.open = open_member,
+	.close = chunks_node_close,
+	.size = chunks_node_size,
+	.limits = limits,
+	.pread = chunks_node_pread,
+	.status = chunks_node_status,
+	.info = info,
+	.check = check,
+	.inspect = inspect,
+};
