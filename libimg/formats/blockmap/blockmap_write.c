@@ -150,7 +150,7 @@ static int write_fresh(struct blockmap *bm, const struct fresh *f, const uint8_t
 
 	if (f->wipe)
 		ret = node_zero(bm->file, span(bm, f), f->place, 0, err);
-	if (ret == 0 && bm->shape.bitmap_always)
+	if (ret == 0 && bm->shape.bitmap_always && !f->partial)
 		ret = write_full_bitmap(bm, f->place, err);
 	if (ret == 0 && fill)
 		ret = copy_up(bm, f, f->first, f->off, err);
