@@ -111,7 +111,7 @@ int blockmap_open(struct node *node, const struct blockmap_shape *shape, const s
 	if (ret == 0)
 		ret = learn_file(bm, err);
 	if (ret == 0)
-		ret = cache_init(bm, budget, err);
+		ret = bm_cache_init(bm, budget, err);
 	if (ret != 0) {
 		blockmap_free(bm);
 		return ret;
@@ -124,7 +124,7 @@ void blockmap_free(struct blockmap *bm)
 {
 	if (!bm)
 		return;
-	cache_free(bm);
+	bm_cache_free(bm);
 	pthread_cond_destroy(&bm->claim_gone);
 	pthread_mutex_destroy(&bm->claim_lock);
 	pthread_rwlock_destroy(&bm->map);
@@ -232,7 +232,7 @@ int blockmap_reshape(struct blockmap *bm, const struct blockmap_shape *shape, st
 	if (!sane(&s))
 		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "the new sizes are too large");
 	pthread_rwlock_wrlock(&bm->map);
-	cache_drop(bm);
+	bm_cache_drop(bm);
 	/* What was given up behind the new end is not blank, unless it was cut off. */
 	if (bm->clean_from != UINT64_MAX)
 		bm->clean_from = min_u64(max_u64(bm->clean_from, bm->end_off), node_size(bm->file));

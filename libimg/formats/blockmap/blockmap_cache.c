@@ -30,7 +30,7 @@ uint64_t slot_of(const struct blockmap *bm, uint64_t block)
 	return bm->ops->slot ? bm->ops->slot(bm, block) : block;
 }
 
-int cache_init(struct blockmap *bm, uint64_t budget_bytes, struct img_error *err)
+int bm_cache_init(struct blockmap *bm, uint64_t budget_bytes, struct img_error *err)
 {
 	struct page_cache *c = &bm->cache;
 
@@ -42,7 +42,7 @@ int cache_init(struct blockmap *bm, uint64_t budget_bytes, struct img_error *err
 	return c->hash ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 }
 
-void cache_drop(struct blockmap *bm)
+void bm_cache_drop(struct blockmap *bm)
 {
 	struct page_cache *c = &bm->cache;
 	struct page *p = c->hand;
@@ -60,9 +60,9 @@ void cache_drop(struct blockmap *bm)
 	c->bytes = c->dirty_bytes = 0;
 }
 
-void cache_free(struct blockmap *bm)
+void bm_cache_free(struct blockmap *bm)
 {
-	cache_drop(bm);
+	bm_cache_drop(bm);
 	free(bm->cache.hash);
 	bm->cache.hash = NULL;
 }

@@ -78,10 +78,10 @@ struct blockmap {
 
 /* ---- blockmap_cache.c: map is held, for writing where "load" or more is said ---- */
 
-int cache_init(struct blockmap *bm, uint64_t budget_bytes, struct img_error *err);
-void cache_free(struct blockmap *bm);
+int bm_cache_init(struct blockmap *bm, uint64_t budget_bytes, struct img_error *err);
+void bm_cache_free(struct blockmap *bm);
 /* Forgets all pages; none is dirty. */
-void cache_drop(struct blockmap *bm);
+void bm_cache_drop(struct blockmap *bm);
 bool cache_crowded(const struct blockmap *bm);
 /* NULL: not in memory. */
 struct page *cache_find(const struct blockmap *bm, uint64_t key);
