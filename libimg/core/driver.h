@@ -73,7 +73,7 @@ struct pin {
 	uint8_t hash[16];	/* STRONG: logical root; WEAK: fingerprint of the content */
 	uint64_t size_bytes;	/* virtual size */
 	int64_t mtime_ns;	/* WEAK only */
-	uint8_t change[16];	/* ID: of its last change; zero where the format has none */
+	uint8_t change[16];	/* ID: of its last change; recorded as zero: not compared */
 };
 
 /* A reference to a parent, as data. */
