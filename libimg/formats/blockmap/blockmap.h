@@ -178,6 +178,9 @@ struct blockmap_rules {
 	const char *entry;   /* an entry makes sense, and its place lies inside the file */
 	const char *overlap; /* no two places overlap, none lies over other structures */
 	const char *leak;    /* every place belongs to an entry */
+	/* Structures among the places: neither leaks, nor may a place lie over one. Ascending, without overlaps. */
+	const struct img_range *taken;
+	size_t nr_taken;
 };
 struct blockmap_census {
 	uint64_t nr_free, nr_zero, nr_data, nr_partial;

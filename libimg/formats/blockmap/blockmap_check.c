@@ -193,7 +193,7 @@ static int by_off(const void *a, const void *b)
 	return x->block < y->block ? -1 : x->block > y->block;
 }
 
-static void tell_gap(struct check *k, uint64_t from, uint64_t to)
+static void tell_leak(struct check *k, uint64_t from, uint64_t to)
 {
 	struct img_finding f = { .kind = IMG_FINDING_LEAK, .file_off = from, .guest_off = NO_OFFSET };
 	uint64_t nr = to > from ? (to - from) / place_bytes(k->bm) : 0;
@@ -202,6 +202,31 @@ static void tell_gap(struct check *k, uint64_t from, uint64_t to)
 		return;
 	k->out->leaked_bytes += nr * place_bytes(k->bm);
 	found(k, &f, nr, k->rules->leak, "room for %" PRIu64 " blocks at 0x%" PRIx64 " is nobody's", nr, from);
+}
+
+/* What the format itself has there is not nobody's. */
+static void tell_gap(struct check *k, uint64_t from, uint64_t to)
+{
+	for (size_t i = 0; i < k->rules->nr_taken; i++) {
+		const struct img_range *t = &k->rules->taken[i];
+
+		if (t->off >= to || t->off + t->bytes <= from)
+			continue;
+		tell_leak(k, from, t->off);
+		from = t->off + t->bytes;
+	}
+	tell_leak(k, from, to);
+}
+
+static bool is_taken(const struct check *k, uint64_t off)
+{
+	for (size_t i = 0; i < k->rules->nr_taken; i++) {
+		const struct img_range *t = &k->rules->taken[i];
+
+		if (off < t->off + t->bytes && t->off < off + place_bytes(k->bm))
+			return true;
+	}
+	return false;
 }
 
 /* *end: of the places before; goes on from window to window. */
@@ -220,6 +245,10 @@ static void judge_places(struct check *k, uint64_t *end)
 			      p->block, p->off);
 		else
 			tell_gap(k, *end, p->off);
+		if (is_taken(k, p->off))
+			found(k, &f, 1, k->rules->overlap,
+			      "the place of block %" PRIu64 ", 0x%" PRIx64 ", lies over the image's own structures",
+			      p->block, p->off);
 		*end = max_u64(*end, p->off + place_bytes(k->bm));
 	}
 }
