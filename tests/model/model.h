@@ -72,6 +72,7 @@ struct traits {
 	bool strong_pins; /* identity is of the content; else every write to the file changes it, also for snapshots */
 	bool keeps_vm;	  /* the working machine state outlives the handle */
 	bool may_leak;	  /* a kill leaves leaks, never damage */
+	bool plain; /* no snapshots, no machine state, disks of one sector at least, parents of the same format only */
 };
 const struct traits *traits_of(const char *name); /* program.c; NULL: no such */
 
@@ -82,7 +83,7 @@ struct geometry {
 	const struct traits
 		*base; /* the first file is of this format, and what is under test stands on it; NULL: no such */
 	unsigned refcount_bits; /* where snapshots may meet a limit of references; 0: they do not */
-	bool snaps_fix_size;	   /* no resize while there are snapshots */
+	bool snaps_fix_size;	/* no resize while there are snapshots */
 	char options[128];
 };
 

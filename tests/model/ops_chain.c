@@ -53,6 +53,8 @@ int op_overlay(struct model *m, const uint32_t *r)
 	if (r[2] % 4 == 0)
 		size = (size / 2 + r[3] % (size + 512)) / 512 * 512;
 	size = min_u64(size, m->geometry.max_bytes);
+	if (top(m)->format->plain && size == 0)
+		size = 512;
 	if (close_top(m) != 0 || make_file(m, m->top, snap, size) != 0 || open_top(m) != 0)
 		return -1;
 	return check_image(m, m->img, &top(m)->head, "new overlay");
@@ -284,7 +286,7 @@ static const struct traits *pick_target(const struct model *m, const uint32_t *r
 int op_convert(struct model *m, const uint32_t *r)
 {
 	const struct traits *to = pick_target(m, r);
-	bool snaps = !to->raw && r[0] >> 8 & 1;
+	bool snaps = !to->raw && !to->plain && !m->files[m->top].format->plain && r[0] >> 8 & 1;
 	struct img_create_options create = { .struct_size = sizeof(create), .format = to->name };
 	struct img_copy_options opts = { .struct_size = sizeof(opts), .threads = 1 + r[1] % 3 };
 	struct img_error err = { 0 };
@@ -296,11 +298,12 @@ int op_convert(struct model *m, const uint32_t *r)
 
 	snprintf(options, sizeof(options), "%s=%u,compression%s=%s", to->has_parents ? "block_size" : "cluster_size",
 		 r[2] & 1 ? 4096 : 16384, to->has_parents ? "" : "_type", r[2] & 2 ? "zstd" : "zlib");
-	create.options = to->raw ? NULL : options;
+	create.options = to->raw ? NULL : to->plain ? m->geometry.options : options;
 	opts.flags = (r[3] & 1 ? IMG_COPY_COMPRESS : 0u) | (r[3] & 2 ? IMG_COPY_NO_DETECT : 0u) |
 		     (snaps ? IMG_COPY_SNAPSHOTS : 0u);
 	if (m->verbose)
-		printf("      to %s %s%s\n", to->name, to->raw ? "" : options, snaps ? " with snapshots" : "");
+		printf("      to %s %s%s\n", to->name, create.options ? create.options : "",
+		       snaps ? " with snapshots" : "");
 	if (expect(m, image_convert_env(m->img, "conv", &create, &opts, &m->fs.env, &err), 0, &err, "convert") != 0 ||
 	    open_other(m, "conv", to->raw ? "raw" : NULL, 0, &img) != 0)
 		return -1;

@@ -308,6 +308,8 @@ int op_resize(struct model *m, const uint32_t *r)
 	if (r[3] & 8)
 		size = round_up(size, m->block_bytes);
 	size = min_u64(size, m->geometry.max_bytes);
+	if (top(m)->format->plain && size == 0)
+		size = 512;
 	want = size < now && !may_shrink ? IMG_E_REFUSED : 0;
 	if (m->verbose)
 		printf("      resize %" PRIu64 " to %" PRIu64 "\n", now, size);

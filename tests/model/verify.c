@@ -163,7 +163,7 @@ int check_everything(struct model *m, struct img *img, const struct mfile *f, co
 	m->full_checks++;
 	if (check_image(m, img, &f->head, what) != 0)
 		return -1;
-	if (!f->format->raw) {
+	if (!f->format->raw && !f->format->plain) {
 		if (check_list(m, img, f) != 0)
 			return -1;
 		for (size_t i = 0; i < f->nr_snaps; i++) {

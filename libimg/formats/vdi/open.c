@@ -61,7 +61,7 @@ static int allocate(struct blockmap *bm, uint64_t nr, uint64_t *off, struct img_
 	const struct vdi_state *v = blockmap_format(bm);
 	uint64_t first = (*off - v->h.data_off) / vdi_place_bytes(&v->h);
 
-	if (first + nr > v->h.nr_blocks)
+	if (first + nr > (v->resizing ? VDI_PLACES_MAX : v->h.nr_blocks))
 		return error_set(err, IMG_E_NOSPC, 0, NO_OFFSET, LAYER,
 				 "all places are taken, some of them by nobody: run imgtool check --repair");
 	return 0;

@@ -296,7 +296,9 @@ int vdi_resize(struct node *node, uint64_t size_bytes, struct img_error *err)
 	/* Some images have more blocks than their disk needs. */
 	h.nr_blocks = size_bytes > vdi_disk_bytes(&v->h) && nr < h.nr_blocks ? h.nr_blocks : nr;
 	h.disk_bytes = size_bytes;
+	v->resizing = true;
 	ret = resize_stopped(v, &h, err);
+	v->resizing = false;
 	blockmap_start(v->bm);
 	return ret;
 }

@@ -42,6 +42,7 @@ struct vdi_state {
 	struct node *node;
 	struct blockmap *bm;
 	bool writable, bulk, check_only;
+	bool resizing; /* alone; places may be more than blocks, for the time that the map needs to move */
 	pthread_mutex_t header_lock; /* h.modification, nr_allocated, and writes of the header; the rest changes alone */
 	struct vdi_header h;
 };
