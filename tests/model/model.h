@@ -72,6 +72,8 @@ struct traits {
 	bool strong_pins; /* identity is of the content; else every write to the file changes it, also for snapshots */
 	bool keeps_vm;	  /* the working machine state outlives the handle */
 	bool may_leak;	  /* a kill leaves leaks, never damage */
+	bool leaks;	  /* so do shrinking and rebasing */
+	bool ids;	  /* a child knows its parent by an id that writes to the parent do not change */
 	bool plain; /* no snapshots, no machine state, disks of one sector at least, parents of the same format only */
 };
 const struct traits *traits_of(const char *name); /* program.c; NULL: no such */
@@ -84,7 +86,7 @@ struct geometry {
 		*base; /* the first file is of this format, and what is under test stands on it; NULL: no such */
 	unsigned refcount_bits; /* where snapshots may meet a limit of references; 0: they do not */
 	bool snaps_fix_size;	/* no resize while there are snapshots */
-	char options[128];
+	char options[128], base_options[32]; /* base_options: of the first file, "": those of the others */
 };
 
 struct program {

@@ -350,9 +350,11 @@ int op_touch_parent(struct model *m, const uint32_t *r)
 	img = NULL;
 	if (ret == 0)
 		ret = expect(m, image_open_env(f->name, &opts, &m->fs.env, &img, &err),
-			     f->parent_snap[0] && parent->format->strong_pins ? 0 : IMG_E_CHANGED, &err,
-			     "open after a change of the parent");
-	if (img)
+			     (f->parent_snap[0] && parent->format->strong_pins) || f->format->ids ? 0 : IMG_E_CHANGED,
+			     &err, "open after a change of the parent");
+	if (img && f->format->ids)
+		ret = close_other(m, img, ret);
+	else if (img)
 		ret = close_other(m, img, check_image(m, img, &f->head, "overlay on a snapshot whose head moved"));
 	memfs_put(&m->fs, parent->name, before);
 	return ret == 0 ? open_top(m) : -1;

@@ -56,6 +56,7 @@ static const struct traits formats[] = {
 	{ .name = "limg", .discard_zeroes = true, .has_parents = true, .strong_pins = true, .keeps_vm = true },
 	{ .name = "qcow2", .may_leak = true },
 	{ .name = "vdi", .may_leak = true, .plain = true },
+	{ .name = "vhd", .may_leak = true, .plain = true, .leaks = true, .ids = true },
 };
 
 const struct traits *traits_of(const char *name)
@@ -160,6 +161,18 @@ static void vdi_geometry(struct geometry *g, uint64_t *rng)
 		 g->block_bytes == 1u << 20 ? "512" : aligns[rng_next(rng) % 4]);
 }
 
+/* Blocks so small that one bitmap is for few sectors, and some usual ones; now and then the first file is a fixed disk.
+ */
+static void vhd_geometry(struct geometry *g, uint64_t *rng)
+{
+	static const uint32_t blocks[] = { 4096, 4096, 4096, 16384, 65536, 2u << 20 };
+
+	g->block_bytes = g->unit_bytes = blocks[rng_next(rng) % 6];
+	snprintf(g->options, sizeof(g->options), "block_size=%u", g->block_bytes);
+	if (rng_next(rng) % 6 == 0)
+		snprintf(g->base_options, sizeof(g->base_options), "subformat=fixed");
+}
+
 static void make_geometry(struct geometry *g, const struct traits *format, uint64_t *rng)
 {
 	*g = (struct geometry){ .format = format, .block_bytes = 4096, .unit_bytes = 65536 };
@@ -167,6 +180,8 @@ static void make_geometry(struct geometry *g, const struct traits *format, uint6
 		limg_geometry(g, rng);
 	else if (strcmp(format->name, "vdi") == 0)
 		vdi_geometry(g, rng);
+	else if (strcmp(format->name, "vhd") == 0)
+		vhd_geometry(g, rng);
 	else if (!format->raw)
 		qcow2_geometry(g, rng);
 	g->size_bytes = pick_size(rng, g->block_bytes);

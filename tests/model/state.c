@@ -74,7 +74,9 @@ int make_file(struct model *m, int parent, const char *parent_snap, uint64_t siz
 	struct img_create_options opts = {
 		.struct_size = sizeof(opts),
 		.format = t->name,
-		.options = t == g->format ? g->options : NULL,
+		.options = t != g->format		    ? NULL :
+			   parent < 0 && g->base_options[0] ? g->base_options :
+							      g->options,
 		.size_bytes = size_bytes,
 		.size_given = true,
 		.backing = parent < 0 ? NULL : m->files[parent].name,

@@ -76,35 +76,29 @@ static int nothing_below(struct change *c, uint64_t end, bool *is, struct img_er
 }
 
 /*
- * The room behind the table, if the present texts stand there and nowhere else, or will not be needed any more; nothing
- * that a stranger's header says of it is taken for true.
+ * The room behind the table, if the present texts stand there and nowhere else, or there are none and it is nobody's; nothing that a stranger's
+ * header says of it is taken for true.
  */
 static int find_texts_room(struct change *c, struct img_error *err)
 {
 	const struct disk_vhd_locator *l = c->old.disk.locator;
 	uint64_t room = round_up(c->old.table_off + table_bytes(&c->old), VHD_SECTOR_BYTES);
-	bool free_room = false;
-	int ret;
+	bool is_free = true;
+	int ret = 0;
 
 	c->texts_old = NO_ROOM;
 	for (unsigned i = 0; i < VHD_LOCATORS; i++) {
-		uint64_t off = be64_get(l[i].off), bytes = be32_get(l[i].length);
-
-		if (bytes == 0)
+		if (be32_get(l[i].length) == 0)
 			continue;
 		if (i >= LOCATOR_FAMILY || be32_get(l[i].space) != VHD_LOCATOR_ROOM_BYTES ||
-		    off != room + (uint64_t)i * VHD_LOCATOR_ROOM_BYTES)
+		    be64_get(l[i].off) != room + (uint64_t)i * VHD_LOCATOR_ROOM_BYTES)
 			return 0;
-		free_room = true;
 	}
-	if (!free_room || room + VHD_LOCATORS_BYTES > c->end)
+	if (c->old.off != VHD_HEADER_OFF || c->old.table_off < VHD_TABLE_OFF || room + VHD_LOCATORS_BYTES > c->end)
 		return 0;
-	if (c->empty) {
-		c->texts_old = room;
-		return 0;
-	}
-	ret = nothing_below(c, room + VHD_LOCATORS_BYTES, &free_room, err);
-	if (ret == 0 && free_room)
+	if (!c->empty)
+		ret = nothing_below(c, room + VHD_LOCATORS_BYTES, &is_free, err);
+	if (ret == 0 && is_free)
 		c->texts_old = room;
 	return ret;
 }
