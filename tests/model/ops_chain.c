@@ -117,7 +117,7 @@ static void committed(struct model *m, int index, const struct flat *now)
 
 int op_commit(struct model *m, const uint32_t *r)
 {
-	struct img_copy_options opts = { .struct_size = sizeof(opts), .threads = 1 + r[0] % 2 };
+	struct img_copy_options opts = { .struct_size = sizeof(opts), .threads = m->one_thread ? 1 : 1 + r[0] % 2 };
 	struct img_error err = { 0 };
 	struct mfile *f = top(m), *parent = f->parent < 0 ? NULL : &m->files[f->parent];
 	const struct flat *below = parent_content(m, f);
@@ -286,7 +286,7 @@ int op_convert(struct model *m, const uint32_t *r)
 	const struct traits *to = pick_target(m, r);
 	bool snaps = !to->raw && r[0] >> 8 & 1;
 	struct img_create_options create = { .struct_size = sizeof(create), .format = to->name };
-	struct img_copy_options opts = { .struct_size = sizeof(opts), .threads = 1 + r[1] % 3 };
+	struct img_copy_options opts = { .struct_size = sizeof(opts), .threads = m->one_thread ? 1 : 1 + r[1] % 3 };
 	struct img_error err = { 0 };
 	struct mfile *f = top(m);
 	const struct traits *own = f->format;
