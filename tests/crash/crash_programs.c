@@ -194,6 +194,7 @@ static void judge_states(struct run *r, struct machine *m, size_t first)
 	hash_set_clear(&r->seen);
 	walker_states(&w, STATES_THOROUGH, r->setup->garbage, judge, r);
 	walker_destroy(&w);
+	r->walker = NULL;
 }
 
 /* Runs the program from the start state; judges what its last operation may leave. */

@@ -295,7 +295,7 @@ int op_convert(struct model *m, const uint32_t *r)
 	int ret;
 
 	snprintf(options, sizeof(options), "%s=%u,compression%s=%s", to->has_parents ? "block_size" : "cluster_size",
-		 r[2] & 1 ? 4096 : 16384, to->has_parents ? "" : "_type", r[2] & 2 ? "zstd" : "zlib");
+		 r[2] & 1 ? 4096u : 16384u, to->has_parents ? "" : "_type", r[2] & 2 ? "zstd" : "zlib");
 	create.options = to->raw ? NULL : options;
 	opts.flags = (r[3] & 1 ? IMG_COPY_COMPRESS : 0u) | (r[3] & 2 ? IMG_COPY_NO_DETECT : 0u) |
 		     (snaps ? IMG_COPY_SNAPSHOTS : 0u);
