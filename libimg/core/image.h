@@ -72,13 +72,15 @@ int image_copy_options(void *out, size_t out_bytes, const void *options, struct 
 /* IMG_E_EXISTS early, before work is spent on a new file that could not be published. flags: enum img_create_flags. */
 int image_check_target(const char *path, unsigned flags, const struct image_env *env, struct img_error *err);
 
-/* As img_open()/img_create()/img_convert() in another environment. env must outlive the image. */
+/* As img_open()/img_create()/img_convert()/img_inspect() in another environment. env must outlive the image. */
 int image_open_env(const char *path, const struct img_open_options *opts, const struct image_env *env, struct img **out,
 		   struct img_error *err);
 int image_create_env(const char *path, const struct img_create_options *opts, const struct image_env *env,
 		     struct img_error *err);
 int image_convert_env(struct img *src, const char *path, const struct img_create_options *create,
 		      const struct img_copy_options *opts, const struct image_env *env, struct img_error *err);
+int image_inspect_env(const char *path, const struct img_inspect_options *opts, img_inspect_fn fn, void *ctx,
+		      struct img_inspect_result *out, const struct image_env *env, struct img_error *err);
 /* Without the backing, and for nothing but node_check() and img_close(). */
 int image_open_for_check(const char *path, const struct img_open_options *opts, const struct image_env *env,
 			 struct img **out, struct img_error *err);
