@@ -58,7 +58,7 @@ static void make_usual(struct memfs *fs)
 
 static void make_large(struct memfs *fs)
 {
-	plain(fs, 4 * MIB, "cluster_size=2M");
+	plain(fs, 4 * MIB, "cluster_size=256K");
 }
 
 static void make_snapshots(struct memfs *fs)
