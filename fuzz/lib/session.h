@@ -32,7 +32,7 @@ int fuzz_open_for_check(struct fuzz_host *host, const char *format, unsigned fla
 
 /* What a look at an image saw, so that two looks can be compared. */
 struct fuzz_look {
-	uint64_t digest;
+	uint64_t digest; /* of all but the check */
 	bool opened;
 	bool checked; /* the check ran to its end; what it found: */
 	struct img_check_result check;
@@ -43,6 +43,7 @@ enum fuzz_look_flags {
 	FUZZ_LOOK_NO_REFS = 1u << 1,
 	FUZZ_LOOK_FORCE_SHARE = 1u << 2,
 	FUZZ_LOOK_METADATA = 1u << 3, /* the check looks at no data */
+	FUZZ_LOOK_NO_CHECK = 1u << 4,
 };
 /*
  * Opens FUZZ_IMAGE read-only, asks everything there is to ask, reads a bounded part of what there is to read,
