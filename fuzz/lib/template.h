@@ -62,7 +62,8 @@ struct fuzz_format {
 	void (*walk)(struct mem_content *image, unsigned fix, fuzz_field_fn field, void *ctx);
 };
 
-extern const struct fuzz_format fuzz_format_raw, fuzz_format_limg, fuzz_format_qcow2, fuzz_format_foreign;
+extern const struct fuzz_format fuzz_format_raw, fuzz_format_limg, fuzz_format_qcow2, fuzz_format_foreign,
+	fuzz_format_limg_journal;
 
 /* NULL past the end, or where there is none of that name. */
 const struct fuzz_format *fuzz_format_at(size_t i);
