@@ -536,6 +536,10 @@ void record_free(struct record_buf *r);
 int journal_recover(struct engine *e, struct img_error *err);
 uint64_t journal_ring_aus(const struct engine *e);
 
+/* ---- open.c ---- */
+/* Recovered blocks are in no bitmap yet: they are taken. CORRUPT where one is in use. */
+int recovery_claim(struct engine *e, struct img_error *err);
+
 /* ---- checkpoint.c ---- */
 enum ckpt_action {
 	CKPT_PLAIN,
