@@ -132,13 +132,14 @@ struct model {
 	bool leaks_ok;	 /* this is what a kill left */
 	bool no_vm;	 /* leave out the working machine state: only with a snapshot is it durable, and converted */
 	bool one_thread; /* where an operation would draw a number of them */
-	uint8_t *buf, *buf2; /* IO_BYTES each */
+	uint8_t *buf, *buf2; /* IO_BYTES each; made where the caller has none */
 	bool verbose;
 	uint64_t full_checks;
 	/* For who lets the host fail: what the operation touches besides itself, and what came back instead of success.
 	 */
 	uint64_t touched_off, touched_bytes;
 	int refused;	   /* enum img_code; 0: nothing did */
+	bool host_fails;   /* a check may take that for damage */
 	char failure[512]; /* "" while all is well */
 };
 #define IO_BYTES (2u << 20)

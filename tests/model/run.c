@@ -70,8 +70,8 @@ int model_init(struct model *m, const struct geometry *geometry)
 	m->unit_bytes = geometry->unit_bytes;
 	m->top = -1;
 	memfs_init(&m->fs);
-	m->buf = malloc(IO_BYTES);
-	m->buf2 = malloc(IO_BYTES);
+	m->buf = m->buf ? m->buf : malloc(IO_BYTES);
+	m->buf2 = m->buf2 ? m->buf2 : malloc(IO_BYTES);
 	return m->buf && m->buf2 ? 0 : fail(m, "out of memory");
 }
 
