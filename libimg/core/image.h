@@ -25,9 +25,16 @@ struct image_env {
 	void (*discard_temp)(void *ctx, const char *temp_path);
 	/* IMG_E_EXISTS (or why a file there cannot be replaced); may be NULL: publish alone says so. */
 	int (*check_target)(void *ctx, const char *path, bool overwrite, struct img_error *err);
+	/* Where a new file that the image at child_path will name is to be made; malloc()ed. NULL: broker_new_path(). */
+	int (*new_path)(void *ctx, const char *child_path, const char *name, enum img_refs refs, char **out,
+			struct img_error *err);
+	/* Which file has that name now: dev and ino. False: none, or it cannot be said. NULL: never. */
+	bool (*identify)(void *ctx, const char *path, struct host_stat *out);
 	void *ctx;
 };
 extern const struct image_env image_env_host;
+/* What the options of a public function name; host may be NULL. */
+const struct image_env *image_env_of(struct img_host *host);
 
 struct img {
 	struct node *top;	/* owned */

@@ -455,5 +455,10 @@ int image_inspect_env(const char *path, const struct img_inspect_options *opts, 
 int img_inspect(const char *path, const struct img_inspect_options *opts, img_inspect_fn fn, void *ctx,
 		struct img_inspect_result *out, struct img_error *err)
 {
-	return image_inspect_env(path, opts, fn, ctx, out, &image_env_host, err);
+	struct img_inspect_options o;
+	int ret;
+
+	error_clear(err);
+	ret = image_copy_options(&o, sizeof(o), opts, err);
+	return ret == 0 ? image_inspect_env(path, &o, fn, ctx, out, image_env_of(o.host), err) : ret;
 }
