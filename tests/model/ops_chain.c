@@ -119,7 +119,7 @@ static void committed(struct model *m, int index, const struct flat *now)
 
 int op_commit(struct model *m, const uint32_t *r)
 {
-	struct img_copy_options opts = { .struct_size = sizeof(opts), .threads = 1 + r[0] % 2 };
+	struct img_copy_options opts = { .struct_size = sizeof(opts), .threads = m->one_thread ? 1 : 1 + r[0] % 2 };
 	struct img_error err = { 0 };
 	struct mfile *f = top(m), *parent = f->parent < 0 ? NULL : &m->files[f->parent];
 	const struct flat *below = parent_content(m, f);
@@ -288,7 +288,7 @@ int op_convert(struct model *m, const uint32_t *r)
 	const struct traits *to = pick_target(m, r);
 	bool snaps = !to->raw && !to->plain && !m->files[m->top].format->plain && r[0] >> 8 & 1;
 	struct img_create_options create = { .struct_size = sizeof(create), .format = to->name };
-	struct img_copy_options opts = { .struct_size = sizeof(opts), .threads = 1 + r[1] % 3 };
+	struct img_copy_options opts = { .struct_size = sizeof(opts), .threads = m->one_thread ? 1 : 1 + r[1] % 3 };
 	struct img_error err = { 0 };
 	struct mfile *f = top(m);
 	const struct traits *own = f->format;
@@ -297,7 +297,7 @@ int op_convert(struct model *m, const uint32_t *r)
 	int ret;
 
 	snprintf(options, sizeof(options), "%s=%u,compression%s=%s", to->has_parents ? "block_size" : "cluster_size",
-		 r[2] & 1 ? 4096 : 16384, to->has_parents ? "" : "_type", r[2] & 2 ? "zstd" : "zlib");
+		 r[2] & 1 ? 4096u : 16384u, to->has_parents ? "" : "_type", r[2] & 2 ? "zstd" : "zlib");
 	create.options = to->raw ? NULL : to->plain ? m->geometry.options : options;
 	opts.flags = (r[3] & 1 ? IMG_COPY_COMPRESS : 0u) | (r[3] & 2 ? IMG_COPY_NO_DETECT : 0u) |
 		     (snaps ? IMG_COPY_SNAPSHOTS : 0u);

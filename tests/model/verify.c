@@ -77,6 +77,8 @@ int check_clean(struct model *m, struct img *img, const char *what)
 	if ((m->leaks_ok || traits_of(img_format(img))->leaks) && first.kind == IMG_FINDING_LEAK &&
 	    result.damage == 0 && result.redundancy == 0)
 		return 0;
+	if (m->host_fails && result.damage)
+		m->refused = IMG_E_IO;
 	if (first.kind != 0 || result.damage || result.leaks || result.redundancy)
 		return fail(m,
 			    "%s: check found %" PRIu64 " damage, %" PRIu64 " leaks, %" PRIu64
