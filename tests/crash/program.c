@@ -386,18 +386,18 @@ static int run_vm_zero(struct machine *m, struct img_error *err)
 }
 
 static const struct operation operations[] = {
-	{ "block", "sjwourqkxvlp", run_block },	  { "sub", "sjwourqkxvlp", run_sub },
-	{ "unit", "sjwouqkxvlp", run_unit },	  { "inunit", "sjwqkxvl", run_in_unit },
-	{ "leaf", "sjwqkxvl", run_leaf },	  { "fua", "sjwrqkxvl", run_fua },
-	{ "zero", "sjwourqkxvlp", run_zero },	  { "discard", "sjwouqkxvlp", run_discard },
-	{ "flush", "sjwourqkxvlp", run_flush },	  { "checkpoint", "sjwouqkxvlp", run_checkpoint },
-	{ "reopen", "sjwourqkxvlp", run_reopen }, { "createC", "sjwouqkxvlp", run_create_c },
-	{ "createV", "sjwqkxvl", run_create_vm }, { "deleteA", "sjwqkxvl", run_delete_a },
-	{ "deleteB", "sjwqkxvl", run_delete_b },  { "deleteC", "sjwouqkxvlp", run_delete_c },
-	{ "renameA", "sjwqkxvl", run_rename },	  { "revertA", "sjwqkxvl", run_revert_a },
-	{ "revertB", "sjwqkxvl", run_revert_b },  { "revertC", "oup", run_revert_c },
-	{ "grow", "sjwourqkxlp", run_grow },	  { "shrink", "sjwourqkxlp", run_shrink },
-	{ "vmstate", "sjwqkxvl", run_vm },	  { "vmzero", "sq", run_vm_zero },
+	{ "block", "sjwourqkxvlpde", run_block },   { "sub", "sjwourqkxvlpde", run_sub },
+	{ "unit", "sjwouqkxvlp", run_unit },	    { "inunit", "sjwqkxvl", run_in_unit },
+	{ "leaf", "sjwqkxvld", run_leaf },	    { "fua", "sjwrqkxvld", run_fua },
+	{ "zero", "sjwourqkxvlpde", run_zero },	    { "discard", "sjwouqkxvlpde", run_discard },
+	{ "flush", "sjwourqkxvlpde", run_flush },   { "checkpoint", "sjwouqkxvlpde", run_checkpoint },
+	{ "reopen", "sjwourqkxvlpde", run_reopen }, { "createC", "sjwouqkxvlp", run_create_c },
+	{ "createV", "sjwqkxvl", run_create_vm },   { "deleteA", "sjwqkxvl", run_delete_a },
+	{ "deleteB", "sjwqkxvl", run_delete_b },    { "deleteC", "sjwouqkxvlp", run_delete_c },
+	{ "renameA", "sjwqkxvl", run_rename },	    { "revertA", "sjwqkxvl", run_revert_a },
+	{ "revertB", "sjwqkxvl", run_revert_b },    { "revertC", "oup", run_revert_c },
+	{ "grow", "sjwourqkxlpde", run_grow },	    { "shrink", "sjwourqkxlpde", run_shrink },
+	{ "vmstate", "sjwqkxvl", run_vm },	    { "vmzero", "sq", run_vm_zero },
 };
 
 /* ---- setups ------------------------------------------------------------------------------------------------------ */
@@ -526,7 +526,10 @@ static int make_raw(const struct setup *s, struct memhost *host, struct worlds *
 	return img_close(img, ret == 0 ? err : NULL) != 0 || ret != 0 ? -1 : 0;
 }
 
-#define LIMG  .format = "limg", .file = "top.img", .options = LIMG_OPTIONS, .garbage = true, .vm = VM_EVERYWHERE
+#define LIMG .format = "limg", .file = "top.img", .options = LIMG_OPTIONS, .garbage = true, .vm = VM_EVERYWHERE
+#define VDI                                                                               \
+	.format = "vdi", .file = "top.img", .may_leak = true, .may_keep_discarded = true, \
+	.options = "block_size=4096,align=512"
 #define QCOW2 .format = "qcow2", .file = "top.img", .may_leak = true, .may_keep_discarded = true, .vm = VM_IN_SNAPSHOTS
 
 /* The same image with a cluster that is counted and that nobody refers to. */
@@ -552,6 +555,8 @@ static const struct setup setups[] = {
 	  .warm_blocks = 16 },
 	{ 'o', "an overlay", make_overlay, LIMG },
 	{ 'u', "an overlay, journal in use", make_overlay, LIMG, .warm_rounds = 4, .warm_blocks = 1 },
+	{ 'd', "VDI, whose map has no room to grow", make_raw, VDI },
+	{ 'e', "a differencing VDI", make_overlay, VDI },
 	{ 'q', "qcow2, two snapshots, machine state, compressed clusters", make_snapshots, QCOW2,
 	  .options = "cluster_size=4096" },
 	{ 'k', "the same with tables that grow", make_snapshots, QCOW2,
