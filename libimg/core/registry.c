@@ -5,13 +5,14 @@
 #include "checked.h"
 #include "driver.h"
 
-extern const struct img_driver limg_driver, qcow2_driver, cloop_driver, dmg_driver, raw_driver, file_driver;
+extern const struct img_driver limg_driver, qcow2_driver, cloop_driver, dmg_driver, vdi_driver, raw_driver, file_driver;
 
 static const struct img_driver *const formats[] = {
 	&limg_driver,
 	&qcow2_driver,
 	&cloop_driver,
 	&dmg_driver,
+	&vdi_driver,
 	&raw_driver, /* last: it recognises nothing */
 };
 
