@@ -5,7 +5,7 @@
  * policy can allow. When a format gets a driver, its look moves there.
  *
  * Sources: docs/interop/qed_spec.txt and the header of qcow version 1 in QEMU's documentation; Virtual Hard Disk Image
- * Format Specification (2006); VDICore.h of VirtualBox; docs/interop/parallels.rst; bochs' hdimage.
+ * Format Specification (2006); VDICore.h of VirtualBox; docs/interop/parallels.rst.
  * format-spec/inspect.md says what is looked at.
  */
 #include <inttypes.h>
@@ -283,16 +283,6 @@ static int parallels(struct inspector *in, struct node *file, struct img_error *
 	return 0;
 }
 
-static int bochs(struct inspector *in, struct node *file, struct img_error *err)
-{
-	uint8_t h[96];
-	int ret = inspect_read(file, h, sizeof(h), 0, err);
-
-	if (ret == 0 && memcmp(h + 32, "Redolog", 8) == 0 && memcmp(h + 48, "Growing", 8) != 0)
-		inspect_found(in, INSPECT_PARENT, 48, "a redo log over another image");
-	return ret;
-}
-
 static int luks(struct inspector *in, struct node *file, struct img_error *err)
 {
 	return inspect_luks(in, file, 0, node_size(file), err);
@@ -302,8 +292,8 @@ static const struct foreign {
 	const char *format;
 	int (*inspect)(struct inspector *in, struct node *file, struct img_error *err);
 } table[] = {
-	{ "bochs", bochs }, { "luks", luks }, { "parallels", parallels }, { "qcow", qcow },	    { "qed", qed },
-	{ "vdi", vdi },	    { "vhd", vhd },   { "vhdx", inspect_vhdx },	  { "vmdk", inspect_vmdk },
+	{ "luks", luks }, { "parallels", parallels }, { "qcow", qcow },		{ "qed", qed }, { "vdi", vdi },
+	{ "vhd", vhd },	  { "vhdx", inspect_vhdx },   { "vmdk", inspect_vmdk },
 };
 
 int inspect_foreign(struct inspector *in, const char *format, struct node *file, struct img_error *err)

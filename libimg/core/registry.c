@@ -5,14 +5,12 @@
 #include "checked.h"
 #include "driver.h"
 
-extern const struct img_driver limg_driver, qcow2_driver, cloop_driver, dmg_driver, raw_driver, file_driver;
+extern const struct img_driver limg_driver, qcow2_driver, cloop_driver, dmg_driver, bochs_driver, asif_driver,
+	raw_driver, file_driver;
 
 static const struct img_driver *const formats[] = {
-	&limg_driver,
-	&qcow2_driver,
-	&cloop_driver,
-	&dmg_driver,
-	&raw_driver, /* last: it recognises nothing */
+	&limg_driver,  &qcow2_driver, &cloop_driver, &dmg_driver,
+	&bochs_driver, &asif_driver,  &raw_driver, /* last: it recognises nothing */
 };
 
 const struct img_driver *registry_at(size_t i)
