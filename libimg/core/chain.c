@@ -14,7 +14,6 @@
  */
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "budget.h"
 #include "chain.h"
@@ -425,12 +424,7 @@ int chain_parent_path(const char *child_path, const struct backing_ref *ref, enu
 /* An existing child (rebase, or a file that is to be replaced) must not be in the chain that it is to stand on. */
 static bool existing_child(const char *child_path, const struct image_env *env, struct host_stat *out)
 {
-	struct stat sb;
-
-	if (env != &image_env_host || stat(child_path, &sb) < 0)
-		return false;
-	*out = (struct host_stat){ .dev = sb.st_dev, .ino = sb.st_ino };
-	return true;
+	return env->identify && env->identify(env->ctx, child_path, out);
 }
 
 static int fill_ref(struct backing_ref *ref, const char *backing, const char *snapshot, struct img_error *err)

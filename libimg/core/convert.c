@@ -222,5 +222,10 @@ int image_convert_env(struct img *src, const char *path, const struct img_create
 int img_convert(struct img *src, const char *path, const struct img_create_options *create,
 		const struct img_copy_options *opts, struct img_error *err)
 {
-	return image_convert_env(src, path, create, opts, &image_env_host, err);
+	struct img_create_options o;
+	int ret;
+
+	error_clear(err);
+	ret = image_copy_options(&o, sizeof(o), create, err);
+	return ret == 0 ? image_convert_env(src, path, &o, opts, image_env_of(o.host), err) : ret;
 }

@@ -185,8 +185,12 @@ int image_create_env(const char *path, const struct img_create_options *opts, co
 
 int img_create(const char *path, const struct img_create_options *opts, struct img_error *err)
 {
+	struct img_create_options o;
+	int ret;
+
 	error_clear(err);
 	if (!path || path[0] == '\0')
 		return image_invalid(err, "no path");
-	return image_create_env(path, opts, &image_env_host, err);
+	ret = image_copy_options(&o, sizeof(o), opts, err);
+	return ret == 0 ? image_create_env(path, &o, image_env_of(o.host), err) : ret;
 }

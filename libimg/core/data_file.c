@@ -109,6 +109,15 @@ int data_file_open(void *ctx, const char *name, struct node **out, struct img_er
 
 /* ---- creating ---------------------------------------------------------------------------------------------------- */
 
+static int find_path(struct data_creation *c, const char *name, struct img_error *err)
+{
+	enum img_refs refs = c->refs == IMG_REFS_DEFAULT ? IMG_REFS_DIR : c->refs;
+
+	if (c->env->new_path)
+		return c->env->new_path(c->env->ctx, c->path, name, refs, &c->final_path, err);
+	return broker_new_path(c->path, name, refs, &c->final_path, err);
+}
+
 int data_file_create(void *ctx, const char *name, struct node **out, struct img_error *err)
 {
 	struct data_creation *c = ctx;
@@ -117,7 +126,7 @@ int data_file_create(void *ctx, const char *name, struct node **out, struct img_
 	*out = NULL;
 	if (c->node)
 		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "an image has one data file");
-	ret = broker_new_path(c->path, name, c->refs == IMG_REFS_DEFAULT ? IMG_REFS_DIR : c->refs, &c->final_path, err);
+	ret = find_path(c, name, err);
 	if (ret == 0 && strcmp(c->final_path, c->path) == 0)
 		ret = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s cannot be its own data file", c->path);
 	if (ret == 0 && image_check_target(c->final_path, 0, c->env, NULL) == IMG_E_EXISTS)

@@ -54,11 +54,23 @@ enum host_perm { PERM_READ = 1u << 0, PERM_WRITE = 1u << 1, PERM_WRITE_UNCHANGED
 #define SHARE_DATA_FORBID PERM_RESIZE
 #define SHARE_PEEK_USE PERM_READ /* after probing that nobody forbids reading; forbids nothing */
 
+struct holder; /* holders.h */
+
+/* What a file on the host needs beside its descriptor. All of it may be missing. */
+struct host_help {
+	/* As holder_of_byte(), where this process cannot look. fd: ours of the file that was opened as path. */
+	bool (*holder)(void *ctx, const char *path, int fd, uint64_t byte, struct holder *out);
+	/* A second description of the file that was opened as path, or -1. */
+	int (*open_again)(void *ctx, const char *path, bool writable);
+	void *ctx;
+};
+
 struct host_open {
 	bool writable;
 	bool direct;
 	unsigned use, forbid; /* enum host_perm bits */
 	bool no_lock;	      /* force-share on a host that refuses even the peek lock */
+	const struct host_help *help; /* outlives the file; NULL: this process helps itself */
 };
 
 /*
@@ -73,7 +85,7 @@ struct pin {
 	uint8_t hash[16];	/* STRONG: logical root; WEAK: fingerprint of the content */
 	uint64_t size_bytes;	/* virtual size */
 	int64_t mtime_ns;	/* WEAK only */
-	uint8_t change[16];	/* ID: of its last change; zero where the format has none */
+	uint8_t change[16];	/* ID: of its last change; recorded as zero: not compared */
 };
 
 /* A reference to a parent, as data. */

@@ -17,8 +17,8 @@
 #include <unistd.h>
 
 #include "broker.h"
+#include "env_host.h"
 #include "error.h"
-#include "image.h"
 
 #define LAYER	  "file"
 #define NAME_ROOM 200 /* of NAME_MAX, for what a temporary name takes from the final one */
@@ -28,8 +28,7 @@ static int no_memory(struct img_error *err)
 	return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 }
 
-/* Takes over fd. */
-static int node_on_fd(int fd, const char *path, const struct host_open *args, struct node **out, struct img_error *err)
+int env_host_node(int fd, const char *path, const struct host_open *args, struct node **out, struct img_error *err)
 {
 	struct node *node = node_new(registry_host_file(), path, err);
 	int ret;
@@ -64,7 +63,7 @@ static int host_open_file(void *ctx, const char *child_path, const char *name, e
 		ret = *resolved ? broker_open_named(name, args->writable, &fd, err) : no_memory(err);
 	}
 	if (ret == 0)
-		ret = node_on_fd(fd, *resolved, args, out, err);
+		ret = env_host_node(fd, *resolved, args, out, err);
 	if (ret != 0) {
 		free(*resolved);
 		*resolved = NULL;
@@ -131,16 +130,14 @@ out:
 	return out;
 }
 
-static int host_create_file(void *ctx, const char *path, struct node **out, char **temp_path, struct img_error *err)
+int env_host_create_fd(const char *path, int *fd, char **temp_path, struct img_error *err)
 {
-	struct host_open args = { .writable = true, .use = SHARE_WRITER_USE, .forbid = SHARE_WRITER_FORBID };
 	char *target = final_path(path, err);
 	mode_t mode = 0666;
 	struct stat sb;
-	int fd, ret;
+	int ret;
 
-	(void)ctx;
-	*out = NULL;
+	*fd = -1;
 	*temp_path = NULL;
 	if (!target)
 		return IMG_E_NOMEM;
@@ -151,15 +148,26 @@ static int host_create_file(void *ctx, const char *path, struct node **out, char
 	free(target);
 	if (!*temp_path)
 		return IMG_E_NOMEM;
-	fd = open(*temp_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode);
-	if (fd < 0) {
-		ret = error_errno(err, errno, NO_OFFSET, LAYER, "%s: cannot create", path);
-	} else {
-		ret = node_on_fd(fd, *temp_path, &args, out, err);
-		if (ret != 0)
-			unlink(*temp_path);
-	}
-	if (ret != 0) {
+	*fd = open(*temp_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode);
+	if (*fd >= 0)
+		return 0;
+	ret = error_errno(err, errno, NO_OFFSET, LAYER, "%s: cannot create", path);
+	free(*temp_path);
+	*temp_path = NULL;
+	return ret;
+}
+
+static int host_create_file(void *ctx, const char *path, struct node **out, char **temp_path, struct img_error *err)
+{
+	struct host_open args = ENV_HOST_NEW_FILE;
+	int fd, ret = env_host_create_fd(path, &fd, temp_path, err);
+
+	(void)ctx;
+	*out = NULL;
+	if (ret == 0)
+		ret = env_host_node(fd, *temp_path, &args, out, err);
+	if (ret != 0 && *temp_path) {
+		unlink(*temp_path);
 		free(*temp_path);
 		*temp_path = NULL;
 	}
@@ -225,10 +233,30 @@ static void host_discard_temp(void *ctx, const char *temp_path)
 	unlink(temp_path);
 }
 
+static int host_new_path(void *ctx, const char *child_path, const char *name, enum img_refs refs, char **out,
+			 struct img_error *err)
+{
+	(void)ctx;
+	return broker_new_path(child_path, name, refs, out, err);
+}
+
+static bool host_identify(void *ctx, const char *path, struct host_stat *out)
+{
+	struct stat sb;
+
+	(void)ctx;
+	if (stat(path, &sb) < 0)
+		return false;
+	*out = (struct host_stat){ .dev = sb.st_dev, .ino = sb.st_ino };
+	return true;
+}
+
 const struct image_env image_env_host = {
 	.open_file = host_open_file,
 	.create_file = host_create_file,
 	.publish = host_publish,
 	.discard_temp = host_discard_temp,
 	.check_target = host_check_target,
+	.new_path = host_new_path,
+	.identify = host_identify,
 };

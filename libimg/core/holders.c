@@ -32,6 +32,8 @@ typedef bool (*lock_fn)(void *ctx, int64_t pid, const struct lock_line *lock);
 struct file_id {
 	dev_t dev;
 	ino_t ino;
+	int64_t skip_pid; /* whose descriptor skip_fd does not count */
+	int skip_fd;
 };
 
 /* "1: OFDLCK ADVISORY  READ -1 08:01:1234 100 100", as in /proc/locks; waiters ("1: -> ...") are not holders. */
@@ -89,7 +91,7 @@ static bool locks_of_descriptor(int proc_fd, int64_t pid, const char *fd_name, l
 	return stop;
 }
 
-static bool locks_of_process(int proc_fd, int64_t pid, const struct file_id *id, int skip_fd, lock_fn fn, void *ctx)
+static bool locks_of_process(int proc_fd, int64_t pid, const struct file_id *id, lock_fn fn, void *ctx)
 {
 	struct dirent *entry;
 	bool stop = false;
@@ -106,7 +108,7 @@ static bool locks_of_process(int proc_fd, int64_t pid, const struct file_id *id,
 	while (!stop && (entry = readdir(dir)) != NULL) {
 		struct stat sb;
 
-		if (!all_digits(entry->d_name) || (pid == getpid() && atoi(entry->d_name) == skip_fd))
+		if (!all_digits(entry->d_name) || (pid == id->skip_pid && atoi(entry->d_name) == id->skip_fd))
 			continue;
 		if (fstatat(fds, entry->d_name, &sb, 0) == 0 && sb.st_dev == id->dev && sb.st_ino == id->ino)
 			stop = locks_of_descriptor(proc_fd, pid, entry->d_name, fn, ctx);
@@ -115,9 +117,8 @@ static bool locks_of_process(int proc_fd, int64_t pid, const struct file_id *id,
 	return stop;
 }
 
-/* Every lock on the file that can be traced to a process. skip_fd: a descriptor of ours whose locks do not count, or
- * -1. */
-static void each_process_lock(const struct file_id *id, int skip_fd, lock_fn fn, void *ctx)
+/* Every lock on the file that can be traced to a process. */
+static void each_process_lock(const struct file_id *id, lock_fn fn, void *ctx)
 {
 	struct dirent *entry;
 	bool stop = false;
@@ -133,7 +134,7 @@ static void each_process_lock(const struct file_id *id, int skip_fd, lock_fn fn,
 		fd = openat(dirfd(proc), entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 		if (fd < 0)
 			continue;
-		stop = locks_of_process(fd, strtoll(entry->d_name, NULL, 10), id, skip_fd, fn, ctx);
+		stop = locks_of_process(fd, strtoll(entry->d_name, NULL, 10), id, fn, ctx);
 		close(fd);
 	}
 	closedir(proc);
@@ -195,15 +196,19 @@ static bool holds_byte(void *ctx, int64_t pid, const struct lock_line *lock)
 
 bool holder_of_byte(int fd, uint64_t byte, struct holder *out)
 {
-	struct byte_search search = { .byte = byte, .out = out };
-	struct file_id id;
 	struct stat sb;
 
 	*out = (struct holder){ .pid = 0 };
-	if (fstat(fd, &sb) < 0)
-		return false;
-	id = (struct file_id){ .dev = sb.st_dev, .ino = sb.st_ino };
-	each_process_lock(&id, fd, holds_byte, &search);
+	return fstat(fd, &sb) == 0 && holder_of_file(sb.st_dev, sb.st_ino, byte, getpid(), fd, out);
+}
+
+bool holder_of_file(uint64_t dev, uint64_t ino, uint64_t byte, int64_t pid, int fd, struct holder *out)
+{
+	struct byte_search search = { .byte = byte, .out = out };
+	struct file_id id = { .dev = (dev_t)dev, .ino = (ino_t)ino, .skip_pid = pid, .skip_fd = fd };
+
+	*out = (struct holder){ .pid = 0 };
+	each_process_lock(&id, holds_byte, &search);
 	if (out->pid == 0)
 		each_kernel_lock(&id, holds_byte, &search);
 	if (out->pid == 0)
@@ -264,7 +269,7 @@ int img_holders(const char *path, struct img_holder *out, size_t cap, size_t *nr
 	if (list.out == NULL)
 		return error_set(err, IMG_E_NOMEM, ENOMEM, NO_OFFSET, "holders", "%s: no memory", path);
 	id = (struct file_id){ .dev = sb.st_dev, .ino = sb.st_ino };
-	each_process_lock(&id, -1, add_holder, &list);
+	each_process_lock(&id, add_holder, &list);
 	if (list.nr == 0)
 		each_kernel_lock(&id, add_holder, &list);
 	*nr = list.nr;

@@ -19,4 +19,7 @@ struct holder {
 /* Some process that holds a lock on this byte of the file behind fd by another descriptor. false: none was found. */
 bool holder_of_byte(int fd, uint64_t byte, struct holder *out);
 
+/* The same for who may not look: dev and ino of the file; the descriptor fd of process pid does not count. */
+bool holder_of_file(uint64_t dev, uint64_t ino, uint64_t byte, int64_t pid, int fd, struct holder *out);
+
 #endif

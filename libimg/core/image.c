@@ -256,13 +256,17 @@ int image_open_on(struct node *file, const char *path, const struct img_open_opt
 
 int img_open(const char *path, const struct img_open_options *opts, struct img **out, struct img_error *err)
 {
+	struct img_open_options o;
+	int ret;
+
 	error_clear(err);
 	if (!out)
 		return image_invalid(err, "no place for the image");
 	*out = NULL;
 	if (!path)
 		return image_invalid(err, "no path");
-	return image_open_env(path, opts, &image_env_host, out, err);
+	ret = image_copy_options(&o, sizeof(o), opts, err);
+	return ret == 0 ? image_open_env(path, &o, image_env_of(o.host), out, err) : ret;
 }
 
 /* ---- properties -------------------------------------------------------------------------------------------------- */

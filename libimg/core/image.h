@@ -25,9 +25,16 @@ struct image_env {
 	void (*discard_temp)(void *ctx, const char *temp_path);
 	/* IMG_E_EXISTS (or why a file there cannot be replaced); may be NULL: publish alone says so. */
 	int (*check_target)(void *ctx, const char *path, bool overwrite, struct img_error *err);
+	/* Where a new file that the image at child_path will name is to be made; malloc()ed. NULL: broker_new_path(). */
+	int (*new_path)(void *ctx, const char *child_path, const char *name, enum img_refs refs, char **out,
+			struct img_error *err);
+	/* Which file has that name now: dev and ino. False: none, or it cannot be said. NULL: never. */
+	bool (*identify)(void *ctx, const char *path, struct host_stat *out);
 	void *ctx;
 };
 extern const struct image_env image_env_host;
+/* What the options of a public function name; host may be NULL. */
+const struct image_env *image_env_of(struct img_host *host);
 
 struct img {
 	struct node *top;	/* owned */
@@ -72,13 +79,15 @@ int image_copy_options(void *out, size_t out_bytes, const void *options, struct 
 /* IMG_E_EXISTS early, before work is spent on a new file that could not be published. flags: enum img_create_flags. */
 int image_check_target(const char *path, unsigned flags, const struct image_env *env, struct img_error *err);
 
-/* As img_open()/img_create()/img_convert() in another environment. env must outlive the image. */
+/* As img_open()/img_create()/img_convert()/img_inspect() in another environment. env must outlive the image. */
 int image_open_env(const char *path, const struct img_open_options *opts, const struct image_env *env, struct img **out,
 		   struct img_error *err);
 int image_create_env(const char *path, const struct img_create_options *opts, const struct image_env *env,
 		     struct img_error *err);
 int image_convert_env(struct img *src, const char *path, const struct img_create_options *create,
 		      const struct img_copy_options *opts, const struct image_env *env, struct img_error *err);
+int image_inspect_env(const char *path, const struct img_inspect_options *opts, img_inspect_fn fn, void *ctx,
+		      struct img_inspect_result *out, const struct image_env *env, struct img_error *err);
 /* Without the backing, and for nothing but node_check() and img_close(). */
 int image_open_for_check(const char *path, const struct img_open_options *opts, const struct image_env *env,
 			 struct img **out, struct img_error *err);

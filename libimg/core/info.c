@@ -122,6 +122,7 @@ int img_check_file(const char *path, const struct img_open_options *opts, unsign
 		   const struct img_progress *progress, struct img_check_result *out, struct img_error *err)
 {
 	struct img_check_result unused;
+	struct img_open_options o;
 	struct img *img;
 	int ret, closed;
 
@@ -132,7 +133,9 @@ int img_check_file(const char *path, const struct img_open_options *opts, unsign
 		out = &unused;
 	ret = check_args(flags, out, err);
 	if (ret == 0)
-		ret = image_open_for_check(path, opts, &image_env_host, &img, err);
+		ret = image_copy_options(&o, sizeof(o), opts, err);
+	if (ret == 0)
+		ret = image_open_for_check(path, &o, image_env_of(o.host), &img, err);
 	if (ret != 0)
 		return ret;
 	ret = check_in_time(img, flags, fn, ctx, progress, out, err);

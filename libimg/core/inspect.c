@@ -418,8 +418,8 @@ static int prepare(struct inspector *in, const struct img_inspect_options *o, st
 	return 0;
 }
 
-int img_inspect(const char *path, const struct img_inspect_options *opts, img_inspect_fn fn, void *ctx,
-		struct img_inspect_result *out, struct img_error *err)
+int image_inspect_env(const char *path, const struct img_inspect_options *opts, img_inspect_fn fn, void *ctx,
+		      struct img_inspect_result *out, const struct image_env *env, struct img_error *err)
 {
 	struct inspector in = { .path = path, .fn = fn ? fn : ignore, .ctx = ctx, .where = "" };
 	struct img_inspect_result unused;
@@ -440,7 +440,7 @@ int img_inspect(const char *path, const struct img_inspect_options *opts, img_in
 	if (ret != 0)
 		return ret;
 	host.no_lock = (o.flags & IMG_OPEN_FORCE_SHARE) != 0;
-	ret = image_env_host.open_file(image_env_host.ctx, NULL, path, IMG_REFS_NONE, &host, &file, &resolved, err);
+	ret = env->open_file(env->ctx, NULL, path, IMG_REFS_NONE, &host, &file, &resolved, err);
 	if (ret != 0)
 		return ret;
 	if (!host.no_lock)
@@ -450,4 +450,15 @@ int img_inspect(const char *path, const struct img_inspect_options *opts, img_in
 	node_close(file, NULL);
 	free(resolved);
 	return ret;
+}
+
+int img_inspect(const char *path, const struct img_inspect_options *opts, img_inspect_fn fn, void *ctx,
+		struct img_inspect_result *out, struct img_error *err)
+{
+	struct img_inspect_options o;
+	int ret;
+
+	error_clear(err);
+	ret = image_copy_options(&o, sizeof(o), opts, err);
+	return ret == 0 ? image_inspect_env(path, &o, fn, ctx, out, image_env_of(o.host), err) : ret;
 }

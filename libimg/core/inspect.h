@@ -127,6 +127,6 @@ int inspect_foreign(struct inspector *in, const char *format, struct node *file,
 int inspect_vmdk(struct inspector *in, struct node *file, struct img_error *err);
 int inspect_vhdx(struct inspector *in, struct node *file, struct img_error *err);
 /* What the disk holds: partition tables, file systems of discs. raw: the file is the disk (inspect_disk.c). */
-int inspect_disk(struct inspector *in, struct node *disk, bool raw, struct img_error *err);
+int inspect_disk(struct inspector *in, struct node *node, bool raw, struct img_error *err);
 
 #endif

@@ -15,6 +15,7 @@
 #include "disk_int.h"
 #include "error.h"
 #include "image.h"
+#include "is_zero.h"
 
 #define LAYER	     "pin"
 #define SAMPLE_BYTES 4096u
@@ -121,7 +122,8 @@ static const char *other_image(const struct pin *recorded, const struct pin *fou
 	if (memcmp(recorded->uuid, found->uuid, sizeof(found->uuid)) != 0)
 		return "it is another image (uuid)";
 	if (recorded->kind == PIN_ID)
-		return memcmp(recorded->change, found->change, sizeof(found->change)) != 0 ?
+		return !is_zero(recorded->change, sizeof(recorded->change)) &&
+				       memcmp(recorded->change, found->change, sizeof(found->change)) != 0 ?
 			       "it was changed since (modification uuid)" :
 			       NULL;
 	if (memcmp(recorded->snapshot_uuid, found->snapshot_uuid, sizeof(found->snapshot_uuid)) != 0)

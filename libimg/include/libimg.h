@@ -44,6 +44,7 @@ extern "C" {
 #define IMG_VERSION_PATCH 0
 
 struct img; /* an open image, or one snapshot of it */
+struct img_host; /* where a process opens files that may not do so itself: see img_host_connect() */
 
 /* ---- errors ------------------------------------------------------------------------------------------------------ */
 
@@ -134,6 +135,7 @@ struct img_open_options {
 	uint64_t cache_bytes;	/* metadata cache of each layer; 0: the format's default */
 	uint64_t max_virtual_bytes; /* refuse larger images; 0: 2^63 - 1 */
 	const struct img_budget *budget; /* read during the call; NULL: all defaults */
+	struct img_host *host; /* opens the files, and outlives the image; NULL: this process does */
 };
 
 /*
@@ -163,6 +165,7 @@ struct img_create_options {
 	const char *options;	/* "key=value,key=value" for the driver; unknown keys are INVALID */
 	enum img_refs refs;
 	const struct img_budget *budget; /* for opening the backing; NULL: all defaults */
+	struct img_host *host;	/* makes and opens the files; NULL: this process does */
 };
 
 /*
@@ -548,6 +551,7 @@ struct img_inspect_options {
 	const char *const *formats;	 /* NULL-terminated: those that are allowed; NULL: all */
 	uint64_t max_virtual_bytes;	 /* 0: 2^63 - 1 */
 	const struct img_budget *budget; /* what exceeds it is a finding; check_seconds is for the whole inspection, 0: 60 */
+	struct img_host *host;		 /* opens the file; NULL: this process does */
 };
 struct img_inspect_result {
 	char format[16];	/* as which it was judged; of a format without a driver only headers and references are */
@@ -648,6 +652,60 @@ struct img_holder {
 };
 /* Lists the processes that hold image locks on the file. *nr is the number that exist. */
 IMG_API int img_holders(const char *path, struct img_holder *out, size_t cap, size_t *nr, struct img_error *err);
+
+/* ---- processes that open no files -------------------------------------------------------------------------------- */
+
+/*
+ * Whoever looks at images from strangers may want to do so in a process that can open no file, whatever goes wrong in it
+ * (seccomp, Landlock). It keeps a socket to another process, the broker, which opens files for it by rules that were made before the
+ * first image was looked at, and trusts nothing that it says:
+ *
+ *	socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends);
+ *	broker:	   img_host_serve(ends[1], &rules, &err)
+ *	confined:  img_host_connect(ends[0], &host, &err), and host in the options of img_open(), img_create(), img_convert(),
+ *		   img_check_file() and img_inspect(). What is opened later on behalf of an image (by commit, rebase) goes the same way.
+ *
+ * Both ends are of one build of the library. What the confined process is left with is descriptors: of the files that it was granted,
+ * and of those that images name, under the policy for references. A file that is made lives under a temporary name, which the broker removes
+ * when the other end is gone.
+ */
+enum img_grant_rights {
+	IMG_GRANT_READ = 1u << 0,
+	IMG_GRANT_WRITE = 1u << 1,     /* READ as well; and one data file that it names */
+	IMG_GRANT_CREATE = 1u << 2,    /* a new file may get the name; and one new data file by the policy for references */
+	IMG_GRANT_OVERWRITE = 1u << 3, /* with CREATE: an existing one may be replaced */
+};
+struct img_grant {
+	const char *path; /* exactly as the confined process will call it */
+	unsigned rights;  /* enum img_grant_rights */
+};
+enum img_host_flags {
+	IMG_HOST_WRITE_PARENTS = 1u << 0, /* a parent may be opened for writing, as img_commit() does */
+};
+struct img_host_rules {
+	size_t struct_size;
+	const struct img_grant *grants;
+	size_t nr_grants;
+	enum img_refs refs;	/* the most that is allowed, whatever the options of an open say */
+	unsigned flags;		/* enum img_host_flags */
+	uint64_t max_requests;	/* what comes after them is refused; 0: 4096 */
+	int64_t peer_pid;	/* who is at the other end: it is not told that it locks itself out; 0: unknown */
+};
+
+/*
+ * Answers requests until the other end is closed, which is success. socket stays the caller's. rules are read during the call. Errors:
+ * INVALID (rules, no socket), NOMEM, IO. Requests against the rules are refused and no error here.
+ */
+IMG_API int img_host_serve(int socket, const struct img_host_rules *rules, struct img_error *err);
+
+/*
+ * *out is owned by the caller and ends with img_host_disconnect(), after every image that was opened by it. It may be used by several
+ * threads at once. socket is taken over, also on failure. Errors of what goes through it are those of img_open() and so on; IO: the other
+ * end is gone.
+ */
+IMG_API int img_host_connect(int socket, struct img_host **out, struct img_error *err);
+/* NULL is allowed. */
+IMG_API void img_host_disconnect(struct img_host *host);
 
 #ifdef __cplusplus
 }

@@ -36,7 +36,7 @@ def arguments():
 
 args = arguments()
 os.environ["IMGVM"], os.environ["IMGTOOL"] = os.path.abspath(args.imgvm), os.path.abspath(args.imgtool)
-from machine import IMGVM, Lab, Machine, Skipped, imgtool, need_kvm    # noqa: E402  they look at the environment
+from machine import IMGVM, Lab, Machine, Skipped, need_kvm    # noqa: E402  they look at the environment
 from guests import HOLE_BYTES, PATTERN_SECTORS, SECTOR    # noqa: E402
 
 TIMES = 5 if args.quick else 20

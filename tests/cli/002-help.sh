@@ -30,6 +30,7 @@ complete_words()
 		. ./completion
 		COMP_WORDS=("$@")
 		COMP_CWORD=$(($# - 1))
+		# shellcheck disable=SC2317 # what was sourced calls it
 		compopt() { :; }
 		_imgtool
 		printf '%s ' "${COMPREPLY[@]}"

@@ -27,7 +27,7 @@ before=$(sha a.raw)
 run imgtool write -f raw a.raw --offset 11M <part
 [[ $(sha a.raw) == "$before" ]] || fail "something was written"
 run imgtool write -f raw a.raw --offset 13M </dev/null
-cat part | run imgtool write -f raw a.raw --offset 10M
+run imgtool write -f raw a.raw --offset 10M < <(cat part)
 run imgtool read a.raw --offset 12M --length 1
 run imgtool read a.raw --offset 13M
 head -c 2M part | imgtool write -f raw a.raw --offset 10M

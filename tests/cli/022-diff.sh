@@ -17,11 +17,11 @@ imgtool create b.limg 1M
 run imgtool snapshot diff a.limg@one b.limg
 run imgtool snapshot diff a.limg
 # Everything that compare finds lies in a range of diff.
-imgtool snapshot diff --json a.limg@one ./a.limg >diff
+imgtool snapshot diff --json a.limg@one ./a.limg >extents
 imgtool compare --all --json a.limg@one a.limg >ranges || true
 /usr/bin/python3 - <<'PY'
 import json
-diff = [(e["start"], e["start"] + e["length"]) for e in json.load(open("diff"))["extents"]]
+diff = [(e["start"], e["start"] + e["length"]) for e in json.load(open("extents"))["extents"]]
 for r in json.load(open("ranges"))["ranges"]:
     assert any(a <= r["start"] and r["start"] + r["length"] <= b for a, b in diff), r
 assert diff == sorted(diff) and sum(b - a for a, b in diff) < 200000

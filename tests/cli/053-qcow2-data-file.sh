@@ -77,7 +77,7 @@ cp d.qcow2 twin.qcow2
 coproc writer { qemu-io -f qcow2 d.qcow2 2>&1; }
 writer_pid=$!
 echo 'write -P 9 0 512' >&"${writer[1]}"
-read -r line <&"${writer[0]}"
+read -r _ <&"${writer[0]}"
 run imgtool write twin.qcow2 --offset 0 <junk
 run imgtool checksum twin.qcow2
 echo quit >&"${writer[1]}"

@@ -89,13 +89,14 @@ same "format recorded" "$(digest n2.qcow2)" "$(truncate -s %512 base.raw && sha 
 
 # The longest name.
 name=$(printf 'n%.0s' {1..250})
-mkdir -p $name/$name/$name
-cp base.qcow2 $name/$name/$name/base.qcow2
+long=$name/$name/$name
+mkdir -p "$long"
+cp base.qcow2 "$long/base.qcow2"
 for options in compat=1.1 cluster_size=512 cluster_size=2M; do
-	run imgtool create --force -o $options -b $name/$name/$name/base.qcow2 l.qcow2 2>&1 | sed "s/n\{20,\}/NAME/g"
+	run imgtool create --force -o $options -b "$long/base.qcow2" l.qcow2 2>&1 | sed "s/n\{20,\}/NAME/g"
 	[[ $options == cluster_size=512 ]] && continue
 	judged l.qcow2
-	run imgtool rebase -q -b ./$name/$name/$name/base.qcow2 l.qcow2 2>&1 | sed "s/n\{20,\}/NAME/g"
+	run imgtool rebase -q -b "./$long/base.qcow2" l.qcow2 2>&1 | sed "s/n\{20,\}/NAME/g"
 	judged l.qcow2
 	run imgtool rebase -q -b base.qcow2 l.qcow2
 	judged l.qcow2

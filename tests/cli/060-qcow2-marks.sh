@@ -13,7 +13,7 @@ bit()
 # flag FILE BITS
 flag()
 {
-	printf "$(printf '\\x%02x' "$2")" | dd of="$1" bs=1 seek=79 conv=notrunc status=none
+	printf %b "$(printf '\\x%02x' "$2")" | dd of="$1" bs=1 seek=79 conv=notrunc status=none
 }
 
 # QEMU itself leaves the dirty bit when it dies with lazy refcounts.

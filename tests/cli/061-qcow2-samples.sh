@@ -23,13 +23,14 @@ for file in v*.qcow2; do
 	qemu-img check -q "$file" || fail "qemu-img: $file"
 	imgtool check --metadata --repair -q "$file" || fail "repair of $file"
 done
-ls v*.qcow2 | wc -l
+samples=(v*.qcow2)
+echo "${#samples[@]}"
 
 # 100 snapshots: one L2 table, if nothing was written between them.
 imgtool create many.qcow2 1G
 qemu-io -c 'write -P 1 0 8M' many.qcow2 >/dev/null
 for i in {1..100}; do
-	imgtool snapshot create many.qcow2@s$i
+	imgtool snapshot create "many.qcow2@s$i"
 done
 imgtool check --json many.qcow2 | json 'd["clean"], d["metadata_bytes"] < 1 << 20'
 expect 0 qemu-img check many.qcow2

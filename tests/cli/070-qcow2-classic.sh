@@ -77,11 +77,11 @@ cycle()
 	imgtool snapshot delete cycle.qcow2@s
 }
 for i in {1..5}; do
-	cycle $i
+	cycle "$i"
 done
 size=$(stat -c %s cycle.qcow2)
 for i in {6..40}; do
-	cycle $i
+	cycle "$i"
 done
 ((  $(stat -c %s cycle.qcow2) <= size + 1048576 )) || fail "the file grew from $size to $(stat -c %s cycle.qcow2)"
 sound_too cycle.qcow2

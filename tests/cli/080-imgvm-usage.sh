@@ -25,7 +25,7 @@ run imgvm status image.limg
 run imgvm quit nowhere.limg
 
 # Every verb has an example, and its options are in the manual and in the completion.
-imgvm --generate-man | tr -d '\\' >manual
+imgvm --generate-man | tr -d '\134' >manual
 imgvm --generate-completion >completion
 bash -n completion
 for verb in run status pause resume snapshot revert delete rename powerdown reset quit; do

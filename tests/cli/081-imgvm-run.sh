@@ -23,7 +23,7 @@ run imgvm powerdown a.limg
 tell q
 ends 0
 grep -o '"event":"[a-z_]*"' log
-[[ ! $(ls runtime/imgvm | grep sock) ]] || fail "a socket is left: $(ls runtime/imgvm)"
+[[ -z $(find runtime/imgvm -name "*sock*") ]] || fail "a socket is left: $(ls runtime/imgvm)"
 
 echo "# ends"
 start a.limg

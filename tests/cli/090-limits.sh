@@ -24,9 +24,10 @@ run imgtool info --limit metadata=1K outside.qcow2
 # 384 KiB that hold 64 GiB: nothing is damaged, and no verb starts on it
 stat -c '%s bytes' bomb.qcow2
 run imgtool check bomb.qcow2
-for verb in info map checksum "convert -O raw"; do
-	run imgtool $verb bomb.qcow2 $([[ $verb != convert* ]] || echo out.raw)
+for verb in info map checksum; do
+	run imgtool $verb bomb.qcow2
 done
+run imgtool convert -O raw bomb.qcow2 out.raw
 [[ ! -e out.raw ]] || fail "something was left"
 imgtool read -q --limit expansion=200000 --offset 63G --length 8 bomb.qcow2 | od -An -c
 

@@ -20,5 +20,5 @@ for file in file-*; do
 		fail "$file: something else was touched"
 	(($(grep -c "\"$file\"" trace) > 0)) || fail "$file: the trace says nothing"
 done
-ls file-* | wc -l >count
-(($(cat count) > 80)) && echo "nothing else is opened"
+files=(file-*)
+((${#files[@]} > 80)) && echo "nothing else is opened"

@@ -69,7 +69,7 @@ flip()
 {
 	local old
 	old=$(od -An -tu1 -j "$2" -N 1 "$1")
-	printf "$(printf '\\x%02x' $((old ^ 0x5a)))" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+	printf %b "$(printf '\\x%02x' $((old ^ 0x5a)))" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
 }
 
 sha()

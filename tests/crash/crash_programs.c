@@ -119,6 +119,7 @@ static int judge(void *ctx, uint64_t number, struct memhost *disk)
 	struct memhost copy;
 	struct observed seen;
 	uint64_t hash[2];
+	uint64_t stride = opt_foreign(r);
 	bool nested, foreign;
 	int ret;
 
@@ -130,7 +131,7 @@ static int judge(void *ctx, uint64_t number, struct memhost *disk)
 		return 0;
 	counts->distinct++;
 	nested = counts->distinct % NESTED_STRIDE == 0 || r->opt->state != NULL;
-	foreign = opt_foreign(r) != 0 && (counts->distinct % opt_foreign(r) == 0 || r->opt->state != NULL);
+	foreign = stride != 0 && (counts->distinct % stride == 0 || r->opt->state != NULL);
 	if (nested || foreign)
 		memhost_clone(&copy, disk);
 	fixed_host_reset(hash[0]);
@@ -194,6 +195,7 @@ static void judge_states(struct run *r, struct machine *m, size_t first)
 	hash_set_clear(&r->seen);
 	walker_states(&w, STATES_THOROUGH, r->setup->garbage, judge, r);
 	walker_destroy(&w);
+	r->walker = NULL;
 }
 
 /* Runs the program from the start state; judges what its last operation may leave. */
@@ -291,7 +293,9 @@ static void run_share(struct run *r, unsigned job)
 /* Programs of 4 to PROGRAM_MAX operations: what takes longer to build up. */
 static void run_random(struct run *r, unsigned job)
 {
-	for (uint64_t i = 0; i < r->opt->random; i++) {
+	unsigned nr = nr_operations(r->setup);
+
+	for (uint64_t i = 0; i < r->opt->random && nr > 0; i++) {
 		uint64_t x = (r->opt->seed + i + 1) * UINT64_C(0x9e3779b97f4a7c15);
 
 		if (i % r->opt->jobs != job)
@@ -299,7 +303,7 @@ static void run_random(struct run *r, unsigned job)
 		r->nr_ops = 4 + (unsigned)(x >> 32) % (PROGRAM_MAX - 3);
 		for (unsigned k = 0; k < r->nr_ops; k++) {
 			x = x * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-			r->program[k] = operation_at(r->setup, (unsigned)(x >> 33) % nr_operations(r->setup));
+			r->program[k] = operation_at(r->setup, (unsigned)(x >> 33) % nr);
 		}
 		run_program(r);
 	}

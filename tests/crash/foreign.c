@@ -45,7 +45,8 @@ static void write_file(struct mem_content *content, const char *folder, const ch
 	file = fopen(path, "wb");
 	must(bytes != NULL && file != NULL, path);
 	mem_content_read(content, bytes, size, 0);
-	must(fwrite(bytes, 1, (size_t)size, file) == size && fclose(file) == 0, path);
+	must(fwrite(bytes, 1, (size_t)size, file) == size, path);
+	must(fclose(file) == 0, path);
 	free(bytes);
 }
 

@@ -15,7 +15,7 @@
 #define MAX_SECTORS 2560u /* 1.25 MiB: a limg leaf of 4 KiB blocks is 1 MiB */
 #define MAX_VM	    128u
 #define MAX_SNAPS   5u
-#define MAX_WORLDS  8u
+#define MAX_WORLDS  16u
 
 /* Where a format keeps machine state. */
 enum machine_state {

@@ -82,7 +82,7 @@ int machine_warm(struct machine *m, struct img_error *err)
 /* ---- operations -------------------------------------------------------------------------------------------------- */
 
 /* What the documents say comes back, or the failure of the test. */
-static int expect(int ret, int wanted, struct img_error *err)
+int operation_expect(int ret, int wanted, struct img_error *err)
 {
 	if (ret == wanted) {
 		error_clear(err);
@@ -106,7 +106,7 @@ static int run_write(struct machine *m, uint32_t first, uint32_t nr, unsigned fl
 	ret = write_sectors(m->img, first, nr, id, flags, err);
 	if (ret == 0 && (flags & IMG_IO_FUA))
 		worlds_settle_disk(&m->ws);
-	return expect(ret, inside ? 0 : IMG_E_INVALID, err);
+	return operation_expect(ret, inside ? 0 : IMG_E_INVALID, err);
 }
 
 static int run_block(struct machine *m, struct img_error *err)
@@ -143,7 +143,7 @@ static int run_zero(struct machine *m, struct img_error *err)
 {
 	worlds_write(&m->ws, 4 * BLOCK, 3 * BLOCK, 0);
 	m->in_flight = m->ws;
-	return expect(img_zero(m->img, 3 * BLOCK * SECTOR, 4 * BLOCK * SECTOR, 0, err), 0, err);
+	return operation_expect(img_zero(m->img, 3 * BLOCK * SECTOR, 4 * BLOCK * SECTOR, 0, err), 0, err);
 }
 
 /* Each sector is zeros now or as before; which, is what the next flush makes durable. */
@@ -167,7 +167,7 @@ static int run_discard(struct machine *m, struct img_error *err)
 
 	worlds_write(&m->ws, 5 * BLOCK, 3 * BLOCK, 0);
 	m->in_flight = m->ws;
-	if (expect(img_discard(m->img, 3 * BLOCK * SECTOR, 5 * BLOCK * SECTOR, 0, err), 0, err) != 0)
+	if (operation_expect(img_discard(m->img, 3 * BLOCK * SECTOR, 5 * BLOCK * SECTOR, 0, err), 0, err) != 0)
 		return -1;
 	if (!m->setup->may_keep_discarded)
 		return 0;
@@ -179,14 +179,14 @@ static int run_flush(struct machine *m, struct img_error *err)
 {
 	m->in_flight = m->ws;
 	worlds_settle_disk(&m->ws);
-	return expect(img_flush(m->img, 0, err), 0, err);
+	return operation_expect(img_flush(m->img, 0, err), 0, err);
 }
 
 static int run_checkpoint(struct machine *m, struct img_error *err)
 {
 	m->in_flight = m->ws;
 	worlds_settle(&m->ws);
-	return expect(img_flush(m->img, IMG_FLUSH_CHECKPOINT, err), 0, err);
+	return operation_expect(img_flush(m->img, IMG_FLUSH_CHECKPOINT, err), 0, err);
 }
 
 static void drop_vm(struct world *w)
@@ -229,7 +229,7 @@ static int run_create(struct machine *m, const char *name, unsigned flags, struc
 		m->ws.nr = 0;
 		worlds_append(&m->ws, &after);
 	}
-	return expect(img_snapshot_create(m->img, name, flags, err), exists ? IMG_E_EXISTS : 0, err);
+	return operation_expect(img_snapshot_create(m->img, name, flags, err), exists ? IMG_E_EXISTS : 0, err);
 }
 
 static int run_create_c(struct machine *m, struct img_error *err)
@@ -274,7 +274,7 @@ static int run_delete(struct machine *m, const char *name, struct img_error *err
 	m->in_flight = m->ws;
 	if (exists)
 		add_after(m, change_drop, name, NULL);
-	return expect(img_snapshot_delete(m->img, name, err), exists ? 0 : IMG_E_NOENT, err);
+	return operation_expect(img_snapshot_delete(m->img, name, err), exists ? 0 : IMG_E_NOENT, err);
 }
 
 static int run_delete_a(struct machine *m, struct img_error *err)
@@ -299,7 +299,7 @@ static int run_rename(struct machine *m, struct img_error *err)
 	m->in_flight = m->ws;
 	if (exists)
 		add_after(m, change_rename, "A", "R");
-	return expect(img_snapshot_rename(m->img, "A", "R", err), exists ? 0 : IMG_E_NOENT, err);
+	return operation_expect(img_snapshot_rename(m->img, "A", "R", err), exists ? 0 : IMG_E_NOENT, err);
 }
 
 static int run_revert(struct machine *m, const char *name, struct img_error *err)
@@ -316,7 +316,7 @@ static int run_revert(struct machine *m, const char *name, struct img_error *err
 		m->ws.nr = 0;
 		worlds_append(&m->ws, &after);
 	}
-	return expect(img_snapshot_revert(m->img, name, err), snap != NULL ? 0 : IMG_E_NOENT, err);
+	return operation_expect(img_snapshot_revert(m->img, name, err), snap != NULL ? 0 : IMG_E_NOENT, err);
 }
 
 static int run_revert_a(struct machine *m, struct img_error *err)
@@ -342,7 +342,7 @@ static int run_resize(struct machine *m, uint32_t sectors, struct img_error *err
 	world_set_size(&after, sectors);
 	worlds_append(&m->ws, &after);
 	m->in_flight = m->ws;
-	return expect(img_resize(m->img, (uint64_t)sectors * SECTOR, IMG_RESIZE_SHRINK, err), 0, err);
+	return operation_expect(img_resize(m->img, (uint64_t)sectors * SECTOR, IMG_RESIZE_SHRINK, err), 0, err);
 }
 
 static int run_grow(struct machine *m, struct img_error *err)
@@ -367,7 +367,7 @@ static int run_vm(struct machine *m, struct img_error *err)
 	}
 	worlds_write_vm(&m->ws, first, nr, id);
 	m->in_flight = m->ws;
-	return expect(write_vm(m->img, first, nr, id, err), 0, err);
+	return operation_expect(write_vm(m->img, first, nr, id, err), 0, err);
 }
 
 /* Inside what there is, across its end, and where there is nothing. */
@@ -382,54 +382,22 @@ static int run_vm_zero(struct machine *m, struct img_error *err)
 	}
 	worlds_write_vm(&m->ws, first, nr, 0);
 	m->in_flight = m->ws;
-	return expect(img_vmstate_zero(m->img, (uint64_t)nr * SECTOR, (uint64_t)first * SECTOR, err), 0, err);
-}
-
-static int run_convert(struct machine *m, struct img_error *err)
-{
-	struct img_create_options create = { .struct_size = sizeof(create),
-					     .format = m->setup->format,
-					     .flags = IMG_CREATE_OVERWRITE,
-					     .options = m->setup->options };
-	struct img_copy_options copy = { .struct_size = sizeof(copy), .threads = 1, .flags = IMG_COPY_COMPRESS };
-	struct content made = worlds_latest(&m->ws)->latest;
-	unsigned nr = m->ws.nr;
-
-	made.vm_sectors = 0;
-	m->in_flight = m->ws;
-	for (unsigned i = 0; i < nr; i++) {
-		m->ws.w[i].has_new = true;
-		m->ws.w[i].made = made;
-		worlds_append(&m->in_flight, &m->ws.w[i]);
-	}
-	return expect(image_convert_env(m->img, NEW_FILE, &create, &copy, &m->host->env, err), 0, err);
-}
-
-static int run_commit(struct machine *m, struct img_error *err)
-{
-	struct img_copy_options copy = { .struct_size = sizeof(copy), .threads = 1 };
-	bool refused = worlds_latest(&m->ws)->nr_snaps > 0;
-
-	m->in_flight = m->ws;
-	if (!refused)
-		worlds_settle(&m->ws);
-	return expect(img_commit(m->img, &copy, err), refused ? IMG_E_REFUSED : 0, err);
+	return operation_expect(img_vmstate_zero(m->img, (uint64_t)nr * SECTOR, (uint64_t)first * SECTOR, err), 0, err);
 }
 
 static const struct operation operations[] = {
-	{ "block", "sjwourqkxvlp", run_block },	   { "sub", "sjwourqkxvlp", run_sub },
-	{ "unit", "sjwouqkxvlp", run_unit },	   { "inunit", "sjwqkxvl", run_in_unit },
-	{ "leaf", "sjwqkxvl", run_leaf },	   { "fua", "sjwrqkxvl", run_fua },
-	{ "zero", "sjwourqkxvlp", run_zero },	   { "discard", "sjwouqkxvlp", run_discard },
-	{ "flush", "sjwourqkxvlp", run_flush },	   { "checkpoint", "sjwouqkxvlp", run_checkpoint },
-	{ "reopen", "sjwourqkxvlp", run_reopen },  { "createC", "sjwouqkxvlp", run_create_c },
-	{ "createV", "sjwqkxvl", run_create_vm },  { "deleteA", "sjwqkxvl", run_delete_a },
-	{ "deleteB", "sjwqkxvl", run_delete_b },   { "deleteC", "sjwouqkxvlp", run_delete_c },
-	{ "renameA", "sjwqkxvl", run_rename },	   { "revertA", "sjwqkxvl", run_revert_a },
-	{ "revertB", "sjwqkxvl", run_revert_b },   { "revertC", "oup", run_revert_c },
-	{ "grow", "sjwourqkxlp", run_grow },	   { "shrink", "sjwourqkxlp", run_shrink },
-	{ "vmstate", "sjwqkxvl", run_vm },	   { "vmzero", "sq", run_vm_zero },
-	{ "convert", "sjwouqkxvlp", run_convert }, { "commit", "oup", run_commit },
+	{ "block", "sjwourqkxvlpde", run_block },   { "sub", "sjwourqkxvlpde", run_sub },
+	{ "unit", "sjwouqkxvlp", run_unit },	    { "inunit", "sjwqkxvl", run_in_unit },
+	{ "leaf", "sjwqkxvld", run_leaf },	    { "fua", "sjwrqkxvld", run_fua },
+	{ "zero", "sjwourqkxvlpde", run_zero },	    { "discard", "sjwouqkxvlpde", run_discard },
+	{ "flush", "sjwourqkxvlpde", run_flush },   { "checkpoint", "sjwouqkxvlpde", run_checkpoint },
+	{ "reopen", "sjwourqkxvlpde", run_reopen }, { "createC", "sjwouqkxvlp", run_create_c },
+	{ "createV", "sjwqkxvl", run_create_vm },   { "deleteA", "sjwqkxvl", run_delete_a },
+	{ "deleteB", "sjwqkxvl", run_delete_b },    { "deleteC", "sjwouqkxvlp", run_delete_c },
+	{ "renameA", "sjwqkxvl", run_rename },	    { "revertA", "sjwqkxvl", run_revert_a },
+	{ "revertB", "sjwqkxvl", run_revert_b },    { "revertC", "oup", run_revert_c },
+	{ "grow", "sjwourqkxlpde", run_grow },	    { "shrink", "sjwourqkxlpde", run_shrink },
+	{ "vmstate", "sjwqkxvl", run_vm },	    { "vmzero", "sq", run_vm_zero },
 };
 
 /* ---- setups ------------------------------------------------------------------------------------------------------ */
@@ -508,6 +476,20 @@ static int make_snapshots(const struct setup *s, struct memhost *host, struct wo
 	return img_close(img, err);
 }
 
+/* What an overlay may be rebased onto: other content, in part the same. */
+static int make_other(const struct setup *s, struct memhost *host, struct img_error *err)
+{
+	struct setup other = { .format = s->format, .file = OTHER_FILE };
+	struct img *img;
+	int ret = create(host, s, other.file, NULL, err);
+
+	if (ret != 0 || open_image(host, &other, IMG_OPEN_WRITE, &img, err) != 0)
+		return -1;
+	ret = write_sectors(img, 2 * BLOCK, 2 * BLOCK, 1, 0, err);
+	ret = ret ? ret : write_sectors(img, 7 * BLOCK, 3 * BLOCK, 9, 0, err);
+	return img_close(img, ret == 0 ? err : NULL) != 0 || ret != 0 ? -1 : 0;
+}
+
 static int make_overlay(const struct setup *s, struct memhost *host, struct worlds *ws, struct img_error *err)
 {
 	struct setup base = { .format = s->format, .file = "base.img" };
@@ -519,7 +501,7 @@ static int make_overlay(const struct setup *s, struct memhost *host, struct worl
 		return -1;
 	ret = write_both(img, ws, 0, 8 * BLOCK, 1, 0, err);
 	ret = ret ? ret : write_both(img, ws, LEAF - BLOCK, 2 * BLOCK, 2, 0, err);
-	if (img_close(img, ret == 0 ? err : NULL) != 0 || ret != 0)
+	if (img_close(img, ret == 0 ? err : NULL) != 0 || ret != 0 || make_other(s, host, err) != 0)
 		return -1;
 	ret = create(host, s, s->file, base.file, err);
 	if (ret != 0 || open_image(host, s, IMG_OPEN_WRITE, &img, err) != 0)
@@ -544,7 +526,10 @@ static int make_raw(const struct setup *s, struct memhost *host, struct worlds *
 	return img_close(img, ret == 0 ? err : NULL) != 0 || ret != 0 ? -1 : 0;
 }
 
-#define LIMG  .format = "limg", .file = "top.img", .options = LIMG_OPTIONS, .garbage = true, .vm = VM_EVERYWHERE
+#define LIMG .format = "limg", .file = "top.img", .options = LIMG_OPTIONS, .garbage = true, .vm = VM_EVERYWHERE
+#define VDI                                                                               \
+	.format = "vdi", .file = "top.img", .may_leak = true, .may_keep_discarded = true, \
+	.options = "block_size=4096,align=512"
 #define QCOW2 .format = "qcow2", .file = "top.img", .may_leak = true, .may_keep_discarded = true, .vm = VM_IN_SNAPSHOTS
 
 /* The same image with a cluster that is counted and that nobody refers to. */
@@ -570,6 +555,8 @@ static const struct setup setups[] = {
 	  .warm_blocks = 16 },
 	{ 'o', "an overlay", make_overlay, LIMG },
 	{ 'u', "an overlay, journal in use", make_overlay, LIMG, .warm_rounds = 4, .warm_blocks = 1 },
+	{ 'd', "VDI, whose map has no room to grow", make_raw, VDI },
+	{ 'e', "a differencing VDI", make_overlay, VDI },
 	{ 'q', "qcow2, two snapshots, machine state, compressed clusters", make_snapshots, QCOW2,
 	  .options = "cluster_size=4096" },
 	{ 'k', "the same with tables that grow", make_snapshots, QCOW2,
@@ -595,20 +582,30 @@ const struct setup *setup_find(char letter)
 	return NULL;
 }
 
+/* Of both tables; NULL past the end. */
+static const struct operation *operation_nth(unsigned i)
+{
+	return i < ARRAY_LEN(operations) ? &operations[i] : whole_operation_at(i - (unsigned)ARRAY_LEN(operations));
+}
+
 const struct operation *operation_at(const struct setup *s, unsigned i)
 {
-	for (unsigned j = 0; j < ARRAY_LEN(operations); j++) {
-		if (strchr(operations[j].setups, s->letter) != NULL && i-- == 0)
-			return &operations[j];
+	const struct operation *op;
+
+	for (unsigned j = 0; (op = operation_nth(j)) != NULL; j++) {
+		if (strchr(op->setups, s->letter) != NULL && i-- == 0)
+			return op;
 	}
 	return NULL;
 }
 
 const struct operation *operation_find(const struct setup *s, const char *name)
 {
-	for (unsigned j = 0; j < ARRAY_LEN(operations); j++) {
-		if (strchr(operations[j].setups, s->letter) != NULL && strcmp(operations[j].name, name) == 0)
-			return &operations[j];
+	const struct operation *op;
+
+	for (unsigned j = 0; (op = operation_nth(j)) != NULL; j++) {
+		if (strchr(op->setups, s->letter) != NULL && strcmp(op->name, name) == 0)
+			return op;
 	}
 	return NULL;
 }

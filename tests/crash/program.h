@@ -46,6 +46,11 @@ const struct setup *setup_at(unsigned i); /* NULL past the end */
 const struct operation *operation_find(const struct setup *s, const char *name);
 const struct operation *operation_at(const struct setup *s, unsigned i); /* of this setup; NULL past the end */
 
+/* program_whole.c: those on images as a whole. i from 0; NULL past the end. */
+const struct operation *whole_operation_at(unsigned i);
+/* What the documents say comes back, or the failure of the test. */
+int operation_expect(int ret, int wanted, struct img_error *err);
+
 int machine_open(struct machine *m, struct img_error *err);
 /* Brings a warm setup to where its programs start. */
 int machine_warm(struct machine *m, struct img_error *err);
@@ -53,5 +58,6 @@ int open_image(struct memhost *host, const struct setup *s, unsigned flags, stru
 
 #define FRESH_WRITE_ID 60u /* of what a test writes after recovery */
 #define NEW_FILE       "new.img"
+#define OTHER_FILE     "other.img" /* beside an overlay: another parent */
 
 #endif

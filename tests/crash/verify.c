@@ -133,7 +133,7 @@ static int recover(struct memhost *disk, const struct setup *s, bool commit, boo
 		return -1;
 	}
 	ret = check_recovered(img, s, why);
-	if (ret == 0 && commit && img_commit(img, &copy, &err) != 0) {
+	if (ret == 0 && commit && (committing || img_backing(img) != NULL) && img_commit(img, &copy, &err) != 0) {
 		snprintf(why, WHY_BYTES, "commit cannot be run again: %s", err.msg);
 		ret = -1;
 	}

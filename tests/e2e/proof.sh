@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# shellcheck shell=dash disable=SC2086 # words: $linux is some
 # What runs inside the machine with SVM (nested.py): a Linux guest on imgvm is snapshotted, destroyed and brought back,
 # killed and brought back, started cold. Each step prints a line that begins with PROOF; nested.py wants them all.
 
@@ -43,7 +44,7 @@ await()
 	local until=$(($(seconds) + 200))
 
 	until new | grep -q "$1"; do
-		[ $(seconds) -lt $until ] || fail "no '$1' within 200 s"
+		[ "$(seconds)" -lt $until ] || fail "no '$1' within 200 s"
 		kill -0 $vm 2>/dev/null || fail "imgvm has ended before '$1'"
 		usleep 100000
 	done
@@ -63,7 +64,7 @@ ended()
 
 	exec 3>&-
 	wait $vm || got=$?
-	[ $got = $1 ] || fail "imgvm ended with $got, not $1"
+	[ $got = "$1" ] || fail "imgvm ended with $got, not $1"
 }
 
 try()
@@ -83,7 +84,7 @@ goes_on()
 
 	await '^L2 COUNT'
 	first=$(count head)
-	[ "$first" -ge "$at" ] && [ "$first" -le $((at + 10)) ] || fail "it counted to $at, and goes on with $first"
+	{ [ "$first" -ge "$at" ] && [ "$first" -le $((at + 10)) ]; } || fail "it counted to $at, and goes on with $first"
 }
 
 new_files='for i in $(seq 200); do echo $i >/data/new$i; done; cat /data/new* | sha256sum >/sum'

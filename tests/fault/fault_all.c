@@ -29,6 +29,7 @@
 
 #define NTH_MAX	       100000u
 #define FAILURES_SHOWN 3u /* of each scenario and mode */
+#define DEATHS_MAX     8u /* after them the rest of a scenario and mode is left */
 
 struct mode {
 	const char *name;
@@ -316,6 +317,7 @@ static void attempts_from(struct attempt *a, uint64_t nth, bool one)
 static void run_mode(struct attempt *a, uint64_t only_nth)
 {
 	uint64_t before = tally->attempts, survived = tally->survived;
+	unsigned deaths = 0;
 	int status = 0;
 
 	tally->shown = 0;
@@ -335,7 +337,7 @@ static void run_mode(struct attempt *a, uint64_t only_nth)
 		tally->failures++;
 		printf("FAILED --scenario %s --mode %s --nth %llu\n  the process ended with status 0x%x\n",
 		       a->scenario->name, a->mode->name, (unsigned long long)tally->nth, (unsigned)status);
-		if (only_nth != 0)
+		if (only_nth != 0 || ++deaths == DEATHS_MAX)
 			break;
 	}
 	printf("fault %s, %s: %llu attempts, %llu failures without effect\n", a->scenario->name, a->mode->name,

@@ -13,7 +13,6 @@ written in one go by save(). Nothing here is shared with limg_reader.py.
 """
 import argparse
 import hashlib
-import os
 import random
 import struct
 import zlib

@@ -3,9 +3,9 @@
 """
 Kills imgtool with SIGKILL at random moments of every verb that writes, and looks at what is left.
 
-Each round copies a prepared image, starts one verb, kills it after a random part of the time that the verb takes, and
-then wants: `imgtool check` finds nothing (in qcow2 at worst leaks, as qemu-img check says), the content is one that the
-verb's contract allows, and running the verb again (commit, rebase, flatten, convert) ends well with the content that it
+Each round copies a prepared image, starts one verb, kills it after a random part of the time that the verb takes, or (where there
+is strace) at a random one of the calls that change files, and then wants: `imgtool check` finds nothing (in qcow2 at worst leaks, as qemu-img check says), the content is one that the
+verb's contract allows, and running the verb again (commit, rebase, flatten, convert, amend, repair) ends well with the content that it
 should have. A third of the images in limg is given to limg_reader.py.
 
     kill.py [--count N] [--seed N] [--dir FOLDER]... [--writer PROGRAM]    IMGTOOL names the tool
@@ -13,7 +13,6 @@ should have. A third of the images in limg is given to limg_reader.py.
 The folders should be on different file systems: by default one beside the working directory and one in /dev/shm.
 """
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -21,157 +20,13 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-IMGTOOL = os.environ.get('IMGTOOL', 'imgtool')
-READER = os.path.join(HERE, '..', 'interop', 'limg_reader.py')
-DISK = 48 << 20
-SECTOR = 512
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-
-class Failed(Exception):
-    pass
-
-
-def run(*args, stdin=None, want=0):
-    done = subprocess.run([IMGTOOL, *args], input=stdin, capture_output=True, check=False)
-    if want is not None and done.returncode != want:
-        raise Failed('imgtool %s ended with %d, not %d: %s' % (' '.join(args), done.returncode, want,
-                                                             done.stderr.decode(errors='replace').strip()))
-    return done
-
-
-def digest(data):
-    return hashlib.sha256(data).hexdigest()
-
-
-class Round:
-    """One verb on one copy of the prepared files."""
-
-    def __init__(self, lab, rng):
-        self.lab, self.rng = lab, rng
-        self.dir = os.path.join(lab.dir, 'round')
-        shutil.rmtree(self.dir, ignore_errors=True)
-        os.mkdir(self.dir)
-        for name in ('base.img', 'over.img', 'other.img', 'new.bin', 'src.raw'):
-            subprocess.run(['cp', '--sparse=always', '-p', os.path.join(lab.dir, name), self.dir], check=True)
-
-    def path(self, name):
-        return os.path.join(self.dir, name)
-
-    def killed(self, verb, *args, stdin=None):
-        """Starts imgtool, kills it at a random moment; True if it had ended by itself."""
-        span = self.lab.duration.get(verb, .05)
-        file = open(stdin, 'rb') if stdin else subprocess.DEVNULL
-        started = time.monotonic()
-        proc = subprocess.Popen([IMGTOOL, *args], stdin=file, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        delay = self.rng.random() * span
-        try:
-            proc.wait(max(0.0005, delay))
-        except subprocess.TimeoutExpired:
-            proc.kill()
-        errors = proc.communicate()[1]
-        if stdin:
-            file.close()
-        self.lab.killed += proc.returncode == -9
-        for name in ('base.img', 'over.img'):
-            self.lab.dirty += json.loads(run('info', '--json', self.path(name)).stdout)['dirty']
-        if proc.returncode == 0:
-            took = time.monotonic() - started
-            self.lab.duration[verb] = (took + span) / 2
-        elif proc.returncode != -9:
-            raise Failed('imgtool %s ended with %d: %s'
-                         % (' '.join(args), proc.returncode, errors.decode(errors='replace')))
-        return proc.returncode == 0
-
-    def content(self, name, snap=None):
-        """The whole content, through the tool."""
-        out = self.path('out.raw')
-        run('convert', '-q', '-O', 'raw', '--force', self.path(name) + ('@' + snap if snap else ''), out)
-        with open(out, 'rb') as file:
-            data = file.read()
-        os.unlink(out)
-        return data
-
-    def check(self, *names, reader=False):
-        for name in names:
-            if self.lab.format == 'qcow2':
-                self.check_qcow2(name)
-                continue
-            run('check', '-q', self.path(name))
-            if reader:
-                done = subprocess.run(['/usr/bin/python3', READER, 'verify', self.path(name)], capture_output=True,
-                                      check=False)
-                if done.returncode:
-                    raise Failed('limg_reader.py verify %s: %s' % (name, done.stderr.decode(errors='replace').strip()))
-
-    def check_qcow2(self, name):
-        """Leaks at worst, to us and to qemu-img; half of them are repaired, and the others stay for what comes next."""
-        path = self.path(name)
-        found = json.loads(run('check', '--json', path, want=None).stdout)
-        theirs = subprocess.run(['qemu-img', 'check', '-q', '-f', 'qcow2', path], capture_output=True, check=False)
-        if found['damage'] or theirs.returncode not in (0, 3) or bool(found['leaks']) != (theirs.returncode == 3):
-            raise Failed('%s: imgtool check finds %d damage and %d leaks, qemu-img check ends with %d: %s %s' % (
-                name, found['damage'], found['leaks'], theirs.returncode, found['findings'][:3],
-                theirs.stderr.decode(errors='replace')[:300]))
-        self.lab.leaky += found['leaks'] > 0
-        if found['leaks'] and self.rng.random() < .5:
-            run('check', '-q', '--repair', path)
-            run('check', '-q', path)
-
-    def snapshots_whole(self, names=('one', 'two')):
-        for snap in names:
-            if digest(self.content('base.img', snap)) != self.lab.snaps[snap]:
-                raise Failed('snapshot %s has changed' % snap)
-
-    def snapshot_names(self):
-        lines = run('snapshot', 'list', '--json', self.path('base.img')).stdout
-        return lines.decode()
-
-
-class Lab:
-    """A folder with the prepared files."""
-
-    def __init__(self, folder, rng, writer, format_):
-        self.writer, self.format = writer, format_
-        self.dir = tempfile.mkdtemp(prefix='kill.', dir=folder)
-        self.duration = {}
-        self.killed = self.dirty = self.leaky = 0    # rounds in which it was killed; images to replay, or with leaks
-        write = lambda name, data: open(os.path.join(self.dir, name), 'wb').write(data)    # noqa: E731
-        base, over = os.path.join(self.dir, 'base.img'), os.path.join(self.dir, 'over.img')
-        first = bytearray(DISK)
-        first[0:12 << 20] = rng.randbytes(12 << 20)
-        first[20 << 20:28 << 20] = (b'the quick brown fox %d ' % rng.randrange(1000)) * 400000
-        first = bytes(first[:DISK])
-        write('src.raw', first)
-        write('new.bin', rng.randbytes(6 << 20))
-        run('convert', '-q', '-O', format_, '-c', 'zstd', os.path.join(self.dir, 'src.raw'), base)
-        self.snaps = {}
-        run('snapshot', 'create', base + '@one')
-        self.snaps['one'] = digest(first)
-        run('write', '-q', base, '--offset', str(4 << 20), stdin=rng.randbytes(9 << 20))
-        self.snaps['two'] = digest(self.plain(base))
-        run('snapshot', 'create', base + '@two')
-        run('write', '-q', base, '--offset', str(19 << 20), stdin=rng.randbytes(5 << 20))
-        self.head = self.plain(base)
-        run('create', '-q', '-f', format_, '-b', 'base.img', over)
-        run('write', '-q', over, '--offset', str(1 << 20), stdin=rng.randbytes(8 << 20))
-        run('write', '-q', over, '--offset', str(30 << 20), stdin=rng.randbytes(4 << 20))
-        self.over = self.plain(over)
-        other = os.path.join(self.dir, 'other.img')
-        run('convert', '-q', '-O', format_, base, other)
-        run('write', '-q', other, '--offset', str(40 << 20), stdin=rng.randbytes(3 << 20))
-
-    def plain(self, path):
-        out = os.path.join(self.dir, 'out.raw')
-        run('convert', '-q', '-O', 'raw', '--force', path, out)
-        with open(out, 'rb') as file:
-            data = file.read()
-        os.unlink(out)
-        return data
+from lab import DISK, IMGTOOL, SECTOR, Failed, Lab, Round, digest, run    # noqa: E402
+from verbs import MORE_VERBS    # noqa: E402
 
 
 # -- the verbs ------------------------------------------------------------------------------------------------------
@@ -348,7 +203,7 @@ def verb_resize(r):
 
 
 VERBS = [verb_writer, verb_write, verb_convert, verb_snapshot_create, verb_snapshot_delete, verb_rename, verb_revert,
-         verb_commit, verb_rebase, verb_flatten, verb_resize]
+         verb_commit, verb_rebase, verb_flatten, verb_resize, *MORE_VERBS]
 
 
 def main():
@@ -365,6 +220,7 @@ def main():
         print('SKIPPED: this build has no format %s, or there is no qemu-img' % args.format)
         return 77
     verbs = [v for v in VERBS if not args.verb or v.__name__ == 'verb_' + args.verb]
+    verbs = [v for v in verbs if args.format in getattr(v, 'formats', args.format)]
     bad = 0
     for folder in args.dir or [os.getcwd(), '/dev/shm']:
         rng = random.Random(args.seed)
@@ -382,8 +238,10 @@ def main():
         except Failed as failed:
             print('kill: seed %d, %s, round %d: %s (files kept in %s)' % (args.seed, verb.__name__, i, failed, lab.dir))
             bad = 1
-        print('kill: %s, %d rounds in %s, seed %d: %d killed, %d images to replay, %d with leaks: %s' % (
-            args.format, rounds, folder, args.seed, lab.killed, lab.dirty, lab.leaky, 'FAILED' if bad else 'all whole'))
+        if lab.no_device:
+            print('kill: SKIPPED: devices: no loop device to be had')
+        print('kill: %s, %d rounds in %s, seed %d: %d killed, %d of them at a change, %d images to replay, %d with leaks: %s' % (
+            args.format, rounds, folder, args.seed, lab.killed, lab.at_call, lab.dirty, lab.leaky, 'FAILED' if bad else 'all whole'))
         if bad:
             break
     return bad

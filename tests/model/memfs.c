@@ -67,6 +67,22 @@ void memfs_remove(struct memfs *fs, const char *name)
 	pthread_mutex_unlock(&fs->lock);
 }
 
+/* A node on content, under the filter where there is one. */
+static int open_node(struct memfs *fs, struct mem_content *content, const char *name, const struct host_open *args,
+		     struct node **out, struct img_error *err)
+{
+	struct node *node;
+	int ret = mem_node_on(content, name, args, &node, err);
+
+	*out = NULL;
+	if (ret != 0)
+		return ret;
+	if (fs->wrap)
+		return fs->wrap(fs->wrap_ctx, node, name, args, out, err);
+	*out = node;
+	return 0;
+}
+
 static int open_file(void *ctx, const char *child_path, const char *name, enum img_refs refs,
 		     const struct host_open *args, struct node **out, char **resolved, struct img_error *err)
 {
@@ -82,7 +98,7 @@ static int open_file(void *ctx, const char *child_path, const char *name, enum i
 	*resolved = strdup(name);
 	if (!*resolved)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, "memfs", "out of memory");
-	ret = mem_node_on(content, name, args, out, err);
+	ret = open_node(ctx, content, name, args, out, err);
 	if (ret != 0) {
 		free(*resolved);
 		*resolved = NULL;
@@ -100,7 +116,7 @@ static int create_file(void *ctx, const char *path, struct node **out, char **te
 	*out = NULL;
 	if (!content || asprintf(temp_path, ".%s.%u.tmp", path, fs->temp_seq++) < 0)
 		goto fail;
-	ret = mem_node_on(content, *temp_path, &args, out, err);
+	ret = open_node(fs, content, path, &args, out, err);
 	if (ret != 0) {
 		free(*temp_path);
 		goto fail;

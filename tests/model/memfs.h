@@ -17,6 +17,13 @@ struct memfs {
 		struct mem_content *content;
 	} files[MEMFS_MAX_FILES];
 	unsigned temp_seq;
+	/*
+	 * Puts a filter on a file that is opened or created; child is taken over, also on failure. NULL: none. name is
+	 * that of the file to be, also while it has a temporary one.
+	 */
+	int (*wrap)(void *ctx, struct node *child, const char *name, const struct host_open *args, struct node **out,
+		    struct img_error *err);
+	void *wrap_ctx;
 	pthread_mutex_t lock;
 	struct image_env env;
 };

@@ -72,6 +72,9 @@ struct traits {
 	bool strong_pins; /* identity is of the content; else every write to the file changes it, also for snapshots */
 	bool keeps_vm;	  /* the working machine state outlives the handle */
 	bool may_leak;	  /* a kill leaves leaks, never damage */
+	bool leaks;	  /* so do shrinking and rebasing */
+	bool ids;	  /* a child knows its parent by an id that writes to the parent do not change */
+	bool plain; /* no snapshots, no machine state, disks of one sector at least, parents of the same format only */
 };
 const struct traits *traits_of(const char *name); /* program.c; NULL: no such */
 
@@ -82,8 +85,8 @@ struct geometry {
 	const struct traits
 		*base; /* the first file is of this format, and what is under test stands on it; NULL: no such */
 	unsigned refcount_bits; /* where snapshots may meet a limit of references; 0: they do not */
-	bool snaps_fix_size;	   /* no resize while there are snapshots */
-	char options[128];
+	bool snaps_fix_size;	/* no resize while there are snapshots */
+	char options[128], base_options[32]; /* base_options: of the first file, "": those of the others */
 };
 
 struct program {
@@ -131,9 +134,15 @@ struct model {
 	bool no_parents; /* do not look at who is made on whom: one of a conversion's formats does not say */
 	bool leaks_ok;	 /* this is what a kill left */
 	bool no_vm;	 /* leave out the working machine state: only with a snapshot is it durable, and converted */
-	uint8_t *buf, *buf2; /* IO_BYTES each */
+	bool one_thread; /* where an operation would draw a number of them */
+	uint8_t *buf, *buf2; /* IO_BYTES each; made where the caller has none */
 	bool verbose;
 	uint64_t full_checks;
+	/* For who lets the host fail: what the operation touches besides itself, and what came back instead of success.
+	 */
+	uint64_t touched_off, touched_bytes;
+	int refused;	   /* enum img_code; 0: nothing did */
+	bool host_fails;   /* a check may take that for damage */
 	char failure[512]; /* "" while all is well */
 };
 #define IO_BYTES (2u << 20)
@@ -147,6 +156,11 @@ uint64_t rng_next(uint64_t *state);
 
 /* run.c: 0, or -1 with m->failure set. */
 int program_run(const struct program *p, struct model *m, size_t *failed_at);
+/* Its parts. m is zeroed, but for verbose and the like; between init and begin a filter may be put into m->fs. */
+int model_init(struct model *m, const struct geometry *geometry);
+int model_begin(struct model *m);
+int model_step(struct model *m, const struct op *op);
+int model_end(struct model *m);
 void model_free(struct model *m);
 
 /* state.c */
@@ -159,6 +173,7 @@ int make_file(struct model *m, int parent, const char *parent_snap, uint64_t siz
 void drop_file(struct model *m, int index);
 struct msnap *pick_snap(struct model *m, uint32_t r);
 struct msnap *find_snap(struct mfile *f, const char *name);
+void free_snap(struct msnap *s);
 /* What a file stands on; NULL if nothing. */
 const struct flat *parent_content(struct model *m, const struct mfile *f);
 
@@ -207,5 +222,10 @@ int op_compare(struct model *m, const uint32_t *r);
 int op_convert(struct model *m, const uint32_t *r);
 int op_touch_parent(struct model *m, const uint32_t *r);
 int release_held(struct model *m);
+/* What the truth of the top becomes by an operation on its snapshots. */
+void snap_created(struct model *m, const char *name, bool vm);
+void snap_deleted(struct model *m, struct msnap *s);
+void snap_renamed(struct model *m, struct msnap *s, const char *name);
+void snap_reverted(struct model *m, const struct msnap *s);
 
 #endif

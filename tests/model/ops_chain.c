@@ -53,6 +53,8 @@ int op_overlay(struct model *m, const uint32_t *r)
 	if (r[2] % 4 == 0)
 		size = (size / 2 + r[3] % (size + 512)) / 512 * 512;
 	size = min_u64(size, m->geometry.max_bytes);
+	if (top(m)->format->plain && size == 0)
+		size = 512;
 	if (close_top(m) != 0 || make_file(m, m->top, snap, size) != 0 || open_top(m) != 0)
 		return -1;
 	return check_image(m, m->img, &top(m)->head, "new overlay");
@@ -117,7 +119,7 @@ static void committed(struct model *m, int index, const struct flat *now)
 
 int op_commit(struct model *m, const uint32_t *r)
 {
-	struct img_copy_options opts = { .struct_size = sizeof(opts), .threads = 1 + r[0] % 2 };
+	struct img_copy_options opts = { .struct_size = sizeof(opts), .threads = m->one_thread ? 1 : 1 + r[0] % 2 };
 	struct img_error err = { 0 };
 	struct mfile *f = top(m), *parent = f->parent < 0 ? NULL : &m->files[f->parent];
 	const struct flat *below = parent_content(m, f);
@@ -284,9 +286,9 @@ static const struct traits *pick_target(const struct model *m, const uint32_t *r
 int op_convert(struct model *m, const uint32_t *r)
 {
 	const struct traits *to = pick_target(m, r);
-	bool snaps = !to->raw && r[0] >> 8 & 1;
+	bool snaps = !to->raw && !to->plain && !m->files[m->top].format->plain && r[0] >> 8 & 1;
 	struct img_create_options create = { .struct_size = sizeof(create), .format = to->name };
-	struct img_copy_options opts = { .struct_size = sizeof(opts), .threads = 1 + r[1] % 3 };
+	struct img_copy_options opts = { .struct_size = sizeof(opts), .threads = m->one_thread ? 1 : 1 + r[1] % 3 };
 	struct img_error err = { 0 };
 	struct mfile *f = top(m);
 	const struct traits *own = f->format;
@@ -295,12 +297,13 @@ int op_convert(struct model *m, const uint32_t *r)
 	int ret;
 
 	snprintf(options, sizeof(options), "%s=%u,compression%s=%s", to->has_parents ? "block_size" : "cluster_size",
-		 r[2] & 1 ? 4096 : 16384, to->has_parents ? "" : "_type", r[2] & 2 ? "zstd" : "zlib");
-	create.options = to->raw ? NULL : options;
+		 r[2] & 1 ? 4096u : 16384u, to->has_parents ? "" : "_type", r[2] & 2 ? "zstd" : "zlib");
+	create.options = to->raw ? NULL : to->plain ? m->geometry.options : options;
 	opts.flags = (r[3] & 1 ? IMG_COPY_COMPRESS : 0u) | (r[3] & 2 ? IMG_COPY_NO_DETECT : 0u) |
 		     (snaps ? IMG_COPY_SNAPSHOTS : 0u);
 	if (m->verbose)
-		printf("      to %s %s%s\n", to->name, to->raw ? "" : options, snaps ? " with snapshots" : "");
+		printf("      to %s %s%s\n", to->name, create.options ? create.options : "",
+		       snaps ? " with snapshots" : "");
 	if (expect(m, image_convert_env(m->img, "conv", &create, &opts, &m->fs.env, &err), 0, &err, "convert") != 0 ||
 	    open_other(m, "conv", to->raw ? "raw" : NULL, 0, &img) != 0)
 		return -1;
@@ -347,9 +350,11 @@ int op_touch_parent(struct model *m, const uint32_t *r)
 	img = NULL;
 	if (ret == 0)
 		ret = expect(m, image_open_env(f->name, &opts, &m->fs.env, &img, &err),
-			     f->parent_snap[0] && parent->format->strong_pins ? 0 : IMG_E_CHANGED, &err,
-			     "open after a change of the parent");
-	if (img)
+			     (f->parent_snap[0] && parent->format->strong_pins) || f->format->ids ? 0 : IMG_E_CHANGED,
+			     &err, "open after a change of the parent");
+	if (img && f->format->ids)
+		ret = close_other(m, img, ret);
+	else if (img)
 		ret = close_other(m, img, check_image(m, img, &f->head, "overlay on a snapshot whose head moved"));
 	memfs_put(&m->fs, parent->name, before);
 	return ret == 0 ? open_top(m) : -1;

@@ -39,6 +39,12 @@ static unsigned write_flags(uint32_t r)
 	       (r >> 5 & 1 ? IMG_IO_COMPRESS : 0u);
 }
 
+static void touches(struct model *m, uint64_t bytes, uint64_t off)
+{
+	m->touched_off = off;
+	m->touched_bytes = bytes;
+}
+
 static int write_at(struct model *m, uint64_t bytes, uint64_t off, uint32_t seed, unsigned flags)
 {
 	struct img_error err = { 0 };
@@ -47,6 +53,7 @@ static int write_at(struct model *m, uint64_t bytes, uint64_t off, uint32_t seed
 	if (m->verbose)
 		printf("      write 0x%" PRIx64 " at 0x%" PRIx64 " flags 0x%x\n", bytes, off, flags);
 	fill(m->buf, bytes, seed);
+	touches(m, bytes, off);
 	if (expect(m, img_pwrite(m->img, m->buf, bytes, off, flags, &err), 0, &err, "write") != 0)
 		return -1;
 	flat_write(&top(m)->head, m->buf, bytes, off);
@@ -111,6 +118,7 @@ int op_zero(struct model *m, const uint32_t *r)
 	pick_range(m, r, &bytes, &off);
 	if (m->verbose)
 		printf("      zero 0x%" PRIx64 " at 0x%" PRIx64 "\n", bytes, off);
+	touches(m, bytes, off);
 	if (expect(m, img_zero(m->img, bytes, off, r[2] & 1 ? IMG_IO_NO_UNMAP : 0, &err), 0, &err, "zero") != 0)
 		return -1;
 	flat_zero(&top(m)->head, bytes, off);
@@ -129,6 +137,7 @@ int op_discard(struct model *m, const uint32_t *r)
 	pick_range(m, r, &bytes, &off);
 	if (m->verbose)
 		printf("      discard 0x%" PRIx64 " at 0x%" PRIx64 "\n", bytes, off);
+	touches(m, bytes, off);
 	if (expect(m, img_discard(m->img, bytes, off, 0, &err), 0, &err, "discard") != 0)
 		return -1;
 	for (uint64_t at = off; at < off + bytes;) {
@@ -308,6 +317,8 @@ int op_resize(struct model *m, const uint32_t *r)
 	if (r[3] & 8)
 		size = round_up(size, m->block_bytes);
 	size = min_u64(size, m->geometry.max_bytes);
+	if (top(m)->format->plain && size == 0)
+		size = 512;
 	want = size < now && !may_shrink ? IMG_E_REFUSED : 0;
 	if (m->verbose)
 		printf("      resize %" PRIu64 " to %" PRIu64 "\n", now, size);

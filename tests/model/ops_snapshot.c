@@ -12,12 +12,27 @@ static struct mfile *top(struct model *m)
 	return &m->files[m->top];
 }
 
+void snap_created(struct model *m, const char *name, bool vm)
+{
+	struct mfile *f = top(m);
+	struct msnap *s = &f->snaps[f->nr_snaps++];
+
+	m->snap_seq++;
+	memset(s, 0, sizeof(*s));
+	snprintf(s->name, sizeof(s->name), "%s", name);
+	flat_copy(&s->disk, &f->head);
+	flat_copy(&s->vm, &f->vm);
+	s->has_vm = vm;
+	s->id = f->next_id++;
+	s->parent = f->head_parent;
+	f->head_parent = s->id;
+}
+
 int op_snap_create(struct model *m, const uint32_t *r)
 {
 	struct img_error err = { 0 };
 	struct mfile *f = top(m);
 	bool vm = r[0] & 1, again = f->nr_snaps && r[1] % 16 == 0;
-	struct msnap *s;
 	char name[24];
 	int ret;
 
@@ -33,16 +48,7 @@ int op_snap_create(struct model *m, const uint32_t *r)
 		return -1;
 	if (again)
 		return 0;
-	m->snap_seq++;
-	s = &f->snaps[f->nr_snaps++];
-	memset(s, 0, sizeof(*s));
-	snprintf(s->name, sizeof(s->name), "%s", name);
-	flat_copy(&s->disk, &f->head);
-	flat_copy(&s->vm, &f->vm);
-	s->has_vm = vm;
-	s->id = f->next_id++;
-	s->parent = f->head_parent;
-	f->head_parent = s->id;
+	snap_created(m, name, vm);
 	if (m->verbose)
 		printf("      %s%s\n", name, vm ? " with vmstate" : "");
 	return 0;
@@ -56,13 +62,23 @@ static int delete_missing(struct model *m)
 		      "delete of a snapshot that is not there");
 }
 
+void snap_deleted(struct model *m, struct msnap *s)
+{
+	struct mfile *f = top(m);
+	size_t i = (size_t)(s - f->snaps);
+
+	f->gone[f->nr_gone].id = s->id;
+	f->gone[f->nr_gone++].parent = s->parent;
+	free_snap(s);
+	memmove(s, s + 1, (--f->nr_snaps - i) * sizeof(*s));
+}
+
 int op_snap_delete(struct model *m, const uint32_t *r)
 {
 	struct img_error err = { 0 };
 	struct mfile *f = top(m);
 	struct msnap *s = pick_snap(m, r[0]);
 	bool held = s && m->held && strcmp(m->held_name, s->name) == 0;
-	size_t i;
 
 	if (!s)
 		return r[1] % 8 ? 0 : delete_missing(m);
@@ -74,19 +90,26 @@ int op_snap_delete(struct model *m, const uint32_t *r)
 		return -1;
 	if (held)
 		return 0;
-	f->gone[f->nr_gone].id = s->id;
-	f->gone[f->nr_gone++].parent = s->parent;
-	flat_free(&s->disk);
-	flat_free(&s->vm);
-	i = (size_t)(s - f->snaps);
-	memmove(s, s + 1, (--f->nr_snaps - i) * sizeof(*s));
+	snap_deleted(m, s);
 	return 0;
+}
+
+void snap_reverted(struct model *m, const struct msnap *s)
+{
+	struct mfile *f = top(m);
+
+	flat_free(&f->head);
+	flat_free(&f->vm);
+	flat_copy(&f->head, &s->disk);
+	flat_copy(&f->vm, &s->vm);
+	f->head_parent = s->id;
+	if (!s->has_vm) /* a snapshot of the disk only */
+		flat_resize(&f->vm, 0);
 }
 
 int op_snap_revert(struct model *m, const uint32_t *r)
 {
 	struct img_error err = { 0 };
-	struct mfile *f = top(m);
 	struct msnap *s = pick_snap(m, r[0]);
 	int ret;
 
@@ -99,14 +122,16 @@ int op_snap_revert(struct model *m, const uint32_t *r)
 		return 0;
 	if (expect(m, ret, 0, &err, "revert") != 0)
 		return -1;
-	flat_free(&f->head);
-	flat_free(&f->vm);
-	flat_copy(&f->head, &s->disk);
-	flat_copy(&f->vm, &s->vm);
-	f->head_parent = s->id;
-	if (!s->has_vm) /* a snapshot of the disk only */
-		flat_resize(&f->vm, 0);
+	snap_reverted(m, s);
 	return 0;
+}
+
+void snap_renamed(struct model *m, struct msnap *s, const char *name)
+{
+	m->snap_seq++;
+	if (m->held && strcmp(m->held_name, s->name) == 0)
+		snprintf(m->held_name, sizeof(m->held_name), "%s", name);
+	snprintf(s->name, sizeof(s->name), "%s", name);
 }
 
 int op_snap_rename(struct model *m, const uint32_t *r)
@@ -123,12 +148,8 @@ int op_snap_rename(struct model *m, const uint32_t *r)
 		snprintf(name, sizeof(name), "%s", other->name);
 	if (expect(m, img_snapshot_rename(m->img, s->name, name, &err), taken ? IMG_E_EXISTS : 0, &err, "rename") != 0)
 		return -1;
-	if (taken)
-		return 0;
-	m->snap_seq++;
-	if (m->held && strcmp(m->held_name, s->name) == 0)
-		snprintf(m->held_name, sizeof(m->held_name), "%s", name);
-	snprintf(s->name, sizeof(s->name), "%s", name);
+	if (!taken)
+		snap_renamed(m, s, name);
 	return 0;
 }
 

@@ -7,51 +7,56 @@
 
 #include "model.h"
 
-/* How often each operation is drawn, and whether formats without snapshots have it. */
+/* What a format must have for an operation. */
+enum need { NOTHING, PARENTS, SNAPSHOTS };
+
+/* How often each operation is drawn. */
 static const struct {
 	const char *name;
 	unsigned weight;
-	bool raw_too;
+	enum need need;
 } kinds[NR_OPS] = {
-	[OP_WRITE] = { "write", 180, true },
-	[OP_WRITE_BLOCKS] = { "write-blocks", 150, true },
-	[OP_WRITE_UNITS] = { "write-units", 90, true },
-	[OP_ZERO] = { "zero", 60, true },
-	[OP_DISCARD] = { "discard", 60, true },
-	[OP_READ] = { "read", 120, true },
-	[OP_FLUSH] = { "flush", 70, true },
-	[OP_CHECKPOINT] = { "checkpoint", 40, true },
-	[OP_SNAP_CREATE] = { "snapshot-create", 50, false },
-	[OP_SNAP_DELETE] = { "snapshot-delete", 45, false },
-	[OP_SNAP_REVERT] = { "snapshot-revert", 20, false },
-	[OP_SNAP_RENAME] = { "snapshot-rename", 10, false },
-	[OP_SNAP_READ] = { "snapshot-read", 40, false },
-	[OP_SNAP_HOLD] = { "snapshot-hold", 12, false },
-	[OP_DIFF] = { "diff", 25, false },
-	[OP_EXTENTS] = { "extents", 20, true },
-	[OP_VM_WRITE] = { "vmstate-write", 25, false },
-	[OP_VM_ZERO] = { "vmstate-zero", 15, false },
-	[OP_VM_READ] = { "vmstate-read", 15, false },
-	[OP_VM_LOAD] = { "vmstate-load", 10, false },
-	[OP_VM_RESIZE] = { "vmstate-resize", 8, false },
-	[OP_RESIZE] = { "resize", 15, true },
-	[OP_OVERLAY] = { "overlay", 7, false },
-	[OP_POP] = { "pop", 4, false },
-	[OP_COMMIT] = { "commit", 5, false },
-	[OP_REBASE] = { "rebase", 4, false },
-	[OP_FLATTEN] = { "flatten", 3, false },
-	[OP_REOPEN] = { "reopen", 10, true },
-	[OP_REPLAY] = { "replay", 8, false },
-	[OP_CHECK] = { "check", 8, true },
-	[OP_COMPARE] = { "compare", 4, true },
-	[OP_CONVERT] = { "convert", 3, true },
-	[OP_TOUCH_PARENT] = { "touch-parent", 4, false },
+	[OP_WRITE] = { "write", 180, NOTHING },
+	[OP_WRITE_BLOCKS] = { "write-blocks", 150, NOTHING },
+	[OP_WRITE_UNITS] = { "write-units", 90, NOTHING },
+	[OP_ZERO] = { "zero", 60, NOTHING },
+	[OP_DISCARD] = { "discard", 60, NOTHING },
+	[OP_READ] = { "read", 120, NOTHING },
+	[OP_FLUSH] = { "flush", 70, NOTHING },
+	[OP_CHECKPOINT] = { "checkpoint", 40, NOTHING },
+	[OP_SNAP_CREATE] = { "snapshot-create", 50, SNAPSHOTS },
+	[OP_SNAP_DELETE] = { "snapshot-delete", 45, SNAPSHOTS },
+	[OP_SNAP_REVERT] = { "snapshot-revert", 20, SNAPSHOTS },
+	[OP_SNAP_RENAME] = { "snapshot-rename", 10, SNAPSHOTS },
+	[OP_SNAP_READ] = { "snapshot-read", 40, SNAPSHOTS },
+	[OP_SNAP_HOLD] = { "snapshot-hold", 12, SNAPSHOTS },
+	[OP_DIFF] = { "diff", 25, SNAPSHOTS },
+	[OP_EXTENTS] = { "extents", 20, NOTHING },
+	[OP_VM_WRITE] = { "vmstate-write", 25, SNAPSHOTS },
+	[OP_VM_ZERO] = { "vmstate-zero", 15, SNAPSHOTS },
+	[OP_VM_READ] = { "vmstate-read", 15, SNAPSHOTS },
+	[OP_VM_LOAD] = { "vmstate-load", 10, SNAPSHOTS },
+	[OP_VM_RESIZE] = { "vmstate-resize", 8, SNAPSHOTS },
+	[OP_RESIZE] = { "resize", 15, NOTHING },
+	[OP_OVERLAY] = { "overlay", 7, PARENTS },
+	[OP_POP] = { "pop", 4, PARENTS },
+	[OP_COMMIT] = { "commit", 5, PARENTS },
+	[OP_REBASE] = { "rebase", 4, PARENTS },
+	[OP_FLATTEN] = { "flatten", 3, PARENTS },
+	[OP_REOPEN] = { "reopen", 10, NOTHING },
+	[OP_REPLAY] = { "replay", 8, PARENTS },
+	[OP_CHECK] = { "check", 8, NOTHING },
+	[OP_COMPARE] = { "compare", 4, NOTHING },
+	[OP_CONVERT] = { "convert", 3, NOTHING },
+	[OP_TOUCH_PARENT] = { "touch-parent", 4, PARENTS },
 };
 
 static const struct traits formats[] = {
 	{ .name = "raw", .raw = true },
 	{ .name = "limg", .discard_zeroes = true, .has_parents = true, .strong_pins = true, .keeps_vm = true },
 	{ .name = "qcow2", .may_leak = true },
+	{ .name = "vdi", .may_leak = true, .plain = true },
+	{ .name = "vhd", .may_leak = true, .plain = true, .leaks = true, .ids = true },
 };
 
 const struct traits *traits_of(const char *name)
@@ -102,9 +107,11 @@ static bool named(const char *list, const char *name)
 	return false;
 }
 
-static unsigned weight_of(size_t kind, bool raw, const char *without)
+static unsigned weight_of(size_t kind, const struct traits *format, const char *without)
 {
-	return (raw && !kinds[kind].raw_too) || named(without, kinds[kind].name) ? 0 : kinds[kind].weight;
+	enum need has = format->raw ? NOTHING : format->plain ? PARENTS : SNAPSHOTS;
+
+	return kinds[kind].need > has || named(without, kinds[kind].name) ? 0 : kinds[kind].weight;
 }
 
 static void limg_geometry(struct geometry *g, uint64_t *rng)
@@ -143,11 +150,38 @@ static void qcow2_geometry(struct geometry *g, uint64_t *rng)
 		g->refcount_bits = 0;
 }
 
+/* Blocks from one sector on, the map near the data, so that it has to move when the disk grows. */
+static void vdi_geometry(struct geometry *g, uint64_t *rng)
+{
+	static const uint32_t blocks[] = { 512, 4096, 4096, 16384, 65536, 1u << 20 };
+	static const char *const aligns[] = { "512", "512", "4096", "1M" };
+
+	g->block_bytes = g->unit_bytes = blocks[rng_next(rng) % 6];
+	snprintf(g->options, sizeof(g->options), "block_size=%u,align=%s", g->block_bytes,
+		 g->block_bytes == 1u << 20 ? "512" : aligns[rng_next(rng) % 4]);
+}
+
+/* Blocks so small that one bitmap is for few sectors, and some usual ones; now and then the first file is a fixed disk.
+ */
+static void vhd_geometry(struct geometry *g, uint64_t *rng)
+{
+	static const uint32_t blocks[] = { 4096, 4096, 4096, 16384, 65536, 2u << 20 };
+
+	g->block_bytes = g->unit_bytes = blocks[rng_next(rng) % 6];
+	snprintf(g->options, sizeof(g->options), "block_size=%u", g->block_bytes);
+	if (rng_next(rng) % 6 == 0)
+		snprintf(g->base_options, sizeof(g->base_options), "subformat=fixed");
+}
+
 static void make_geometry(struct geometry *g, const struct traits *format, uint64_t *rng)
 {
 	*g = (struct geometry){ .format = format, .block_bytes = 4096, .unit_bytes = 65536 };
 	if (strcmp(format->name, "limg") == 0)
 		limg_geometry(g, rng);
+	else if (strcmp(format->name, "vdi") == 0)
+		vdi_geometry(g, rng);
+	else if (strcmp(format->name, "vhd") == 0)
+		vhd_geometry(g, rng);
 	else if (!format->raw)
 		qcow2_geometry(g, rng);
 	g->size_bytes = pick_size(rng, g->block_bytes);
@@ -155,6 +189,11 @@ static void make_geometry(struct geometry *g, const struct traits *format, uint6
 	if (rng_next(rng) % 24 == 0) {
 		g->max_bytes = MODEL_WIDE_BYTES;
 		g->size_bytes = rng_next(rng) % MODEL_WIDE_BYTES / 512 * 512;
+	}
+	if (format->plain) {
+		/* No disk without a sector, and none but their own kind to stand on. */
+		g->size_bytes += g->size_bytes == 0 ? 512 : 0;
+		return;
 	}
 	if (!format->raw && rng_next(rng) % 4 == 0)
 		g->base = traits_of("raw");
@@ -164,7 +203,7 @@ static void make_geometry(struct geometry *g, const struct traits *format, uint6
 
 void program_make(struct program *p, uint64_t seed, size_t nr_ops, const char *format, const char *without)
 {
-	bool raw = strcmp(format, "raw") == 0;
+	const struct traits *traits = traits_of(format);
 	uint64_t rng = seed * 2 + 1;
 	unsigned total = 0;
 
@@ -172,14 +211,14 @@ void program_make(struct program *p, uint64_t seed, size_t nr_ops, const char *f
 	p->ops = calloc(nr_ops + 1, sizeof(*p->ops));
 	if (!p->ops)
 		abort();
-	make_geometry(&p->geometry, traits_of(format), &rng);
+	make_geometry(&p->geometry, traits, &rng);
 	for (size_t i = 0; i < NR_OPS; i++)
-		total += weight_of(i, raw, without);
+		total += weight_of(i, traits, without);
 	for (size_t i = 0; i < nr_ops; i++) {
 		unsigned at = (unsigned)(rng_next(&rng) % total), kind = 0;
 
-		while (at >= weight_of(kind, raw, without))
-			at -= weight_of(kind++, raw, without);
+		while (at >= weight_of(kind, traits, without))
+			at -= weight_of(kind++, traits, without);
 		p->ops[i].kind = (enum op_kind)kind;
 		for (size_t j = 0; j < 4; j++)
 			p->ops[i].r[j] = (uint32_t)rng_next(&rng);

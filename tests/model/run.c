@@ -63,26 +63,36 @@ static int fill_base(struct model *m)
 	return expect(m, img_close(img, &err), 0, &err, "close of a base");
 }
 
-static int begin(const struct program *p, struct model *m)
+int model_init(struct model *m, const struct geometry *geometry)
 {
-	m->geometry = p->geometry;
-	m->block_bytes = p->geometry.block_bytes;
-	m->unit_bytes = p->geometry.unit_bytes;
-	m->buf = malloc(IO_BYTES);
-	m->buf2 = malloc(IO_BYTES);
-	if (!m->buf || !m->buf2)
-		return fail(m, "out of memory");
-	memfs_init(&m->fs);
+	m->geometry = *geometry;
+	m->block_bytes = geometry->block_bytes;
+	m->unit_bytes = geometry->unit_bytes;
 	m->top = -1;
-	if (make_file(m, -1, "", p->geometry.size_bytes) != 0)
+	memfs_init(&m->fs);
+	m->buf = m->buf ? m->buf : malloc(IO_BYTES);
+	m->buf2 = m->buf2 ? m->buf2 : malloc(IO_BYTES);
+	return m->buf && m->buf2 ? 0 : fail(m, "out of memory");
+}
+
+int model_begin(struct model *m)
+{
+	const struct geometry *g = &m->geometry;
+
+	if (make_file(m, -1, "", g->size_bytes) != 0)
 		return -1;
-	if (p->geometry.base && (fill_base(m) != 0 || make_file(m, 0, "", p->geometry.size_bytes) != 0))
+	if (g->base && (fill_base(m) != 0 || make_file(m, 0, "", g->size_bytes) != 0))
 		return -1;
 	return open_top(m);
 }
 
+int model_step(struct model *m, const struct op *op)
+{
+	return functions[op->kind](m, op->r);
+}
+
 /* Closed and opened again, every file that can be opened still holds what it should. */
-static int end(struct model *m)
+int model_end(struct model *m)
 {
 	if (close_top(m) != 0)
 		return -1;
@@ -113,7 +123,7 @@ int program_run(const struct program *p, struct model *m, size_t *failed_at)
 	memset(m, 0, sizeof(*m));
 	m->verbose = verbose;
 	*failed_at = 0;
-	if (begin(p, m) != 0)
+	if (model_init(m, &p->geometry) != 0 || model_begin(m) != 0)
 		return -1;
 	for (size_t i = 0; i < p->nr; i++) {
 		const struct op *op = &p->ops[i];
@@ -121,14 +131,14 @@ int program_run(const struct program *p, struct model *m, size_t *failed_at)
 		*failed_at = i;
 		if (verbose)
 			printf("%5zu %s\n", i, op_name(op->kind)), fflush(stdout);
-		if (functions[op->kind](m, op->r) != 0)
+		if (model_step(m, op) != 0)
 			return -1;
 		if (i % FULL_CHECK_EVERY == FULL_CHECK_EVERY - 1 &&
 		    check_everything(m, m->img, &m->files[m->top], "now and then") != 0)
 			return -1;
 	}
 	*failed_at = p->nr;
-	return end(m);
+	return model_end(m);
 }
 
 void model_free(struct model *m)

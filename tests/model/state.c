@@ -22,6 +22,10 @@ int expect(struct model *m, int got, int want, const struct img_error *err, cons
 {
 	if (got == want)
 		return 0;
+	if (got < 0 && err->msg[0] == '\0')
+		return fail(m, "%s returned %d without a message", what, got);
+	if (got < 0 && !m->failure[0])
+		m->refused = got;
 	return fail(m, "%s returned %d (%s), not %d", what, got, got != 0 ? err->msg : "", want);
 }
 
@@ -74,7 +78,9 @@ int make_file(struct model *m, int parent, const char *parent_snap, uint64_t siz
 	struct img_create_options opts = {
 		.struct_size = sizeof(opts),
 		.format = t->name,
-		.options = t == g->format ? g->options : NULL,
+		.options = t != g->format		    ? NULL :
+			   parent < 0 && g->base_options[0] ? g->base_options :
+							      g->options,
 		.size_bytes = size_bytes,
 		.size_given = true,
 		.backing = parent < 0 ? NULL : m->files[parent].name,
@@ -102,7 +108,7 @@ int make_file(struct model *m, int parent, const char *parent_snap, uint64_t siz
 	return 0;
 }
 
-static void free_snap(struct msnap *s)
+void free_snap(struct msnap *s)
 {
 	flat_free(&s->disk);
 	flat_free(&s->vm);

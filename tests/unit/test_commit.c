@@ -89,7 +89,7 @@ static void sizes_may_differ(void **state)
 		const char *format = base_formats[i % 2];
 		uint64_t base_bytes = i < 2 ? SIZE : 2 * SIZE + 512, over_bytes = i < 2 ? 2 * SIZE + 512 : SIZE;
 		struct img *img;
-		uint8_t *content;
+		uint8_t *content, *grown;
 
 		make_base(format, base_bytes);
 		content = make_overlay(format, over_bytes);
@@ -99,7 +99,9 @@ static void sizes_may_differ(void **state)
 		check_content("over", "limg", content, over_bytes);
 		img = open_image("base", format, 0);
 		assert_int_equal(img_size(img), 2 * SIZE + 512);
-		content = realloc(content, 2 * SIZE + 512);
+		grown = realloc(content, 2 * SIZE + 512);
+		assert_non_null(grown);
+		content = grown;
 		if (i >= 2) /* what lies beyond the overlay is as it was */
 			assert_ok(img_pread(img, content + SIZE, SIZE + 512, SIZE, 0, ERR));
 		assert_content(img, content, 2 * SIZE + 512);

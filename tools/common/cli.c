@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Parsing by the verb tables, and the one form in which errors are printed. See cli.h. */
+#define TOOLS_CLI_C
 #include "cli.h"
 
 #include <errno.h>

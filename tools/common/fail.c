@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* See fail.h. */
+#define TOOLS_FAIL_C
 #include "fail.h"
 
 #include <errno.h>

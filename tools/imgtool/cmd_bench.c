@@ -177,7 +177,9 @@ static int by_value(const void *a, const void *b)
 
 static double percentile_us(const struct bench *b, unsigned percent)
 {
-	return (double)b->latency_ns[(b->count - 1) * percent / 100] / 1000;
+	uint64_t rank = (b->count - 1) * percent / 100;
+
+	return (double)b->latency_ns[rank] / 1000;
 }
 
 static int report(const struct bench *b, const struct bench_args *args, unsigned depth)

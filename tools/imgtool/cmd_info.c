@@ -174,8 +174,7 @@ static void print_details(json_t *details)
 	const char *key;
 	json_t *value;
 
-	json_object_foreach(details, key, value)
-	{
+	json_object_foreach(details, key, value) {
 		char label[32];
 		size_t n = 0;
 

@@ -37,8 +37,10 @@ static bool lists(const struct policy *policy, const char *key, const char *id)
 	json_t *item;
 	size_t i;
 
-	json_array_foreach(json_object_get(policy->json, key), i,
-			   item) if (strcmp(json_string_value(item), id) == 0) return true;
+	json_array_foreach(json_object_get(policy->json, key), i, item) {
+		if (strcmp(json_string_value(item), id) == 0)
+			return true;
+	}
 	return false;
 }
 
@@ -59,7 +61,10 @@ static int check_texts(const json_t *value, const char *path, const char *key)
 
 	if (!json_is_array(value))
 		return bad(path, "a list is needed for", key);
-	json_array_foreach(value, i, item) if (!json_is_string(item)) return bad(path, "texts are needed in", key);
+	json_array_foreach(value, i, item) {
+		if (!json_is_string(item))
+			return bad(path, "texts are needed in", key);
+	}
 	return EXIT_DONE;
 }
 
@@ -71,8 +76,7 @@ static int take_rules(const json_t *value, const char *path, const char *key)
 
 	if (status != EXIT_DONE)
 		return status;
-	json_array_foreach(value, i, item)
-	{
+	json_array_foreach(value, i, item) {
 		const struct img_inspect_rule *rule = find_rule(json_string_value(item));
 
 		if (!rule)
@@ -94,7 +98,9 @@ static int take_formats(struct policy *policy, const json_t *value, const char *
 		return status;
 	if (json_array_size(value) > POLICY_FORMATS_MAX)
 		return bad(path, "too many entries in", "formats");
-	json_array_foreach(value, i, item) policy->formats[i] = json_string_value(item);
+	json_array_foreach(value, i, item) {
+		policy->formats[i] = json_string_value(item);
+	}
 	policy->has_formats = true;
 	return EXIT_DONE;
 }
@@ -106,8 +112,7 @@ static int take_limits(struct policy *policy, json_t *value, const char *path)
 
 	if (!json_is_object(value))
 		return bad(path, "an object is needed for", "limits");
-	json_object_foreach(value, name, limit)
-	{
+	json_object_foreach(value, name, limit) {
 		char number[32];
 		const char *text = json_string_value(limit);
 
@@ -153,8 +158,7 @@ int policy_load(struct policy *policy, const char *path)
 			    policy->json ? "a policy is a JSON object" : error.text);
 		return EXIT_USAGE;
 	}
-	json_object_foreach(policy->json, key, value)
-	{
+	json_object_foreach(policy->json, key, value) {
 		status = take(policy, key, value, path);
 		if (status != EXIT_DONE)
 			break;

@@ -90,6 +90,13 @@ static uint8_t *append_zeros(struct aml *aml, size_t bytes)
 	return at;
 }
 
+/* Without the zero at its end. */
+static void put_text(uint8_t *at, const char *text)
+{
+	while (*text)
+		*at++ = (uint8_t)*text++;
+}
+
 /* 5.2.6 */
 static size_t open_table(struct tables *t, const char *signature, uint8_t revision)
 {
@@ -100,11 +107,11 @@ static size_t open_table(struct tables *t, const char *signature, uint8_t revisi
 	append_zeros(aml, -aml->used & (TABLE_ALIGN - 1));
 	at = aml->used;
 	p = append_zeros(aml, HEADER_BYTES);
-	memcpy(p, signature, 4);
+	put_text(p, signature);
 	p[8] = revision;
-	memcpy(p + 10, "LIBIMGIMGVM   ", 14); /* OEM, its table */
-	put32(p + 24, 1);		      /* its revision */
-	memcpy(p + 28, "IMGV", 4);	      /* who made it */
+	put_text(p + 10, "LIBIMGIMGVM   "); /* OEM, its table */
+	put32(p + 24, 1);		    /* its revision */
+	put_text(p + 28, "IMGV");	    /* who made it */
 	put32(p + 32, 1);
 	return at;
 }
@@ -179,7 +186,7 @@ static size_t add_facs(struct tables *t)
 	append_zeros(aml, -aml->used & (FACS_ALIGN - 1));
 	at = aml->used;
 	p = append_zeros(aml, FACS_BYTES);
-	memcpy(p, "FACS", 4);
+	put_text(p, "FACS");
 	put32(p + 4, FACS_BYTES);
 	p[32] = 2; /* version */
 	return at;
@@ -346,8 +353,8 @@ static void add_rsdp(struct tables *t, size_t rsdt, size_t xsdt)
 {
 	uint8_t *p = append_zeros(&t->block[BLOCK_RSDP], RSDP_BYTES);
 
-	memcpy(p, "RSD PTR ", 8);
-	memcpy(p + 9, "LIBIMG", 6);
+	put_text(p, "RSD PTR ");
+	put_text(p + 9, "LIBIMG");
 	p[15] = 2; /* revision */
 	add_pointer(t, BLOCK_RSDP, 16, 4, rsdt);
 	put32(p + 20, RSDP_BYTES);

@@ -30,7 +30,7 @@ static int find_snapshot(struct img *img, const char *name, const uint8_t *uuid,
 		ret = all ? img_snapshot_list(img, all, cap, &nr, err) : fail(err, IMG_E_NOMEM, "out of memory");
 	}
 	for (size_t i = 0; ret == 0 && i < nr; i++) {
-		if (name ? strcmp(all[i].name, name) == 0 : memcmp(all[i].uuid, uuid, sizeof(all[i].uuid)) == 0) {
+		if (uuid ? memcmp(all[i].uuid, uuid, sizeof(all[i].uuid)) == 0 : strcmp(all[i].name, name) == 0) {
 			*out = all[i];
 			free(all);
 			return 0;
@@ -39,7 +39,7 @@ static int find_snapshot(struct img *img, const char *name, const uint8_t *uuid,
 	free(all);
 	return ret ? ret :
 		     fail(err, IMG_E_NOENT, "%.100s has no snapshot %.64s", img_path(img),
-			  name ? name : "of that uuid: it was made with the machine's and is gone");
+			  uuid ? "of that uuid: it was made with the machine's and is gone" : name);
 }
 
 int disk_find_snapshot(struct disk *disk, const char *name, struct img_snapshot *out, struct img_error *err)

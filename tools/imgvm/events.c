@@ -30,7 +30,9 @@ int events_open(struct events *e, const char *path, uint64_t start_ns, struct im
 /* Microseconds are what is worth printing. */
 double events_ms(const struct events *e, uint64_t at_ns)
 {
-	return (double)((at_ns - e->start_ns) / 1000) / 1000;
+	uint64_t us = (at_ns - e->start_ns) / 1000;
+
+	return (double)us / 1000;
 }
 
 void events_emit(struct events *e, const char *name, json_t *fields)

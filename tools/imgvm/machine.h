@@ -98,7 +98,7 @@ struct machine_shape {
 	} disk[DISKS_MAX];
 };
 void machine_shape_save(const struct machine *m, struct state_writer *out);
-int machine_shape_parse(struct state *state, struct machine_shape *out, struct img_error *err);
+int machine_shape_parse(struct state *state, struct machine_shape *shape, struct img_error *err);
 /* A machine of this shape is m: memory, processors, images. UNSUPPORTED or CHANGED, saying what differs, if not. */
 int machine_shape_check(const struct machine *m, const struct machine_shape *shape, struct img_error *err);
 /* Reads and parses the state of a snapshot (NULL: the working state) of img. *state points into *buf, which the caller

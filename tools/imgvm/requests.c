@@ -10,7 +10,9 @@
 
 static double ms(uint64_t ns)
 {
-	return (double)(ns / 1000) / 1000;
+	uint64_t us = ns / 1000;
+
+	return (double)us / 1000;
 }
 
 static json_t *done(void)

@@ -65,7 +65,7 @@ struct state_reader {
 #define STATE_HEADER_BYTES 32u
 /* The length that a header speaks of, at most STATE_AREA_BYTES. FORMAT: not machine state; UNSUPPORTED: a newer
  * version; CORRUPT. */
-int state_length(const void *header, size_t *bytes, struct img_error *err);
+int state_length(const void *header, size_t *out, struct img_error *err);
 /*
  * Checks header and section table of buf, which must outlive *out. The state's length stands in its header: what buf
  * holds behind it must be zeros (the rest of the state area). FORMAT: not machine state; UNSUPPORTED: a newer version;

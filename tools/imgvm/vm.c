@@ -182,7 +182,7 @@ static int create_memory(struct vm *vm, const struct vm_options *opts, struct im
 	if (rc)
 		return rc;
 	/* touched only when the log is read */
-	vm->bitmap = calloc((size_t)(largest / MEMORY_PAGE + 63) / 64, sizeof(*vm->bitmap));
+	vm->bitmap = calloc((size_t)(largest / MEMORY_PAGE / 64 + 1), sizeof(*vm->bitmap));
 	return vm->bitmap ? 0 : fail(err, IMG_E_NOMEM, "out of memory");
 }
 

@@ -75,6 +75,6 @@ int vm_forget_dirty(struct vm *vm, struct img_error *err);
 /* struct machine_host's members over KVM. Any thread. */
 void vm_msi(struct vm *vm, uint64_t addr, uint32_t data);
 void vm_irq_line(struct vm *vm, unsigned gsi, bool level);
-int vm_ioeventfd(struct vm *vm, uint64_t gpa, unsigned bytes, int fd, bool add);
+int vm_ioeventfd(struct vm *vm, uint64_t gpa, unsigned bytes, int fd, bool on);
 
 #endif

@@ -202,7 +202,7 @@ static int set_msrs(struct vcpu *cpu, const struct cpu_state *s, struct img_erro
 	struct msr_table others, deadline = { 0 };
 	int rc;
 
-	others.nmsrs = 0;
+	others.nmsrs = others.pad = 0;
 	for (uint32_t i = 0; i < s->msrs.nmsrs; i++) {
 		struct msr_table *t = s->msrs.entry[i].index == MSR_TSC_DEADLINE ? &deadline : &others;
 

@@ -66,7 +66,10 @@ struct blockmap_ops {
 	 * for writing. */
 	int (*locate_bitmap)(struct blockmap *bm, uint64_t block, const struct blockmap_entry *entry, bool make,
 			     uint64_t *off, struct img_error *err);
-	/* Room for nr blocks in a row; NULL: at the end, by place_align. map is held for writing; no I/O. */
+	/*
+	 * Room for nr blocks in a row: *off is where the engine would put them, behind all others and aligned; may be
+	 * moved on, or refused. NULL: it is fine. map is held for writing; no I/O.
+	 */
 	int (*allocate)(struct blockmap *bm, uint64_t nr, uint64_t *off, struct img_error *err);
 	/*
 	 * Before the first change since it was opened, once: what tells others that the content changes. To be made
@@ -178,9 +181,15 @@ struct blockmap_rules {
 	const char *entry;   /* an entry makes sense, and its place lies inside the file */
 	const char *overlap; /* no two places overlap, none lies over other structures */
 	const char *leak;    /* every place belongs to an entry */
+	/* Structures among the places: neither leaks, nor may a place lie over one. Ascending, without overlaps. */
+	const struct img_range *taken;
+	size_t nr_taken;
+	bool closes_gaps; /* a repair by the caller does away with leaks, if nothing overlaps: they are told as repaired
+			   */
 };
 struct blockmap_census {
 	uint64_t nr_free, nr_zero, nr_data, nr_partial;
+	uint64_t nr_overlaps;
 	uint64_t nr_bad;    /* entries that were told as damage */
 	uint64_t end_off;   /* the first byte behind all places */
 	uint64_t first_off; /* of the lowest place; UINT64_MAX: none */

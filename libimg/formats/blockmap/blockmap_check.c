@@ -39,6 +39,7 @@ struct check {
 
 	struct place *place;
 	uint64_t nr_places, cap_places;
+	uint64_t nr_overlaps;
 	uint64_t done, total;
 };
 
@@ -106,7 +107,7 @@ static void bad_entry(struct check *k, uint64_t block, const char *why)
 	}
 	k->bad_nr++;
 	k->census->nr_bad++;
-	if (k->repair && blockmap_set(k->bm, block, &none, NULL) == 0)
+	if (k->repair && blockmap_touch(k->bm, NULL) == 0 && blockmap_set(k->bm, block, &none, NULL) == 0)
 		k->bad_fixed++;
 }
 
@@ -193,20 +194,51 @@ static int by_off(const void *a, const void *b)
 	return x->block < y->block ? -1 : x->block > y->block;
 }
 
-static void tell_gap(struct check *k, uint64_t from, uint64_t to)
+static void tell_leak(struct check *k, uint64_t from, uint64_t to)
 {
-	struct img_finding f = { .kind = IMG_FINDING_LEAK, .file_off = from, .guest_off = NO_OFFSET };
+	struct img_finding f = { .kind = IMG_FINDING_LEAK,
+				 .file_off = from,
+				 .guest_off = NO_OFFSET,
+				 .repaired = k->repair && k->rules->closes_gaps && k->nr_overlaps == 0 };
 	uint64_t nr = to > from ? (to - from) / place_bytes(k->bm) : 0;
 
 	if (nr == 0)
 		return;
-	k->out->leaked_bytes += nr * place_bytes(k->bm);
+	if (!f.repaired)
+		k->out->leaked_bytes += nr * place_bytes(k->bm);
 	found(k, &f, nr, k->rules->leak, "room for %" PRIu64 " blocks at 0x%" PRIx64 " is nobody's", nr, from);
+}
+
+/* What the format itself has there is not nobody's. */
+static void tell_gap(struct check *k, uint64_t from, uint64_t to)
+{
+	for (size_t i = 0; i < k->rules->nr_taken; i++) {
+		const struct img_range *t = &k->rules->taken[i];
+
+		if (t->off >= to || t->off + t->bytes <= from)
+			continue;
+		tell_leak(k, from, t->off);
+		from = t->off + t->bytes;
+	}
+	tell_leak(k, from, to);
+}
+
+static bool is_taken(const struct check *k, uint64_t off)
+{
+	for (size_t i = 0; i < k->rules->nr_taken; i++) {
+		const struct img_range *t = &k->rules->taken[i];
+
+		if (off < t->off + t->bytes && t->off < off + place_bytes(k->bm))
+			return true;
+	}
+	return false;
 }
 
 /* *end: of the places before; goes on from window to window. */
 static void judge_places(struct check *k, uint64_t *end)
 {
+	uint64_t before = *end, reach = *end;
+
 	qsort(k->place, (size_t)k->nr_places, sizeof(*k->place), by_off);
 	for (uint64_t i = 0; i < k->nr_places; i++) {
 		const struct place *p = &k->place[i];
@@ -214,14 +246,24 @@ static void judge_places(struct check *k, uint64_t *end)
 					 .file_off = p->off,
 					 .guest_off = p->block * k->bm->shape.block_bytes };
 
-		if (p->off<*end && * end> k->data_off)
+		if (p->off < reach) {
+			k->nr_overlaps++;
 			found(k, &f, 1, k->rules->overlap,
 			      "the place of block %" PRIu64 ", 0x%" PRIx64 ", belongs to another block as well",
 			      p->block, p->off);
-		else
-			tell_gap(k, *end, p->off);
-		*end = max_u64(*end, p->off + place_bytes(k->bm));
+		} else if (is_taken(k, p->off)) {
+			k->nr_overlaps++;
+			found(k, &f, 1, k->rules->overlap,
+			      "the place of block %" PRIu64 ", 0x%" PRIx64 ", lies over the image's own structures",
+			      p->block, p->off);
+		}
+		reach = max_u64(reach, p->off + place_bytes(k->bm));
 	}
+	for (uint64_t i = 0; i < k->nr_places; i++) {
+		tell_gap(k, before, k->place[i].off);
+		before = max_u64(before, k->place[i].off + place_bytes(k->bm));
+	}
+	*end = reach;
 }
 
 /* Places that begin in [from, to). 1: more than can be without overlaps. */
@@ -269,6 +311,7 @@ static int compare_places(struct check *k, struct img_error *err)
 	if (ret == 1) {
 		struct img_finding f = { .kind = IMG_FINDING_DAMAGE, .file_off = from, .guest_off = NO_OFFSET };
 
+		k->nr_overlaps++;
 		found(k, &f, 1, k->rules->overlap, "too many blocks share their places to name them all");
 		return 0;
 	}
@@ -299,6 +342,7 @@ int blockmap_check(struct blockmap *bm, const struct blockmap_rules *rules, uint
 	ret = walk_entries(&k, err);
 	if (ret == 0)
 		ret = compare_places(&k, err);
+	census->nr_overlaps = k.nr_overlaps;
 	if (ret == 0 && repair)
 		ret = flush_all(bm, err);
 	free(k.place);

@@ -192,7 +192,7 @@ static void give_back(struct blockmap *bm, const struct fresh *f)
 {
 	uint64_t end = f->place + span(bm, f);
 
-	if (f->partial || bm->ops->allocate || bm->end_off != end)
+	if (f->partial || bm->end_off != end)
 		return;
 	bm->end_off = f->place;
 	bm->clean_from = max_u64(bm->clean_from, end);

@@ -183,7 +183,7 @@ static int cut_block(struct ckpt *c, unsigned vol, struct volume *v, uint64_t ke
 	if (!rc)
 		rc = space_alloc_data(e, e->block_aus, true, &addr, &got, err);
 	if (!rc)
-		rc = node_pwrite(e->file, buf, e->block_bytes, au_off(addr), 0, err);
+		rc = space_write_data(e, buf, e->block_bytes, addr, err);
 	if (!rc) {
 		en.word = word_make(addr, c->next.epoch, ST_RAW);
 		en.csum = block_csum(buf, e->block_bytes);

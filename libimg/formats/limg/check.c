@@ -514,6 +514,8 @@ static void repaired_again(void *ctx, const struct img_finding *f)
 static int repair(struct check *k, uint64_t content_damage, struct img_error *err)
 {
 	struct engine *e = k->e;
+	/* with a bad map, opening left the changes of a session that died in memory: now they can go to the trees */
+	struct ckpt_req recover = { .action = e->space_bad ? CKPT_RECOVER : CKPT_PLAIN };
 	struct ckpt_req req = { .action = CKPT_PLAIN };
 	struct img_finding f = { .kind = IMG_FINDING_NOTE, .file_off = NO_OFFSET, .guest_off = NO_OFFSET };
 	int rc = 0;
@@ -531,10 +533,13 @@ static int repair(struct check *k, uint64_t content_damage, struct img_error *er
 		rc = space_rebuild(e, k->used, err);
 		if (rc)
 			return rc;
+		rc = recovery_claim(e, err);
+		if (rc)
+			return rc;
 		e->space_bad = false;
 	}
 	/* Two generations: both slots, at both places, are new. */
-	rc = engine_checkpoint(e, &req, err);
+	rc = engine_checkpoint(e, &recover, err);
 	if (!rc)
 		rc = engine_checkpoint(e, &req, err);
 	if (rc)
@@ -551,6 +556,8 @@ static int repair(struct check *k, uint64_t content_damage, struct img_error *er
 static int walk_all(struct check *k, uint64_t *content_damage)
 {
 	struct engine *e = k->e;
+	/* what a reader replayed, and a writer who could not go on for want of a map */
+	bool pending = !e->writable || e->space_bad;
 	int rc;
 
 	supers_check(k);
@@ -562,10 +569,10 @@ static int walk_all(struct check *k, uint64_t *content_damage)
 		rc = volume_check(k, VOL_VM, &e->sb.vm);
 	if (!rc)
 		rc = snapshots_check(k);
-	if (!rc && !e->writable)
+	if (!rc && pending)
 		rc = pending_check(k);
 	*content_damage = k->out->damage;
-	if (!rc && !e->writable)
+	if (!rc && pending)
 		pending_unmark(k);
 	return rc ? rc : map_check(k);
 }

@@ -498,11 +498,15 @@ int space_write(struct engine *e, struct super *sb, struct img_error *err);
 /* Makes sure that a checkpoint of `leaves` dirty leaves finds its nodes, host space included. */
 int space_reserve(struct engine *e, uint64_t leaves, struct img_error *err);
 void space_pool_release(struct engine *e);
-uint64_t space_pool_take(struct engine *e); /* 0: empty */
+/* An AU for a node; where the host has no room, of the last reserve. */
+int space_pool_take(struct engine *e, uint64_t *addr, struct img_error *err);
 /* Gives streams' unused rests back; before close. */
 void space_streams_release(struct engine *e);
 void space_punch(struct engine *e, const struct runs *r, uint64_t min_aus);
+/* Gives the host space back of what was freed in this session. */
 void space_punch_touched(struct engine *e);
+/* Writes to AUs that the caller has; on a full disk again after space_punch_touched(). No lock of space may be held. */
+int space_write_data(struct engine *e, const void *buf, uint64_t bytes, uint64_t addr, struct img_error *err);
 size_t space_dirty_groups(struct engine *e);
 int space_last_used(struct engine *e, uint64_t *aus, struct img_error *err);
 /* By how many AUs a file that was filled in one go may be longer than what it holds. */
@@ -531,6 +535,10 @@ void record_free(struct record_buf *r);
 /* Steps 2 to 4 of section 10: fills the overlay. Sets journal_damaged. */
 int journal_recover(struct engine *e, struct img_error *err);
 uint64_t journal_ring_aus(const struct engine *e);
+
+/* ---- open.c ---- */
+/* Recovered blocks are in no bitmap yet: they are taken. CORRUPT where one is in use. */
+int recovery_claim(struct engine *e, struct img_error *err);
 
 /* ---- checkpoint.c ---- */
 enum ckpt_action {

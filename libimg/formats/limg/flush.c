@@ -14,8 +14,7 @@ void engine_poison(struct engine *e, const struct img_error *cause)
 {
 	pthread_mutex_lock(&e->lock);
 	if (!atomic_load(&e->poisoned)) {
-		if (cause)
-			e->poison = *cause;
+		e->poison = *cause;
 		atomic_store(&e->poisoned, true);
 	}
 	pthread_cond_broadcast(&e->cond);

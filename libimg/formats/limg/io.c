@@ -271,7 +271,7 @@ static int raw_write(struct engine *e, unsigned vol, const uint8_t *src, uint64_
 		if (rc)
 			return rc;
 		n = (unsigned)(got / e->block_aus);
-		rc = node_pwrite(e->file, src, (uint64_t)n << e->block_shift, au_off(addr), 0, err);
+		rc = space_write_data(e, src, (uint64_t)n << e->block_shift, addr, err);
 		for (unsigned i = 0; !rc && i < n; i++)
 			csum[i] = block_csum(src + ((size_t)i << e->block_shift), e->block_bytes);
 		if (!rc)
@@ -389,7 +389,7 @@ static int partial_write(struct engine *e, unsigned vol, const uint8_t *src, uin
 		rc = space_alloc_data(e, e->block_aus, true, &addr, &got, err);
 		if (rc)
 			break;
-		rc = node_pwrite(e->file, buf, e->block_bytes, au_off(addr), 0, err);
+		rc = space_write_data(e, buf, e->block_bytes, addr, err);
 		csum = block_csum(buf, e->block_bytes);
 		if (!rc)
 			rc = overlay_put(e, vol, block, 1, word_make(addr, 0, ST_RAW), &csum, &m, &stale, err);

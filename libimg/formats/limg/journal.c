@@ -155,15 +155,13 @@ struct scan {
 	uint64_t bytes;
 };
 
-/* Reads the record at an offset of the ring into s->buf. 1: sound, of this session; 0: not; negative: error. */
+/* Reads the record at an offset of the ring, that of an AU in it, into s->buf. 1: sound, of this session; 0: not; negative: error. */
 static int scan_read(struct scan *s, uint64_t at, struct img_error *err)
 {
 	const struct disk_record *d;
 	uint8_t csum[16];
 	int rc;
 
-	if (au_off(1) > s->ring_bytes - at)
-		return 0;
 	rc = node_pread(s->e->file, s->buf, AU_BYTES, s->ring_off + at, 0, err);
 	if (rc)
 		return rc;
@@ -304,8 +302,10 @@ static int record_deltas(struct scan *s, bool apply, bool *holds, struct img_err
 	int rc = d && buf ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 
 	*holds = true;
-	if (left > s->bytes - sizeof *r - 16)
-		*holds = false;
+	if (!rc && left > s->bytes - sizeof *r - 16)
+		rc = error_set(err, IMG_E_CORRUPT, 0, s->ring_off, LAYER,
+			       "the length of journal record %llu is not sound (LIMG-15)",
+			       (unsigned long long)le64_get(r->seq));
 	for (uint32_t i = 0; !rc && *holds && i < le32_get(r->nr_deltas); i++) {
 		size_t taken;
 

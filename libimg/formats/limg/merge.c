@@ -4,7 +4,6 @@
  * and was the head's own leaves the persistent map; what a snapshot shares stays. Runs only inside a checkpoint, by one
  * thread; recursion is as deep as a tree (6).
  */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -23,11 +22,9 @@ int ckpt_free(struct ckpt *c, uint64_t addr, uint64_t aus, struct img_error *err
 
 int ckpt_alloc_page(struct ckpt *c, uint64_t *addr, struct img_error *err)
 {
-	*addr = space_pool_take(c->e);
-	if (!*addr)
-		return error_set(err, IMG_E_NOSPC, ENOSPC, NO_OFFSET, LAYER,
-				 "no space for metadata: make room on the host and open the image again");
-	return space_persist_use(c->e, *addr, 1, err);
+	int rc = space_pool_take(c->e, addr, err);
+
+	return rc ? rc : space_persist_use(c->e, *addr, 1, err);
 }
 
 int batch_flush(struct ckpt *c, struct img_error *err)

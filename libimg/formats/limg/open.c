@@ -100,8 +100,7 @@ static bool unit_claimed(const struct engine *e, const struct dleaf *d, unsigned
 	return false;
 }
 
-/* Recovered blocks are in no bitmap yet. */
-static int claim_replayed(struct engine *e, struct img_error *err)
+int recovery_claim(struct engine *e, struct img_error *err)
 {
 	int rc = 0;
 
@@ -159,7 +158,7 @@ static int open_writable(struct engine *e, struct img_error *err)
 			"the journal lost records that were durable: read what is there, do not write (LIMG-15)");
 	if (e->space_bad)
 		return 0;
-	rc = claim_replayed(e, err);
+	rc = recovery_claim(e, err);
 	return rc ? rc : engine_checkpoint(e, &req, err);
 }
 

@@ -8,7 +8,11 @@
  * Data comes from streams (a run of about 1 MiB for each, picked by thread), nodes from a pool that is reserved, host
  * space included, when the overlay takes an entry: a full disk fails the write, not the checkpoint after it. A few AUs
  * in group 0 stay free for the checkpoint of a snapshot delete when not even the pool could be filled.
+ *
+ * What is freed keeps its host space for the next who takes it, until the image is closed; when the host's disk is full
+ * it is punched, and what failed is tried once more: space may be freed at one place and wanted at another.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -447,7 +451,8 @@ static struct stream *my_stream(struct engine *e)
 }
 
 /* Large requests and compressed units need no stream: one run, one write, nothing left over. */
-static int alloc_direct(struct engine *e, uint64_t want, bool exact, uint64_t *addr, uint64_t *got, struct img_error *err)
+static int alloc_direct(struct engine *e, uint64_t want, bool exact, uint64_t *addr, uint64_t *got,
+			struct img_error *err)
 {
 	uint64_t run;
 	int rc = space_alloc(e, want, exact ? want : e->block_aus, addr, &run, err);
@@ -543,10 +548,13 @@ static uint64_t nodes_for(const struct engine *e, uint64_t leaves)
 	return n;
 }
 
+static bool punch_touched(struct engine *e);
+
 /* As much as the host has room for, down to one AU. */
 static int pool_add(struct engine *e, struct img_error *err)
 {
 	struct space *sp = &e->space;
+	bool punched = false;
 
 	for (uint64_t want = RUN_AUS;; want /= 2) {
 		uint64_t addr = 0, got = 0;
@@ -561,15 +569,22 @@ static int pool_add(struct engine *e, struct img_error *err)
 			size_t before = sp->pool.nr;
 
 			runs_add(&sp->pool, addr, got);
-			if (sp->pool.nr == before && (!before || sp->pool.v[before - 1].addr + sp->pool.v[before - 1].aus != addr + got))
+			if (sp->pool.nr == before &&
+			    (!before || sp->pool.v[before - 1].addr + sp->pool.v[before - 1].aus != addr + got))
 				rc = error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 			else
 				sp->pool_aus += got;
 		}
 		if (rc)
 			free_locked(e, addr, got);
-		if (rc != IMG_E_NOSPC || want == 1)
+		if (rc != IMG_E_NOSPC)
 			return rc;
+		if (want == 1 && (punched || !punch_touched(e)))
+			return rc;
+		if (want == 1) { /* once more */
+			punched = true;
+			want = 2;
+		}
 	}
 }
 
@@ -589,33 +604,53 @@ int space_reserve(struct engine *e, uint64_t leaves, struct img_error *err)
 	return rc;
 }
 
-uint64_t space_pool_take(struct engine *e)
+/* The last reserve, for when the host has no room. Group 0 need not have been looked at before. */
+static int emergency_take(struct engine *e, uint64_t *addr, struct img_error *err)
 {
 	struct space *sp = &e->space;
-	uint64_t addr = 0;
+	uint64_t at;
+	int rc = group_load(e, 0, err);
+
+	if (rc)
+		return rc;
+	at = bits_next(sp->group[0].alloc, EMERGENCY_FIRST, EMERGENCY_FIRST + EMERGENCY_AUS, false);
+	if (at == EMERGENCY_FIRST + EMERGENCY_AUS)
+		return error_set(err, IMG_E_NOSPC, ENOSPC, NO_OFFSET, LAYER,
+				 "no space for metadata: make room on the host and open the image again");
+	take(sp, &sp->group[0], at, 1);
+	*addr = at;
+	return 0;
+}
+
+static void pool_pop(struct space *sp, uint64_t *addr)
+{
+	struct run *r = &sp->pool.v[0];
+
+	*addr = r->addr++;
+	sp->pool_aus--;
+	if (--r->aus == 0) {
+		sp->pool.nr--;
+		memmove(r, r + 1, sp->pool.nr * sizeof(*r));
+	}
+}
+
+int space_pool_take(struct engine *e, uint64_t *addr, struct img_error *err)
+{
+	struct img_error why = { .code = IMG_OK };
+	struct space *sp = &e->space;
+	int rc;
 
 	pthread_mutex_lock(&sp->lock);
-	if (!sp->pool_aus && pool_add(e, NULL)) {
-		/* Not even that: the last reserve. */
-		uint64_t at = bits_next(sp->group[0].alloc, EMERGENCY_FIRST, EMERGENCY_FIRST + EMERGENCY_AUS, false);
-
-		if (at < EMERGENCY_FIRST + EMERGENCY_AUS) {
-			take(sp, &sp->group[0], at, 1);
-			addr = at;
-		}
-	} else {
-		struct run *r = &sp->pool.v[0];
-
-		addr = r->addr++;
-		sp->pool_aus--;
-		if (--r->aus == 0) {
-			sp->pool.nr--;
-			memmove(r, r + 1, sp->pool.nr * sizeof(*r));
-		}
-	}
+	rc = sp->pool_aus ? 0 : pool_add(e, &why);
+	if (rc == 0)
+		pool_pop(sp, addr);
+	else if (rc == IMG_E_NOSPC)
+		rc = emergency_take(e, addr, err);
+	else if (err)
+		*err = why;
 	atomic_store(&sp->reserved, sp->pool_aus);
 	pthread_mutex_unlock(&sp->lock);
-	return addr;
+	return rc;
 }
 
 void space_pool_release(struct engine *e)
@@ -722,10 +757,11 @@ void space_punch(struct engine *e, const struct runs *r, uint64_t min_aus)
 			node_discard(e->file, au_off(r->v[i].aus), au_off(r->v[i].addr), 0, NULL);
 }
 
-/* At close, when nobody allocates any more. */
-void space_punch_touched(struct engine *e)
+/* lock held. What was freed since the last time and is nobody's now; true where there was anything. */
+static bool punch_touched(struct engine *e)
 {
 	struct space *sp = &e->space;
+	bool any = false;
 
 	for (uint64_t k = 0; k < sp->nr_groups; k++) {
 		struct group *g = &sp->group[k];
@@ -740,10 +776,39 @@ void space_punch_touched(struct engine *e)
 		while ((at = bits_next(g->touched, at, GROUP_AUS, true)) < GROUP_AUS) {
 			uint64_t end = bits_next(g->touched, at, GROUP_AUS, false);
 
-			node_discard(e->file, au_off(end - at), au_off(k * GROUP_AUS + at), 0, NULL);
+			any |= node_discard(e->file, au_off(end - at), au_off(k * GROUP_AUS + at), 0, NULL) == 0;
 			at = end;
 		}
+		memset(g->touched, 0, AU_BYTES);
 	}
+	return any;
+}
+
+void space_punch_touched(struct engine *e)
+{
+	pthread_mutex_lock(&e->space.lock);
+	(void)punch_touched(e);
+	pthread_mutex_unlock(&e->space.lock);
+}
+
+int space_write_data(struct engine *e, const void *buf, uint64_t bytes, uint64_t addr, struct img_error *err)
+{
+	struct img_error first = { 0 };
+	bool room;
+	int rc = node_pwrite(e->file, buf, bytes, au_off(addr), 0, &first);
+
+	if (rc == IMG_E_NOSPC) {
+		pthread_mutex_lock(&e->space.lock);
+		room = punch_touched(e);
+		pthread_mutex_unlock(&e->space.lock);
+		if (room) {
+			error_clear(&first);
+			rc = node_pwrite(e->file, buf, bytes, au_off(addr), 0, &first);
+		}
+	}
+	if (rc && err)
+		*err = first;
+	return rc;
 }
 
 /* ---- life ---- */

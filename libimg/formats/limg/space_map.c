@@ -309,7 +309,7 @@ int space_write(struct engine *e, struct super *sb, struct img_error *err)
 {
 	struct space *sp = &e->space;
 	struct space_table root = { .csum = le64_get(sb->space.csum),
-				    .version = sb->space.version,
+				    .version = sb->space.version & 1, /* after a repair it may be anything */
 				    .present = sb->space.flags & SPACE_PRESENT };
 	uint64_t aus;
 	int rc = space_last_used(e, &aus, err);

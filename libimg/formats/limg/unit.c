@@ -126,7 +126,7 @@ int unit_store(struct engine *e, unsigned vol, uint64_t first_block, const uint8
 	if (!rc && aus) {
 		rc = space_alloc_data(e, aus, true, &addr, &got, err);
 		if (!rc) {
-			rc = node_pwrite(e->file, buf, (uint64_t)aus * AU_BYTES, au_off(addr), 0, err);
+			rc = space_write_data(e, buf, (uint64_t)aus * AU_BYTES, addr, err);
 			if (rc)
 				space_free(e, addr, aus);
 		}

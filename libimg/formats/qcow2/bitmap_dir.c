@@ -154,7 +154,7 @@ static int parse_directory(struct qcow2_engine *e, const uint8_t *buf, struct im
 	bs->list = calloc(e->h.nr_bitmaps, sizeof(struct qcow2_bitmap *));
 	if (!bs->list)
 		return no_memory(err);
-	for (; bs->nr < e->h.nr_bitmaps; bs->nr++) {
+	for (bs->nr = 0; bs->nr < e->h.nr_bitmaps; bs->nr++) {
 		int ret = parse_entry(e, buf + at, e->h.bitmap_dir_bytes - at, e->h.bitmap_dir_off + at,
 				      &bs->list[bs->nr], &entry_bytes, err);
 

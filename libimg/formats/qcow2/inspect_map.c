@@ -180,6 +180,7 @@ static int walk_disk(struct walk *w, uint64_t l1_off, uint32_t entries, struct i
 static int walk_disks(struct walk *w, struct img_error *err)
 {
 	const struct qcow2_header *h = &w->e->h;
+	char what[64];
 	int ret;
 
 	w->head = true;
@@ -188,7 +189,6 @@ static int walk_disks(struct walk *w, struct img_error *err)
 	w->head = false;
 	for (uint32_t i = 0; i < h->nr_snapshots && ret == 0 && !inspect_over(w->in); i++) {
 		const struct qcow2_snapshot *s = &w->e->snapshots[i];
-		char what[64];
 
 		if (s->l1_off == 0 || s->l1_off > INT64_MAX - QCOW2_L1_MAX_BYTES)
 			continue;
@@ -196,6 +196,7 @@ static int walk_disks(struct walk *w, struct img_error *err)
 		w->what = what;
 		ret = walk_disk(w, s->l1_off, s->l1_entries, err);
 	}
+	w->what = NULL;
 	return ret == WALK_ENDS ? 0 : ret;
 }
 

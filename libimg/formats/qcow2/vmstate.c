@@ -193,7 +193,7 @@ int qcow2_vmstate_zero(struct node *n, uint64_t bytes, uint64_t off, struct img_
 
 	if (r == 0)
 		r = reach_for(e, bytes, off, &base, err);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	have = atomic_load(&e->vm_bytes);
 	if (off < have)

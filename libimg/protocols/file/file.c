@@ -183,17 +183,36 @@ static void file_limits(const struct node *node, struct driver_limits *out)
 	};
 }
 
-/* Direct I/O where the host can do it; otherwise the file stays as it is. */
-static void try_direct(struct file_state *st, bool writable)
+static int open_again(const struct node *node, bool writable)
 {
+	const struct file_state *st = node->state;
+	struct stat first, second;
 	char self[32];
+	int fd;
+
+	if (!st->help) {
+		snprintf(self, sizeof(self), "/proc/self/fd/%d", st->fd);
+		return open(self, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+	}
+	fd = st->help->open_again ? st->help->open_again(st->help->ctx, node->path, writable) : -1;
+	if (fd >= 0 && (fstat(st->fd, &first) < 0 || fstat(fd, &second) < 0 || first.st_dev != second.st_dev ||
+			first.st_ino != second.st_ino)) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
+/* Direct I/O where the host can do it; otherwise the file stays as it is. */
+static void try_direct(const struct node *node, bool writable)
+{
+	struct file_state *st = node->state;
 	int fl = fcntl(st->fd, F_GETFL);
 	int second;
 
 	if (fl < 0)
 		return;
-	snprintf(self, sizeof(self), "/proc/self/fd/%d", st->fd);
-	second = open(self, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+	second = open_again(node, writable);
 	if (second < 0)
 		return;
 	if (fcntl(st->fd, F_SETFL, fl | O_DIRECT) < 0) {
@@ -269,6 +288,7 @@ static int file_open_fd(struct node *node, int fd, const struct host_open *args,
 	st->fd = fd;
 	st->buffered_fd = fd;
 	st->no_lock = args->no_lock;
+	st->help = args->help;
 	pthread_rwlock_init(&st->grow_lock, NULL);
 	pthread_mutex_init(&st->share_lock, NULL);
 	ret = check_mode(node, args->writable, err);
@@ -282,7 +302,7 @@ static int file_open_fd(struct node *node, int fd, const struct host_open *args,
 		return ret;
 	}
 	if (args->direct)
-		try_direct(st, args->writable);
+		try_direct(node, args->writable);
 	node->writable = args->writable;
 	return 0;
 }

@@ -18,6 +18,7 @@ struct file_state {
 	uint32_t sector_bytes; /* logical sector of a block device, 1 for a file */
 	bool is_block_device;
 	bool no_lock;
+	const struct host_help *help; /* may be NULL */
 	_Atomic bool mapped; /* pages of fd were given out: they keep its description alive, with the locks */
 
 	_Atomic uint64_t size; /* as far as this node knows; a device's never changes */

@@ -67,9 +67,14 @@ static const char *perm_name(unsigned perm)
 static void describe_holder(const struct node *node, uint64_t byte, char *out, size_t out_bytes)
 {
 	const struct file_state *st = node->state;
+	bool found;
 	struct holder h;
 
-	if (!holder_of_byte(st->fd, byte, &h) || h.pid <= 0) {
+	if (st->help)
+		found = st->help->holder && st->help->holder(st->help->ctx, node->path, st->fd, byte, &h);
+	else
+		found = holder_of_byte(st->fd, byte, &h);
+	if (!found || h.pid <= 0) {
 		snprintf(out, out_bytes, "another process");
 		return;
 	}

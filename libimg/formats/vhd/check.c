@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Check and repair. The rules VHD-nn are those of format-spec/vhd.md. The footers and what they say of the file come
+ * first, then the header's structures, then the engine walks the table. A repair writes footers anew, frees entries
+ * that lead nowhere, and cuts off what is nobody's at the end; it guesses at no content.
+ */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vhd.h"
+
+#define STRUCTURES_MAX (3u + VHD_LOCATORS) /* the footer's copy, header, table, texts */
+
+struct check {
+	struct node *n;
+	struct vhd_state *s;
+	bool repair;
+	img_finding_fn fn;
+	void *ctx;
+	const struct img_progress *progress;
+	struct img_check_result *out;
+	bool footers_due; /* a repair writes them */
+};
+
+static void found(struct check *k, enum img_finding_kind kind, unsigned rule, uint64_t off, bool repaired,
+		  const char *fmt, ...) __attribute__((format(printf, 6, 7)));
+static void found(struct check *k, enum img_finding_kind kind, unsigned rule, uint64_t off, bool repaired,
+		  const char *fmt, ...)
+{
+	struct img_finding f = { .kind = kind, .file_off = off, .guest_off = NO_OFFSET, .repaired = repaired };
+	va_list ap;
+
+	if (kind == IMG_FINDING_DAMAGE)
+		k->out->damage++;
+	else if (kind == IMG_FINDING_LEAK)
+		k->out->leaks++;
+	else if (kind == IMG_FINDING_REDUNDANCY)
+		k->out->redundancy++;
+	if (repaired)
+		k->out->repaired++;
+	if (!k->fn)
+		return;
+	va_start(ap, fmt);
+	(void)vsnprintf(f.msg, sizeof(f.msg), fmt, ap);
+	va_end(ap);
+	(void)snprintf(f.rule, sizeof(f.rule), "VHD-%u", rule % 100);
+	k->fn(k->ctx, &f);
+}
+
+static void footer_found(struct check *k, enum img_finding_kind kind, unsigned rule, uint64_t off, const char *what)
+{
+	k->footers_due = true;
+	found(k, kind, rule, off, k->repair, "%s", what);
+}
+
+/* ---- footers ----------------------------------------------------------------------------------------------------- */
+
+/* Those whose sizes every program takes from the footer. */
+static bool creator_is_plain(const struct disk_vhd_footer *f)
+{
+	static const char *const plain[] = { "win ", "qem2", "d2v ", "tap", "CTXS" };
+
+	for (size_t i = 0; i < ARRAY_LEN(plain); i++)
+		if (memcmp(f->creator, plain[i], 4) == 0)
+			return true;
+	return be16_get(f->cylinders) == VHD_CYLINDERS_MAX && f->heads == VHD_HEADS_MAX &&
+	       f->sectors == VHD_SECTORS_MAX;
+}
+
+static void check_sizes(struct check *k)
+{
+	const struct disk_vhd_footer *f = &k->s->foot.f;
+	uint64_t footer = be64_get(f->current_bytes), geometry = vhd_geometry_bytes(f);
+
+	if (footer == geometry || creator_is_plain(f))
+		return;
+	found(k, IMG_FINDING_NOTE, 4, NO_OFFSET, false,
+	      "the footer says 0x%" PRIx64 " bytes, the geometry 0x%" PRIx64
+	      ": programs differ in which they show; imgtool amend -o size_from=footer or geometry settles it",
+	      footer, geometry);
+}
+
+static void check_footers(struct check *k)
+{
+	const struct vhd_footers *foot = &k->s->foot;
+
+	if (foot->stale)
+		footer_found(k, IMG_FINDING_DAMAGE, 3, foot->tail_off, "the footer's checksum does not hold");
+	else if (foot->tail == VHD_ABSENT)
+		footer_found(k, IMG_FINDING_REDUNDANCY, 2, foot->tail_off, "the footer at the end is missing");
+	else if (foot->tail == VHD_STALE)
+		footer_found(k, IMG_FINDING_REDUNDANCY, 2, foot->tail_off, "the footer at the end is damaged");
+	else if (k->s->bm && foot->head != VHD_GOOD)
+		footer_found(k, IMG_FINDING_REDUNDANCY, 2, 0,
+			     "the footer's copy at the beginning is missing or damaged");
+	else if (foot->differ)
+		footer_found(k, IMG_FINDING_REDUNDANCY, 2, 0, "the footer and its copy at the beginning differ");
+	if (foot->tail_bytes == VHD_OLD_FOOTER_BYTES)
+		found(k, IMG_FINDING_NOTE, 1, foot->tail_off, false,
+		      "the footer has 511 bytes, as old programs wrote it");
+	if (foot->f.saved)
+		found(k, IMG_FINDING_NOTE, 14, foot->tail_off + offsetof(struct disk_vhd_footer, saved), false,
+		      "marked as in saved state: the memory of a machine may belong to this disk");
+	check_sizes(k);
+}
+
+static int write_footers(struct check *k, uint64_t end, struct img_error *err)
+{
+	vhd_footer_seal(&k->s->foot.f);
+	return vhd_write_footers(k->s, k->n->file, end, err);
+}
+
+static int check_fixed(struct check *k, struct img_error *err)
+{
+	uint64_t size = atomic_load(&k->s->disk_bytes), end = k->s->foot.tail_off;
+
+	if (end > size) {
+		k->out->leaked_bytes += end - size;
+		found(k, IMG_FINDING_LEAK, 6, size, k->repair, "0x%" PRIx64 " bytes between the disk and its footer",
+		      end - size);
+	}
+	k->out->metadata_bytes += VHD_SECTOR_BYTES;
+	return k->repair && (k->footers_due || end > size) ? write_footers(k, size, err) : 0;
+}
+
+/* ---- structures -------------------------------------------------------------------------------------------------- */
+
+static int by_off(const void *a, const void *b)
+{
+	const struct img_range *x = a, *y = b;
+
+	return x->off < y->off ? -1 : x->off > y->off;
+}
+
+/* What the file has besides blocks, ascending and merged; overlaps are told. */
+static size_t list_structures(struct check *k, struct img_range out[STRUCTURES_MAX])
+{
+	const struct vhd_header *h = &k->s->head;
+	uint64_t file_bytes = node_size(k->n->file);
+	size_t nr = 0, kept = 1;
+
+	out[nr++] = (struct img_range){ 0, VHD_SECTOR_BYTES };
+	out[nr++] = (struct img_range){ h->off, sizeof(h->disk) };
+	if (h->max_entries > 0)
+		out[nr++] = (struct img_range){ h->table_off, (uint64_t)h->max_entries * 4 };
+	for (unsigned i = 0; i < VHD_LOCATORS; i++) {
+		uint64_t off = be64_get(h->disk.locator[i].off), bytes = be32_get(h->disk.locator[i].length);
+
+		if (bytes == 0)
+			continue;
+		if (range_inside(off, bytes, file_bytes))
+			out[nr++] = (struct img_range){ off, bytes };
+		else
+			found(k, IMG_FINDING_NOTE, 10, h->off, false, "the text of locator %u lies outside the file",
+			      i);
+	}
+	qsort(out, nr, sizeof(*out), by_off);
+	for (size_t i = 1; i < nr; i++) {
+		struct img_range *last = &out[kept - 1];
+
+		if (out[i].off >= last->off + last->bytes) {
+			out[kept++] = out[i];
+			continue;
+		}
+		found(k, IMG_FINDING_DAMAGE, 5, out[i].off, false,
+		      "structures at 0x%" PRIx64 " and 0x%" PRIx64 " overlap", last->off, out[i].off);
+		last->bytes = max_u64(last->off + last->bytes, out[i].off + out[i].bytes) - last->off;
+	}
+	return kept;
+}
+
+static void check_header(struct check *k)
+{
+	const struct vhd_header *h = &k->s->head;
+	const struct blockmap_shape *shape = blockmap_shape(k->s->bm);
+
+	if (h->max_entries > shape->nr_blocks)
+		found(k, IMG_FINDING_NOTE, 15, h->off, false,
+		      "the table has %" PRIu32 " entries, the disk %" PRIu64 " blocks: Azure refuses that",
+		      h->max_entries, shape->nr_blocks);
+	if (k->s->names_parent && k->s->parent[0] == '\0')
+		found(k, IMG_FINDING_DAMAGE, 10, h->off, false, "the parent is nowhere named");
+}
+
+/* Entries behind the disk; nobody reads them until it grows. */
+static int check_beyond(struct check *k, struct img_error *err)
+{
+	const struct blockmap_shape *shape = blockmap_shape(k->s->bm);
+	struct blockmap_entry e;
+	uint64_t nr = 0;
+
+	for (uint64_t b = shape->nr_blocks; b < shape->nr_slots; b++) {
+		struct img_error why = { .code = IMG_OK };
+		int ret = blockmap_get(k->s->bm, b, &e, &why);
+
+		if (ret != 0 && ret != IMG_E_CORRUPT) {
+			if (err)
+				*err = why;
+			return ret;
+		}
+		nr += ret != 0 || e.state != BLOCKMAP_FREE;
+	}
+	if (nr == 0)
+		return 0;
+	found(k, IMG_FINDING_LEAK, 13, k->s->head.table_off, k->repair,
+	      "%" PRIu64 " entries behind the disk's last block are in use", nr);
+	return k->repair ? blockmap_clear(k->s->bm, shape->nr_blocks, shape->nr_slots - shape->nr_blocks, err) : 0;
+}
+
+/* Without a parent, a clear bit means zeros to us, and to QEMU whatever stands there. */
+static int check_bits(struct check *k, struct img_error *err)
+{
+	const struct blockmap_shape *shape = blockmap_shape(k->s->bm);
+	uint64_t nr = 0;
+
+	for (uint64_t b = 0; b < shape->nr_blocks && vhd_footer_type(&k->s->foot.f) == VHD_DYNAMIC; b++) {
+		uint64_t off = b * shape->block_bytes, bytes = min_u64(shape->block_bytes, shape->disk_bytes - off);
+		struct img_error unused;
+		struct status_extent x[4];
+		struct blockmap_entry e;
+		bool clear = false;
+		size_t got;
+
+		if (blockmap_get(k->s->bm, b, &e, &unused) != 0 || e.state == BLOCKMAP_FREE)
+			continue;
+		if (blockmap_status(k->s->bm, bytes, off, x, ARRAY_LEN(x), &got, &unused) != 0)
+			continue; /* told by the engine's check */
+		for (size_t i = 0; i < got; i++)
+			clear = clear || x[i].kind == STATUS_UNALLOCATED;
+		nr += clear;
+		k->out->metadata_bytes += shape->bitmap_bytes;
+		if (b % 4096 == 0 && k->progress && k->progress->fn &&
+		    k->progress->fn(k->progress->ctx, b, shape->nr_blocks) != 0)
+			return error_set(err, IMG_E_CANCELLED, 0, NO_OFFSET, LAYER, "stopped");
+	}
+	if (nr > 0)
+		found(k, IMG_FINDING_NOTE, 8, NO_OFFSET, false,
+		      "%" PRIu64
+		      " blocks have sectors that are marked as never written, which QEMU reads as they stand",
+		      nr);
+	return 0;
+}
+
+/* What is nobody's at the end of the file. */
+static int cut_end(struct check *k, struct img_error *err)
+{
+	const struct blockmap_shape *shape = blockmap_shape(k->s->bm);
+	uint64_t place = shape->prefix_bytes + shape->block_bytes, was = blockmap_end(k->s->bm), end;
+	struct img_error why = { .code = IMG_OK };
+	struct blockmap_shape now;
+	int ret = vhd_content_end(k->s, &end, &why);
+
+	if (ret == IMG_E_CORRUPT || (ret == 0 && (end >= was || was - end < place)))
+		return 0;
+	if (ret != 0) {
+		if (err)
+			*err = why;
+		return ret;
+	}
+	k->out->leaked_bytes += was - end;
+	found(k, IMG_FINDING_LEAK, 12, end, true, "room for %" PRIu64 " blocks behind all others is nobody's",
+	      (was - end) / place);
+	ret = write_footers(k, end, err);
+	vhd_shape(k->s, &now);
+	return ret == 0 ? blockmap_reshape(k->s->bm, &now, err) : ret;
+}
+
+static int check_blocks(struct check *k, struct img_error *err)
+{
+	struct blockmap_rules rules = { .entry = "VHD-7", .overlap = "VHD-9", .leak = "VHD-12" };
+	struct img_range structures[STRUCTURES_MAX];
+	struct blockmap_census census;
+	int ret = 0;
+
+	rules.nr_taken = list_structures(k, structures);
+	rules.taken = structures;
+	check_header(k);
+	k->out->metadata_bytes += 2 * VHD_SECTOR_BYTES + sizeof(k->s->head.disk);
+	ret = check_beyond(k, err);
+	if (ret == 0 && k->repair)
+		ret = cut_end(k, err);
+	if (ret == 0)
+		ret = blockmap_check(k->s->bm, &rules, VHD_SECTOR_BYTES, k->repair, k->fn, k->ctx, k->progress, k->out,
+				     &census, err);
+	if (ret == 0 && k->repair && k->footers_due)
+		ret = write_footers(k, blockmap_end(k->s->bm), err);
+	return ret;
+}
+
+int vhd_check(struct node *n, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
+	      struct img_check_result *out, struct img_error *err)
+{
+	struct vhd_state *s = vhd_state(n);
+	struct check k = { .n = n,
+			   .s = s,
+			   .repair = flags & IMG_CHECK_REPAIR,
+			   .fn = fn,
+			   .ctx = ctx,
+			   .progress = progress,
+			   .out = out };
+	int ret;
+
+	if (k.repair && !s->writable)
+		return error_set(err, IMG_E_READONLY, 0, NO_OFFSET, LAYER,
+				 "repair needs an image that is open for writing");
+	check_footers(&k);
+	if (!s->bm)
+		return check_fixed(&k, err);
+	ret = check_bits(&k, err);
+	if (ret == 0)
+		ret = blockmap_stop(s->bm, err);
+	if (ret != 0)
+		return ret;
+	ret = check_blocks(&k, err);
+	blockmap_start(s->bm);
+	return ret;
+}

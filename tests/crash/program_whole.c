@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Operations on images as a whole: see program.h. Conversion makes a second file; commit, rebase, flatten, amend and
+ * repair change how the disk is stored and nothing of what it holds, so that every world stays as it is; they end with
+ * a flush.
+ */
+#include <string.h>
+
+#include "checked.h"
+#include "error.h"
+#include "program.h"
+
+static int run_convert(struct machine *m, struct img_error *err)
+{
+	struct img_create_options create = { .struct_size = sizeof(create),
+					     .format = m->setup->format,
+					     .flags = IMG_CREATE_OVERWRITE,
+					     .options = m->setup->options };
+	struct img_copy_options copy = { .struct_size = sizeof(copy), .threads = 1, .flags = IMG_COPY_COMPRESS };
+	struct content made = worlds_latest(&m->ws)->latest;
+	unsigned nr = m->ws.nr;
+
+	made.vm_sectors = 0;
+	m->in_flight = m->ws;
+	for (unsigned i = 0; i < nr; i++) {
+		m->ws.w[i].has_new = true;
+		m->ws.w[i].made = made;
+		worlds_append(&m->in_flight, &m->ws.w[i]);
+	}
+	return operation_expect(image_convert_env(m->img, NEW_FILE, &create, &copy, &m->host->env, err), 0, err);
+}
+
+static int run_commit(struct machine *m, struct img_error *err)
+{
+	struct img_copy_options copy = { .struct_size = sizeof(copy), .threads = 1 };
+	bool refused = worlds_latest(&m->ws)->nr_snaps > 0 || img_backing(m->img) == NULL;
+
+	m->in_flight = m->ws;
+	if (!refused)
+		worlds_settle(&m->ws);
+	return operation_expect(img_commit(m->img, &copy, err), refused ? IMG_E_REFUSED : 0, err);
+}
+
+/* The content stays; REFUSED where there are snapshots. */
+static int run_rebase(struct machine *m, struct img_error *err)
+{
+	struct img_rebase_options o = { .struct_size = sizeof(o),
+					.backing = OTHER_FILE,
+					.backing_format = m->setup->format,
+					.refs = IMG_REFS_ANY };
+	bool refused = worlds_latest(&m->ws)->nr_snaps > 0;
+
+	m->in_flight = m->ws;
+	if (!refused)
+		worlds_settle(&m->ws);
+	return operation_expect(img_rebase(m->img, &o, err), refused ? IMG_E_REFUSED : 0, err);
+}
+
+static int run_flatten(struct machine *m, struct img_error *err)
+{
+	bool refused = worlds_latest(&m->ws)->nr_snaps > 0;
+
+	m->in_flight = m->ws;
+	if (!refused && img_backing(m->img) != NULL) /* else there is nothing to do, and no flush */
+		worlds_settle(&m->ws);
+	return operation_expect(img_flatten(m->img, NULL, err), refused ? IMG_E_REFUSED : 0, err);
+}
+
+static int amend(struct machine *m, const char *options, struct img_error *err)
+{
+	m->in_flight = m->ws;
+	worlds_settle_disk(&m->ws);
+	return operation_expect(img_amend(m->img, options, err), 0, err);
+}
+
+static int run_amend_lazy(struct machine *m, struct img_error *err)
+{
+	return amend(m, "compat=1.1,lazy_refcounts=on", err);
+}
+
+static int run_amend_eager(struct machine *m, struct img_error *err)
+{
+	return amend(m, "lazy_refcounts=off", err);
+}
+
+static int run_amend_v3(struct machine *m, struct img_error *err)
+{
+	return amend(m, "compat=1.1", err);
+}
+
+/* Zero clusters, which version 2 cannot say, are written out; it cannot be done to those of a snapshot. */
+static int run_amend_v2(struct machine *m, struct img_error *err)
+{
+	int ret;
+
+	m->in_flight = m->ws;
+	ret = img_amend(m->img, "compat=0.10", err);
+	if (ret == IMG_E_UNSUPPORTED && worlds_latest(&m->ws)->nr_snaps > 0)
+		return operation_expect(ret, IMG_E_UNSUPPORTED, err);
+	worlds_settle_disk(&m->ws);
+	return operation_expect(ret, 0, err);
+}
+
+/* In version 2 an image with snapshots cannot be resized: other operations find version 3 again. */
+static int run_amend_v2_v3(struct machine *m, struct img_error *err)
+{
+	static struct worlds before; /* not allocated: allocation may be what is made to fail */
+	int ret;
+
+	before = m->ws;
+	ret = run_amend_v2(m, err);
+	if (ret == 0)
+		ret = run_amend_v3(m, err);
+	m->in_flight = before;
+	return ret;
+}
+
+static int run_repair(struct machine *m, struct img_error *err)
+{
+	struct img_check_result result;
+
+	m->in_flight = m->ws;
+	return operation_expect(img_check(m->img, IMG_CHECK_REPAIR, NULL, NULL, NULL, &result, err), 0, err);
+}
+
+static const struct operation whole_operations[] = {
+	{ "convert", "sjwouqkxvlpd", run_convert },
+	{ "commit", "oupe", run_commit },
+	{ "rebase", "oupe", run_rebase },
+	{ "flatten", "oupe", run_flatten },
+	{ "amendLazy", "qvp", run_amend_lazy },
+	{ "amendEager", "qp", run_amend_eager },
+	{ "amendV3", "v", run_amend_v3 },
+	{ "amendV2", "v", run_amend_v2 },
+	{ "amendV2V3", "p", run_amend_v2_v3 },
+	{ "repair", "sjld", run_repair },
+};
+
+const struct operation *whole_operation_at(unsigned i)
+{
+	return i < ARRAY_LEN(whole_operations) ? &whole_operations[i] : NULL;
+}
