@@ -4,7 +4,7 @@
  * large they say they are. That is less than a verdict, so each is a finding by itself (unverified-format), which a
  * policy can allow. When a format gets a driver, its look moves there.
  *
- * Sources: Virtual Hard Disk Image Format Specification (2006); VDICore.h of VirtualBox; docs/interop/parallels.rst.
+ * Sources: Virtual Hard Disk Image Format Specification (2006); docs/interop/parallels.rst.
  * format-spec/inspect.md says what is looked at.
  */
 #include <inttypes.h>
@@ -152,49 +152,6 @@ static int vhd(struct inspector *in, struct node *file, struct img_error *err)
 	return vhd_sparse_header(in, file, be64_at(f, 16), type == VHD_DIFFERENCING, err);
 }
 
-/* ---- VDI --------------------------------------------------------------------------------------------------------- */
-
-#define VDI_LINE_BYTES 64u
-#define VDI_NORMAL     1u
-#define VDI_FIXED      2u
-#define VDI_DIFFERENCE 4u
-
-static int vdi(struct inspector *in, struct node *file, struct img_error *err)
-{
-	uint64_t size = node_size(file), map;
-	uint8_t h[0x1c8];
-	uint32_t type;
-	size_t first;
-	bool linked;
-	int ret = inspect_read(file, h, sizeof(h), 0, err);
-
-	if (ret != 0)
-		return ret;
-	if (le32_at(h, 0x44) != 0x10001) {
-		inspect_found(in, INSPECT_BAD_HEADER, 0x44, "VDI version 0x%" PRIx32, le32_at(h, 0x44));
-		return 0;
-	}
-	type = le32_at(h, 0x4c);
-	virtual_size(in, le64_at(h, 0x170), 0x170);
-	map = (uint64_t)le32_at(h, 0x180) * 4;
-	if (!range_inside(le32_at(h, 0x154), map, size) || le32_at(h, 0x158) > size)
-		inspect_found(in, INSPECT_TABLE_BOUNDS, 0x154, "the block map or the data lie outside the file");
-	if ((uint64_t)le32_at(h, 0x180) * le32_at(h, 0x178) < le64_at(h, 0x170))
-		inspect_found(in, INSPECT_INCONSISTENT, 0x180, "the block map is shorter than the disk");
-	linked = !is_zero(h + 0x1a8, 16);
-	if (type == VDI_DIFFERENCE)
-		inspect_found(in, INSPECT_PARENT, 0x4c, "a difference to a parent");
-	else if (type != VDI_NORMAL && type != VDI_FIXED)
-		inspect_found(in, INSPECT_SUBFORMAT, 0x4c, "VDI type %" PRIu32, type);
-	else if (linked)
-		inspect_found(in, INSPECT_HIDDEN_REFERENCE, 0x1a8, "names a parent by its UUID");
-	first = strnlen((char *)h, VDI_LINE_BYTES);
-	if (first > 0 && h[first - 1] == '\n')
-		first--;
-	inspect_text(in, h, first, 0, "the VDI's first line");
-	return 0;
-}
-
 /* ---- the small ones ---------------------------------------------------------------------------------------------- */
 
 #define PARALLELS_IN_USE 0x746f6e59u
@@ -226,8 +183,8 @@ static const struct foreign {
 	const char *format;
 	int (*inspect)(struct inspector *in, struct node *file, struct img_error *err);
 } table[] = {
-	{ "luks", luks }, { "parallels", parallels }, { "vdi", vdi },
-	{ "vhd", vhd },	  { "vhdx", inspect_vhdx },   { "vmdk", inspect_vmdk },
+	{ "luks", luks },	  { "parallels", parallels }, { "vhd", vhd },
+	{ "vhdx", inspect_vhdx }, { "vmdk", inspect_vmdk },
 };
 
 int inspect_foreign(struct inspector *in, const char *format, struct node *file, struct img_error *err)

@@ -52,8 +52,8 @@ static struct {
 	_Atomic bool stop;
 	_Atomic uint64_t writes, reads, snaps, flushes;
 	unsigned nr_writers;
-	uint32_t block; /* bytes of a big cell */
-	bool wild, discard_zeroes;
+	uint32_t block;			  /* bytes of a big cell */
+	bool wild, discard_zeroes, plain; /* plain: no snapshots, no machine state */
 	uint64_t seed;
 } t;
 
@@ -291,12 +291,12 @@ static void *flusher(void *arg)
 		struct timespec pause = { 0, (long)(r >> 8) % 3000000 };
 
 		must(img_flush(t.img, r % 4 == 0 ? IMG_FLUSH_CHECKPOINT : 0, &err), "flush", &err);
-		if (r % 8 == 1)
+		if (r % 8 == 1 && !t.plain)
 			must(img_vmstate_write(t.img, vm, sizeof(vm), (r >> 32) % 100000, &err), "vmstate write", &err);
-		if (r % 8 == 3)
+		if (r % 8 == 3 && !t.plain)
 			must(img_vmstate_zero(t.img, (r >> 16) % 50000, (r >> 32) % 100000, &err), "vmstate zero",
 			     &err);
-		if (r % 8 == 4 && img_vmstate_size(t.img, NULL, &size, &err) == 0 && size >= LOAD_BYTES)
+		if (r % 8 == 4 && !t.plain && img_vmstate_size(t.img, NULL, &size, &err) == 0 && size >= LOAD_BYTES)
 			must_io(img_vmstate_load(t.img, NULL, memory, LOAD_BYTES, 0, IMG_VMSTATE_MAP, &err),
 				"vmstate load", &err);
 		if (r % 8 == 2)
@@ -388,7 +388,9 @@ static void go_wild(uint64_t r, const struct snap *s)
 		must(img_snapshot_revert(t.img, s->name, &err), "revert", &err);
 		return;
 	}
-	must(img_resize(t.img, (r >> 8) % DISK_BYTES / t.block * t.block, IMG_RESIZE_SHRINK, &err), "resize", &err);
+	must(img_resize(t.img, (r >> 8) % DISK_BYTES / t.block * t.block + (t.plain ? t.block : 0), IMG_RESIZE_SHRINK,
+			&err),
+	     "resize", &err);
 	must(img_resize(t.img, DISK_BYTES, 0, &err), "resize", &err);
 }
 
@@ -397,6 +399,8 @@ static void *snapshotter(void *arg)
 	struct snap snaps[NR_SNAPS] = { 0 };
 	struct bounds *b = malloc(sizeof(*b));
 	uint8_t *buf = malloc(DISK_BYTES);
+	struct timespec pause = { .tv_nsec = 2000000 };
+	struct img_check_result result;
 	struct img_error err = { 0 };
 	uint64_t rng = t.seed * 64 + 50;
 
@@ -409,6 +413,13 @@ static void *snapshotter(void *arg)
 
 		if (t.wild && r >> 40 & 1)
 			go_wild(r >> 41, s);
+		if (t.plain) {
+			must(img_check(t.img, 0, NULL, NULL, NULL, &result, &err), "check", &err);
+			if (result.damage)
+				die("check finds damage", NULL);
+			nanosleep(&pause, NULL);
+			continue;
+		}
 		if (!s->content) {
 			create_snap(s, b, r >> 16 & 1 ? IMG_SNAPSHOT_VMSTATE : 0);
 			continue;
@@ -519,6 +530,7 @@ int main(int argc, char **argv)
 		return 2;
 	create.size_bytes = DISK_BYTES;
 	t.discard_zeroes = traits_of(create.format)->discard_zeroes;
+	t.plain = traits_of(create.format)->plain;
 	if (!registry_find(create.format)) {
 		printf("SKIPPED: this build has no format %s\n", create.format);
 		return 77;

@@ -72,7 +72,6 @@ static void test_foreign_formats(void **state)
 		{ "qcow", 0, "QFI\xfb\0\0\0\1", 8 },
 		{ "vmdk", 0, "KDMV", 4 },
 		{ "vmdk", 0, "# Disk DescriptorFile\n", 22 },
-		{ "vdi", 64, "\x7f\x10\xda\xbe", 4 },
 		{ "vhdx", 0, "vhdxfile", 8 },
 		{ "vhd", 0, "conectix", 8 },
 		{ "vhd", -512, "conectix", 8 },

@@ -107,23 +107,29 @@ int vdi_header_set_backing(struct vdi_header *h, const struct backing_ref *ref, 
 	return 0;
 }
 
-bool vdi_get_backing(struct node *node, struct backing_ref *out)
+void vdi_header_get_backing(const struct vdi_header *h, struct backing_ref *out)
 {
-	struct vdi_state *v = vdi_state_of(node);
 	char uuid[VDI_UUID_TEXT_BYTES];
 	size_t off;
 
 	memset(out, 0, sizeof(*out));
-	if (v->h.type != VDI_DIFFERENCING)
-		return false;
-	if (!vdi_recorded_name(v->h.comment, out->name, sizeof(out->name), &out->committing, &off)) {
-		vdi_uuid_text(v->h.parent, uuid);
+	if (!vdi_recorded_name(h->comment, out->name, sizeof(out->name), &out->committing, &off)) {
+		vdi_uuid_text(h->parent, uuid);
 		(void)snprintf(out->name, sizeof(out->name), "{%s}.vdi", uuid);
 	}
 	strcpy(out->format, "vdi");
 	out->pin.kind = PIN_ID;
-	memcpy(out->pin.uuid, v->h.parent, 16);
-	memcpy(out->pin.change, v->h.parent_modification, 16);
+	memcpy(out->pin.uuid, h->parent, 16);
+	memcpy(out->pin.change, h->parent_modification, 16);
+}
+
+bool vdi_get_backing(struct node *node, struct backing_ref *out)
+{
+	struct vdi_state *v = vdi_state_of(node);
+
+	if (v->h.type != VDI_DIFFERENCING)
+		return false;
+	vdi_header_get_backing(&v->h, out);
 	return true;
 }
 

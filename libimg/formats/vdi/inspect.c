@@ -15,11 +15,14 @@ static void look_at_comment(struct inspector *in, const struct vdi_header *h)
 	char name[VDI_COMMENT_BYTES + 1];
 	uint64_t at = VDI_AT(comment);
 	bool committing, named;
-	size_t off = 0;
+	size_t off = 0, words;
 
 	named = vdi_recorded_name(h->comment, name, sizeof(name), &committing, &off);
-	if (h->comment[0])
-		inspect_text(in, (const uint8_t *)h->comment, strlen(h->comment), at, "the VDI's comment");
+	/* The line break before our own line is ours. */
+	words = named ? (size_t)(strrchr(h->comment, '\n') ? strrchr(h->comment, '\n') - h->comment : 0) :
+			strlen(h->comment);
+	if (words > 0)
+		inspect_text(in, (const uint8_t *)h->comment, words, at, "the VDI's comment");
 	if (named)
 		inspect_reference(in, h->type == VDI_DIFFERENCING ? INSPECT_PARENT : INSPECT_HIDDEN_REFERENCE,
 				  (const uint8_t *)name, strlen(name), at + off, "a parent");

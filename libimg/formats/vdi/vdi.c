@@ -98,6 +98,7 @@ const struct img_driver vdi_driver = {
 	.id = vdi_id,
 	.info = vdi_info,
 	.info_details = vdi_info_details,
+	.amend = vdi_amend,
 	.measure = vdi_measure,
 	.check = vdi_check,
 	.inspect = vdi_inspect,

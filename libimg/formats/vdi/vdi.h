@@ -8,6 +8,7 @@
  *   create.c    new images, measure
  *   open.c      opening, closing, entries, the modification UUID, the count of blocks
  *   backing.c   parents: by UUID, and by a name that the format has no field for
+ *   amend.c     another UUID, another name of the parent
  *   resize.c    growing (the map may have to move) and shrinking
  *   check.c     findings and repair
  *   inspect.c   what a stranger's header says
@@ -114,10 +115,15 @@ int vdi_replace_header(struct vdi_state *v, const struct vdi_header *h, struct i
 bool vdi_get_backing(struct node *node, struct backing_ref *out);
 int vdi_set_backing(struct node *node, const struct backing_ref *ref, enum backing_change how, struct img_error *err);
 void vdi_id(struct node *node, struct pin *out);
+/* As the driver's member, of a differencing image's header. */
+void vdi_header_get_backing(const struct vdi_header *h, struct backing_ref *out);
 /* ref NULL: none. For create and set_backing. */
 int vdi_header_set_backing(struct vdi_header *h, const struct backing_ref *ref, struct img_error *err);
 /* The parent's name as the comment has it, at most cap - 1 bytes; false: none. *off: where in the comment it begins. */
 bool vdi_recorded_name(const char *comment, char *out, size_t cap, bool *committing, size_t *off);
+
+/* ---- amend.c ---- */
+int vdi_amend(struct node *node, const char *options, struct img_error *err);
 
 /* ---- resize.c ---- */
 int vdi_resize(struct node *node, uint64_t size_bytes, struct img_error *err);
