@@ -10,7 +10,9 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 IMGTOOL = os.environ.get('IMGTOOL', 'imgtool')
-READER = os.path.join(HERE, '..', 'interop', 'limg_reader.py')
+INTEROP = os.path.join(HERE, '..', 'interop')
+READER = os.path.join(INTEROP, 'limg_reader.py')
+PLAIN = ('vdi',)    # formats without snapshots and compression, in which a kill may leave leaks
 DISK = 48 << 20
 SECTOR = 512
 CHANGES = 'pwrite64,pwritev,pwritev2,ftruncate,fallocate,fdatasync,fsync,rename,renameat2,link,linkat,unlink'
@@ -113,6 +115,9 @@ class Round:
             if self.lab.format == 'qcow2':
                 self.check_qcow2(name)
                 continue
+            if self.lab.format in PLAIN:
+                self.check_plain(name)
+                continue
             run('check', '-q', self.path(name))
             if reader:
                 done = subprocess.run(['/usr/bin/python3', READER, 'verify', self.path(name)], capture_output=True,
@@ -134,8 +139,25 @@ class Round:
             run('check', '-q', '--repair', path)
             run('check', '-q', path)
 
+    def check_plain(self, name):
+        """Leaks at worst, half of which are repaired; without any the format's independent reader agrees."""
+        path = self.path(name)
+        found = json.loads(run('check', '--json', path, want=None).stdout)
+        if found['damage']:
+            raise Failed('%s: check finds %s' % (name, found['findings'][:3]))
+        self.lab.leaky += found['leaks'] > 0
+        if found['leaks'] and self.rng.random() < .5:
+            return
+        if found['leaks']:
+            run('check', '-q', '--repair', path)
+            run('check', '-q', path)
+        reader = os.path.join(INTEROP, self.lab.format + '_reader.py')
+        done = subprocess.run(['/usr/bin/python3', reader, 'verify', path], capture_output=True, check=False)
+        if done.returncode:
+            raise Failed('%s: %s' % (reader, done.stderr.decode(errors='replace').strip()))
+
     def snapshots_whole(self, names=('one', 'two')):
-        for snap in names:
+        for snap in names if self.lab.snaps else ():
             if digest(self.content('base.img', snap)) != self.lab.snaps[snap]:
                 raise Failed('snapshot %s has changed' % snap)
 
@@ -163,13 +185,12 @@ class Lab:
         first = bytes(first[:DISK])
         write('src.raw', first)
         write('new.bin', rng.randbytes(6 << 20))
-        run('convert', '-q', '-O', format_, '-c', 'zstd', os.path.join(self.dir, 'src.raw'), base)
+        self.compress = () if format_ in PLAIN else ('-c', 'zstd')
+        run('convert', '-q', '-O', format_, *self.compress, os.path.join(self.dir, 'src.raw'), base)
         self.snaps = {}
-        run('snapshot', 'create', base + '@one')
-        self.snaps['one'] = digest(first)
+        self.snapshot(base, 'one', first)
         run('write', '-q', base, '--offset', str(4 << 20), stdin=rng.randbytes(9 << 20))
-        self.snaps['two'] = digest(self.plain(base))
-        run('snapshot', 'create', base + '@two')
+        self.snapshot(base, 'two', self.plain(base))
         run('write', '-q', base, '--offset', str(19 << 20), stdin=rng.randbytes(5 << 20))
         self.head = self.plain(base)
         run('create', '-q', '-f', format_, '-b', 'base.img', over)
@@ -179,6 +200,11 @@ class Lab:
         other = os.path.join(self.dir, 'other.img')
         run('convert', '-q', '-O', format_, base, other)
         run('write', '-q', other, '--offset', str(40 << 20), stdin=rng.randbytes(3 << 20))
+
+    def snapshot(self, path, name, content):
+        if self.format not in PLAIN:
+            run('snapshot', 'create', path + '@' + name)
+            self.snaps[name] = digest(content)
 
     def plain(self, path):
         out = os.path.join(self.dir, 'out.raw')

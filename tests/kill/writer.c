@@ -99,7 +99,7 @@ int main(int argc, char **argv)
 		char line[96];
 
 		write_run(img, op, img_size(img) / BLOCK);
-		if (r < 2)
+		if (r < 2 && img_caps(img) & IMG_CAP_SNAPSHOTS)
 			snapshot(img, op);
 		if (r > 15)
 			continue;
