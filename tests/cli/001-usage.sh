@@ -8,6 +8,7 @@ run imgtool create --no-such-option a.limg 1M
 run imgtool create -y a.limg 1M
 run imgtool create a.limg
 run imgtool create a.limg 12Q
+run imgtool create a.limg '5 '
 run imgtool create a.limg -5
 run imgtool create a.limg 1M too-many
 run imgtool create --force=yes a.limg 1M

@@ -144,7 +144,7 @@ static bool size_unit(const char *suffix, uint64_t *unit)
 	if (suffix[0] == '\0' || strcmp(suffix, "B") == 0)
 		return true;
 	at = strchr(units, suffix[0] & ~0x20);
-	if (!at)
+	if (!at || *at == '\0') /* a space without its bit is the end of units */
 		return false;
 	*unit = UINT64_C(1) << (10 * (at - units + 1));
 	return suffix[1] == '\0' || strcmp(suffix + 1, "iB") == 0;
