@@ -85,3 +85,30 @@ int close_image(struct img *img, const struct target *target, int status)
 		return cli_fail(target->path, &err);
 	return status;
 }
+
+int opened_begin(struct opened *o, const struct cli_verb *verb, const struct common_args *common, const char *operand,
+		 unsigned flags)
+{
+	int status = verb->common & WITH_SNAPSHOT && !(flags & IMG_OPEN_WRITE) ?
+			     target_parse(&o->target, verb, operand, common->snapshot, NULL) :
+			     target_parse_image(&o->target, verb, operand);
+
+	if (status != EXIT_DONE)
+		return status;
+	status = open_image(&o->target, common, flags, &o->img);
+	if (status != EXIT_DONE)
+		target_free(&o->target);
+	return status;
+}
+
+int opened_end(struct opened *o, int status)
+{
+	status = close_image(o->img, &o->target, status);
+	target_free(&o->target);
+	return status;
+}
+
+int opened_done(struct opened *o, int code, const struct img_error *err)
+{
+	return opened_end(o, code == 0 ? EXIT_DONE : cli_fail(o->target.path, err));
+}
