@@ -64,13 +64,7 @@ static const struct cli_common_option common_options[] = {
 	    "which files may be opened because an image names them: none, those in the image's own folder and below, "
 	    "any",
 	    offsetof(struct common_args, allow_refs) } },
-	{ 0,
-	  0,
-	  { "limit", 0, OPTION_EACH, "NAME=VALUE",
-	    "what an image may cost that is opened: virtual-size, metadata (bytes of tables of a layer), expansion "
-	    "(bytes of data per byte of file), references (files that it names), snapshots, depth (layers), check-time "
-	    "(seconds); what exceeds one is refused",
-	    offsetof(struct common_args, limits) } },
+	{ 0, 0, { "limit", 0, OPTION_EACH, LIMIT_METAVAR, LIMIT_HELP, offsetof(struct common_args, limits) } },
 	{ WITH_JSON,
 	  0,
 	  { "json", 0, OPTION_FLAG, NULL, "print one JSON object with stable keys",
