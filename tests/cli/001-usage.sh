@@ -32,7 +32,6 @@ run imgtool bench -c 10 --flush-interval 2 a
 run imgtool bench -s 0 a
 run imgtool checksum --algo md5 a
 run imgtool info ''
-run imgtool doctor --sandbox=require
 run imgtool create new@name 1M
 run imgtool create -h
 run imgtool help snapshot

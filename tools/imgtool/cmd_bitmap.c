@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "bitmaps.h"
+#include "confined.h"
 #include "open.h"
 #include "output.h"
 #include "verbs.h"
@@ -113,21 +114,30 @@ static const struct cli_option merge_options[] = {
 	  offsetof(struct merge_args, from) },
 };
 
+static int confine(const struct merge_args *args, const struct target *target, const struct target *from)
+{
+	const struct img_grant names[] = { { target->path, IMG_GRANT_WRITE }, { from->path, IMG_GRANT_READ } };
+
+	return confined_begin(&args->common, names, from->path ? 2 : 1, 0);
+}
+
 static int run_merge(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
 	const struct merge_args *args = verb_args;
 	const struct common_args other = { .allow_refs = args->common.allow_refs, .quiet = args->common.quiet };
 	struct img_error err = { .code = IMG_OK };
+	struct opened o = { .img = NULL };
 	struct target from = { NULL, NULL };
 	struct img *src = NULL;
-	struct opened o;
-	int status = opened_begin(&o, verb, &args->common, operands[0], CHANGE_FLAGS);
+	int status = target_parse_image(&o.target, verb, operands[0]);
 
 	(void)nr_operands;
-	if (status != EXIT_DONE)
-		return status;
-	if (args->from)
+	if (args->from && status == EXIT_DONE)
 		status = target_parse_image(&from, verb, args->from);
+	if (status == EXIT_DONE)
+		status = confine(args, &o.target, &from);
+	if (status == EXIT_DONE)
+		status = open_image(&o.target, &args->common, CHANGE_FLAGS, &o.img);
 	if (args->from && status == EXIT_DONE)
 		status = open_image(&from, &other, IMG_OPEN_NO_BACKING, &src);
 	if (status == EXIT_DONE && img_bitmap_merge(o.img, operands[1], src, operands[2], &err) != 0)

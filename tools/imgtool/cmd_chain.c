@@ -44,7 +44,7 @@ const struct cli_verb verb_commit = {
 	.example = PROGRAM " commit web1.limg",
 	.min_operands = 1,
 	.max_operands = 1,
-	.common = NO_FORCE_SHARE | WITH_PROGRESS,
+	.common = NO_FORCE_SHARE | WITH_PROGRESS | WRITES_PARENT,
 	.args_bytes = sizeof(struct common_args),
 	.run = run_commit,
 };

@@ -1,9 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* imgtool checksum: a digest of what the guest sees. */
+#include <dlfcn.h>
+#include <openssl/opensslv.h>
+
 #include "open.h"
 #include "output.h"
 #include "progress.h"
 #include "verbs.h"
+
+#define TEXT_OF(x) #x
+#define TEXT(x)	   TEXT_OF(x)
 
 struct checksum_args {
 	struct common_args common;
@@ -43,9 +49,14 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 	uint8_t digest[32];
 	size_t bytes;
 	struct opened o;
-	int status = opened_begin(&o, verb, &args->common, operands[0], 0);
+	int status;
 
 	(void)nr_operands;
+	/* The library asks for it later, when no file can be opened: from then on it is there. Without: its error says
+	 * so. */
+	if (!xxh)
+		(void)dlopen("libcrypto.so." TEXT(OPENSSL_SHLIB_VERSION), RTLD_NOW | RTLD_LOCAL);
+	status = opened_begin(&o, verb, &args->common, operands[0], 0);
 	if (status != EXIT_DONE)
 		return status;
 	callback = progress_begin(&progress, verb, &args->common);

@@ -13,8 +13,9 @@ enum img_refs open_refs(const struct common_args *common);
 void open_tell_stale(const struct target *target);
 
 /*
- * Opens, says what there is to say about it (stale reads, foreign files opened) and reports failures. flags: enum
- * img_open_flags beside what common asks for. Returns an exit status; *out is NULL unless it is EXIT_DONE.
+ * Opens, confines the process before that (confined.h), says what there is to say about it (stale reads, foreign files
+ * opened) and reports failures. flags: enum img_open_flags beside what common asks for. Returns an exit status; *out is
+ * NULL unless it is EXIT_DONE.
  */
 int open_image(const struct target *target, const struct common_args *common, unsigned flags, struct img **out);
 /* As open_image(), with a format of its own (NULL: probe). */

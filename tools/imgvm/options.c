@@ -207,9 +207,7 @@ int options_parse(const struct cli_verb *verb, const struct run_args *args, cons
 	out->no_reboot = args->no_reboot;
 	out->json = args->json;
 	out->timeout_s = (unsigned)args->timeout.value;
-	out->sandbox = cli_is(args->sandbox, "off")	? SANDBOX_OFF :
-		       cli_is(args->sandbox, "require") ? SANDBOX_REQUIRE :
-							  SANDBOX_AUTO;
+	out->sandbox = confine_mode(args->sandbox);
 	return EXIT_DONE;
 }
 

@@ -26,7 +26,7 @@ struct run_options {
 	bool input_to_console; /* what is typed goes to the virtio console, not to the serial port */
 	bool no_reboot, json;
 	unsigned timeout_s; /* 0: none */
-	enum sandbox_mode sandbox;
+	enum confine_mode sandbox;
 };
 
 #define RUN_OPTIONS 24
