@@ -19,38 +19,6 @@
 
 #define LAYER "inspect"
 
-static uint64_t be64_at(const uint8_t *p, size_t off)
-{
-	struct be64 v;
-
-	memcpy(&v, p + off, sizeof(v));
-	return be64_get(v);
-}
-
-static uint32_t be32_at(const uint8_t *p, size_t off)
-{
-	struct be32 v;
-
-	memcpy(&v, p + off, sizeof(v));
-	return be32_get(v);
-}
-
-static uint64_t le64_at(const uint8_t *p, size_t off)
-{
-	struct le64 v;
-
-	memcpy(&v, p + off, sizeof(v));
-	return le64_get(v);
-}
-
-static uint32_t le32_at(const uint8_t *p, size_t off)
-{
-	struct le32 v;
-
-	memcpy(&v, p + off, sizeof(v));
-	return le32_get(v);
-}
-
 static void virtual_size(struct inspector *in, uint64_t bytes, uint64_t off)
 {
 	in->out->virtual_bytes = bytes;
