@@ -12,8 +12,13 @@ add_dependencies(fuzz_lib img_fixed_made)
 target_include_directories(fuzz_lib PUBLIC ${CMAKE_CURRENT_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR}/lib
 	${PROJECT_SOURCE_DIR}/tests/model $<TARGET_PROPERTY:img_internal,INTERFACE_INCLUDE_DIRECTORIES>)
 target_link_libraries(fuzz_lib PUBLIC ${CMAKE_CURRENT_BINARY_DIR}/libimg_fixed.a img_flags PkgConfig::zlib
-	PkgConfig::libzstd PkgConfig::libxxhash $<TARGET_NAME_IF_EXISTS:BZip2::BZip2> $<TARGET_NAME_IF_EXISTS:PkgConfig::liblzma>
-	${CMAKE_DL_LIBS} Threads::Threads)
+	PkgConfig::libzstd PkgConfig::libxxhash ${CMAKE_DL_LIBS} Threads::Threads)
+# What the library's codecs need of it, where it is there.
+foreach(codec BZip2::BZip2 PkgConfig::liblzma)
+	if(TARGET ${codec})
+		target_link_libraries(fuzz_lib PUBLIC ${codec})
+	endif()
+endforeach()
 # Sizes here are small and its own: no casts for size_t of 32 bits.
 if(CMAKE_SIZEOF_VOID_P EQUAL 4)
 	target_compile_options(fuzz_lib PRIVATE -Wno-conversion)

@@ -146,7 +146,7 @@ static int find_list(struct ops *o, struct img *img, const struct allowed *a, co
 	size_t nr = 0;
 
 	*out = a->list[0];
-	if (top(o)->format->raw)
+	if (top(o)->format->raw || top(o)->format->plain)
 		return 0;
 	if (expect(&o->m, img_snapshot_list(img, list, MODEL_MAX_SNAPS + 1, &nr, &err), 0, &err, what) != 0)
 		return -1;
@@ -163,7 +163,7 @@ int judge_and_adopt(struct ops *o, struct img *img, const struct allowed *a, con
 	const struct mfile *found = NULL;
 	struct flat head = { 0 }, vm = { 0 };
 	struct mfile next;
-	bool raw = top(o)->format->raw;
+	bool raw = top(o)->format->raw || top(o)->format->plain; /* no machine state */
 	int ret = find_list(o, img, a, &found, what);
 
 	if (ret == 0)

@@ -24,6 +24,13 @@ static const uint8_t all_kinds[] = {
 };
 #define NR_BITMAP_KINDS 5u /* the last ones: of formats that have them */
 
+/* Of formats that have parents and no snapshots. */
+static const uint8_t plain_kinds[] = {
+	OP_WRITE,  OP_WRITE_BLOCKS, OP_ZERO,   OP_DISCARD, OP_READ,    OP_FLUSH,	OP_EXTENTS,    OP_RESIZE,
+	OPS_CRASH, OPS_FAULT,	    OP_CHECK,  OP_REOPEN,  OP_CONVERT, OP_WRITE_UNITS,	OP_CHECKPOINT, OP_OVERLAY,
+	OP_POP,	   OP_COMMIT,	    OP_REBASE, OP_FLATTEN, OP_REPLAY,  OP_TOUCH_PARENT, OP_WRITE,      OP_WRITE_BLOCKS,
+};
+
 /* After these the file that is followed is another one, or was written by other ways. */
 static bool moves_on(enum op_kind kind)
 {
@@ -142,8 +149,12 @@ static int run_one(struct ops *o, unsigned kind, const uint32_t *r)
 static int run_program(struct ops *o, const char *format, struct fuzz_input *in)
 {
 	bool raw = strcmp(format, "raw") == 0, bitmaps = strcmp(format, "qcow2") == 0;
-	const uint8_t *kinds = raw ? raw_kinds : all_kinds;
-	unsigned nr_kinds = raw ? sizeof(raw_kinds) : sizeof(all_kinds) - (bitmaps ? 0 : NR_BITMAP_KINDS);
+	bool plain = o->m.geometry.format->plain;
+	const uint8_t *kinds = raw ? raw_kinds : plain ? plain_kinds : all_kinds;
+	unsigned nr_kinds = raw	    ? sizeof(raw_kinds) :
+			    plain   ? sizeof(plain_kinds) :
+			    bitmaps ? sizeof(all_kinds) :
+				      sizeof(all_kinds) - NR_BITMAP_KINDS;
 
 	for (unsigned i = 0; i < OPS_MAX && in->at < in->end; i++) {
 		unsigned kind = kinds[fuzz_take(in, 1) % nr_kinds];

@@ -52,6 +52,14 @@ static const struct recipe qcow2_recipes[] = {
 	{ "compat=1.1,cluster_size=512,refcount_bits=8,lazy_refcounts=on", 512, 512, 0, NULL, 8, false },
 };
 
+/* The map near the data, so that it has to move when the disk grows. */
+static const struct recipe vdi_recipes[] = {
+	{ "block_size=512,align=512", 512, 512, KIB(40), NULL, 0, false },
+	{ "block_size=4096,align=512", 4096, 4096, KIB(128), NULL, 0, false },
+	{ "block_size=4096,align=4096", 4096, 4096, KIB(100) + 512, NULL, 0, false },
+	{ "block_size=65536,align=512", 65536, 65536, KIB(300), NULL, 0, false },
+};
+
 void ops_template(const char *format, unsigned number, struct geometry *out)
 {
 	static const struct {
@@ -62,6 +70,7 @@ void ops_template(const char *format, unsigned number, struct geometry *out)
 		{ "raw", raw_recipes, sizeof(raw_recipes) / sizeof(raw_recipes[0]) },
 		{ "limg", limg_recipes, sizeof(limg_recipes) / sizeof(limg_recipes[0]) },
 		{ "qcow2", qcow2_recipes, sizeof(qcow2_recipes) / sizeof(qcow2_recipes[0]) },
+		{ "vdi", vdi_recipes, sizeof(vdi_recipes) / sizeof(vdi_recipes[0]) },
 	};
 	const struct recipe *r = NULL;
 

@@ -386,17 +386,17 @@ static int run_vm_zero(struct machine *m, struct img_error *err)
 }
 
 static const struct operation operations[] = {
-	{ "block", "sjwourqkxvlpde", run_block },   { "sub", "sjwourqkxvlpde", run_sub },
+	{ "block", "sjwourqkxvlpdefgh", run_block },   { "sub", "sjwourqkxvlpdefgh", run_sub },
 	{ "unit", "sjwouqkxvlp", run_unit },	    { "inunit", "sjwqkxvl", run_in_unit },
-	{ "leaf", "sjwqkxvld", run_leaf },	    { "fua", "sjwrqkxvld", run_fua },
-	{ "zero", "sjwourqkxvlpde", run_zero },	    { "discard", "sjwouqkxvlpde", run_discard },
-	{ "flush", "sjwourqkxvlpde", run_flush },   { "checkpoint", "sjwouqkxvlpde", run_checkpoint },
-	{ "reopen", "sjwourqkxvlpde", run_reopen }, { "createC", "sjwouqkxvlp", run_create_c },
+	{ "leaf", "sjwqkxvldg", run_leaf },	    { "fua", "sjwrqkxvldfg", run_fua },
+	{ "zero", "sjwourqkxvlpdefgh", run_zero },	    { "discard", "sjwouqkxvlpdefgh", run_discard },
+	{ "flush", "sjwourqkxvlpdefgh", run_flush },   { "checkpoint", "sjwouqkxvlpdefgh", run_checkpoint },
+	{ "reopen", "sjwourqkxvlpdefgh", run_reopen }, { "createC", "sjwouqkxvlp", run_create_c },
 	{ "createV", "sjwqkxvl", run_create_vm },   { "deleteA", "sjwqkxvl", run_delete_a },
 	{ "deleteB", "sjwqkxvl", run_delete_b },    { "deleteC", "sjwouqkxvlp", run_delete_c },
 	{ "renameA", "sjwqkxvl", run_rename },	    { "revertA", "sjwqkxvl", run_revert_a },
 	{ "revertB", "sjwqkxvl", run_revert_b },    { "revertC", "oup", run_revert_c },
-	{ "grow", "sjwourqkxlpde", run_grow },	    { "shrink", "sjwourqkxlpde", run_shrink },
+	{ "grow", "sjwourqkxlpdefgh", run_grow },	    { "shrink", "sjwourqkxlpdefgh", run_shrink },
 	{ "vmstate", "sjwqkxvl", run_vm },	    { "vmzero", "sq", run_vm_zero },
 };
 
@@ -530,6 +530,7 @@ static int make_raw(const struct setup *s, struct memhost *host, struct worlds *
 #define VDI                                                                               \
 	.format = "vdi", .file = "top.img", .may_leak = true, .may_keep_discarded = true, \
 	.options = "block_size=4096,align=512"
+#define VHD .format = "vhd", .file = "top.img", .may_leak = true, .may_keep_discarded = true
 #define QCOW2 .format = "qcow2", .file = "top.img", .may_leak = true, .may_keep_discarded = true, .vm = VM_IN_SNAPSHOTS
 
 /* The same image with a cluster that is counted and that nobody refers to. */
@@ -557,6 +558,9 @@ static const struct setup setups[] = {
 	{ 'u', "an overlay, journal in use", make_overlay, LIMG, .warm_rounds = 4, .warm_blocks = 1 },
 	{ 'd', "VDI, whose map has no room to grow", make_raw, VDI },
 	{ 'e', "a differencing VDI", make_overlay, VDI },
+	{ 'f', "a fixed VHD", make_raw, VHD, .options = "subformat=fixed" },
+	{ 'g', "VHD, whose table has no room to grow", make_raw, VHD, .options = "block_size=4096" },
+	{ 'h', "a differencing VHD", make_overlay, VHD, .options = "block_size=4096" },
 	{ 'q', "qcow2, two snapshots, machine state, compressed clusters", make_snapshots, QCOW2,
 	  .options = "cluster_size=4096" },
 	{ 'k', "the same with tables that grow", make_snapshots, QCOW2,

@@ -124,16 +124,16 @@ static int run_repair(struct machine *m, struct img_error *err)
 }
 
 static const struct operation whole_operations[] = {
-	{ "convert", "sjwouqkxvlpd", run_convert },
-	{ "commit", "oupe", run_commit },
-	{ "rebase", "oupe", run_rebase },
-	{ "flatten", "oupe", run_flatten },
+	{ "convert", "sjwouqkxvlpdfg", run_convert },
+	{ "commit", "oupeh", run_commit },
+	{ "rebase", "oupeh", run_rebase },
+	{ "flatten", "oupeh", run_flatten },
 	{ "amendLazy", "qvp", run_amend_lazy },
 	{ "amendEager", "qp", run_amend_eager },
 	{ "amendV3", "v", run_amend_v3 },
 	{ "amendV2", "v", run_amend_v2 },
 	{ "amendV2V3", "p", run_amend_v2_v3 },
-	{ "repair", "sjld", run_repair },
+	{ "repair", "sjldfg", run_repair },
 };
 
 const struct operation *whole_operation_at(unsigned i)

@@ -72,7 +72,6 @@ struct traits {
 	bool strong_pins; /* identity is of the content; else every write to the file changes it, also for snapshots */
 	bool keeps_vm;	  /* the working machine state outlives the handle */
 	bool may_leak;	  /* a kill leaves leaks, never damage */
-	bool leaks;	  /* so do shrinking and rebasing */
 	bool ids;	  /* a child knows its parent by an id that writes to the parent do not change */
 	bool plain; /* no snapshots, no machine state, disks of one sector at least, parents of the same format only */
 };

@@ -56,7 +56,7 @@ static const struct traits formats[] = {
 	{ .name = "limg", .discard_zeroes = true, .has_parents = true, .strong_pins = true, .keeps_vm = true },
 	{ .name = "qcow2", .may_leak = true },
 	{ .name = "vdi", .may_leak = true, .plain = true },
-	{ .name = "vhd", .may_leak = true, .plain = true, .leaks = true, .ids = true },
+	{ .name = "vhd", .may_leak = true, .plain = true, .ids = true },
 };
 
 const struct traits *traits_of(const char *name)

@@ -180,7 +180,7 @@ int blockmap_reshape(struct blockmap *bm, const struct blockmap_shape *shape, st
 struct blockmap_rules {
 	const char *entry;   /* an entry makes sense, and its place lies inside the file */
 	const char *overlap; /* no two places overlap, none lies over other structures */
-	const char *leak;    /* every place belongs to an entry */
+	const char *leak;    /* every place belongs to an entry; NULL: the format looks for itself */
 	/* Structures among the places: neither leaks, nor may a place lie over one. Ascending, without overlaps. */
 	const struct img_range *taken;
 	size_t nr_taken;

@@ -202,7 +202,7 @@ static void tell_leak(struct check *k, uint64_t from, uint64_t to)
 				 .repaired = k->repair && k->rules->closes_gaps && k->nr_overlaps == 0 };
 	uint64_t nr = to > from ? (to - from) / place_bytes(k->bm) : 0;
 
-	if (nr == 0)
+	if (nr == 0 || !k->rules->leak)
 		return;
 	if (!f.repaired)
 		k->out->leaked_bytes += nr * place_bytes(k->bm);

@@ -13,10 +13,9 @@
 
 #include "vhd.h"
 
-#define FILL_BYTES     (64u << 10)
-#define SCAN_MAX       (UINT64_C(1) << 22) /* entries that are looked at to find room */
-#define NO_ROOM	       0u
-#define LOCATOR_FAMILY 2u /* ours are the first two */
+#define FILL_BYTES (64u << 10)
+#define SCAN_MAX   (UINT64_C(1) << 22) /* entries that are looked at to find room */
+#define NO_ROOM	   0u
 
 bool vhd_get_backing(struct node *n, struct backing_ref *out)
 {
@@ -49,8 +48,9 @@ struct change {
 	bool empty;
 	struct vhd_header old, h;
 	uint8_t *texts;
-	uint64_t end;	    /* of the file's content, the footer excluded */
-	uint64_t texts_old; /* room of VHD_LOCATORS_BYTES for texts, as new images have it; NO_ROOM */
+	uint64_t end; /* of the file's content, the footer excluded */
+	uint64_t table_off,
+		texts_off; /* in the end; texts_off: room of VHD_LOCATORS_BYTES, as new images have it, or NO_ROOM */
 };
 
 static uint64_t table_bytes(const struct vhd_header *h)
@@ -76,30 +76,26 @@ static int nothing_below(struct change *c, uint64_t end, bool *is, struct img_er
 }
 
 /*
- * The room behind the table, if the present texts stand there and nowhere else, or there are none and it is nobody's; nothing that a stranger's
- * header says of it is taken for true.
+ * Where the table and the texts will stand in the end: an empty disk begins anew, else the table stays, and the texts
+ * go behind it if no block is there. The present texts, which may stand there, are not in use by then.
  */
-static int find_texts_room(struct change *c, struct img_error *err)
+static int find_room(struct change *c, struct img_error *err)
 {
-	const struct disk_vhd_locator *l = c->old.disk.locator;
-	uint64_t room = round_up(c->old.table_off + table_bytes(&c->old), VHD_SECTOR_BYTES);
+	uint64_t room;
 	bool is_free = true;
 	int ret = 0;
 
-	c->texts_old = NO_ROOM;
-	for (unsigned i = 0; i < VHD_LOCATORS; i++) {
-		if (be32_get(l[i].length) == 0)
-			continue;
-		if (i >= LOCATOR_FAMILY || be32_get(l[i].space) != VHD_LOCATOR_ROOM_BYTES ||
-		    be64_get(l[i].off) != room + (uint64_t)i * VHD_LOCATOR_ROOM_BYTES)
-			return 0;
-	}
-	if (c->old.off != VHD_HEADER_OFF || c->old.table_off < VHD_TABLE_OFF || room + VHD_LOCATORS_BYTES > c->end)
+	c->texts_off = NO_ROOM;
+	c->table_off = c->old.table_off;
+	if (c->empty && VHD_TABLE_OFF + table_bytes(&c->old) + VHD_LOCATORS_BYTES <= c->end)
+		c->table_off = VHD_TABLE_OFF;
+	room = round_up(c->table_off + table_bytes(&c->old), VHD_SECTOR_BYTES);
+	if (c->old.off != VHD_HEADER_OFF || c->table_off < VHD_TABLE_OFF || room + VHD_LOCATORS_BYTES > c->end)
 		return 0;
 	if (!c->empty)
 		ret = nothing_below(c, room + VHD_LOCATORS_BYTES, &is_free, err);
 	if (ret == 0 && is_free)
-		c->texts_old = room;
+		c->texts_off = room;
 	return ret;
 }
 
@@ -167,17 +163,16 @@ static int go_beside(struct change *c, struct img_error *err)
 /* To the places of new images, as far as they are free. */
 static int go_back(struct change *c, uint64_t end_before, struct img_error *err)
 {
-	uint64_t texts = c->texts_old != NO_ROOM ? c->texts_old : c->h.off + sizeof(c->h.disk);
-	bool all_back = !c->ref || c->texts_old != NO_ROOM;
+	bool all_back = !c->ref || c->texts_off != NO_ROOM;
+	uint64_t texts = c->texts_off != NO_ROOM ? c->texts_off : c->h.off + sizeof(c->h.disk);
 
 	if (c->old.off != VHD_HEADER_OFF)
 		return 0;
 	c->h.off = VHD_HEADER_OFF;
-	c->h.table_off = c->old.table_off;
-	if (all_back)
-		c->end = end_before;
-	if (all_back && c->empty && c->old.table_off == VHD_TABLE_OFF)
-		c->end = VHD_TABLE_OFF + table_bytes(&c->h) + (c->texts_old != NO_ROOM ? VHD_LOCATORS_BYTES : 0);
+	c->h.table_off = c->table_off;
+	c->end = all_back ? end_before : texts + VHD_LOCATORS_BYTES;
+	if (all_back && c->empty && c->table_off == VHD_TABLE_OFF)
+		c->end = VHD_TABLE_OFF + table_bytes(&c->h) + (c->ref ? VHD_LOCATORS_BYTES : 0);
 	return write_and_switch(c, texts, c->end, err);
 }
 
@@ -190,7 +185,7 @@ static int restructure(struct change *c, struct img_error *err)
 
 	c->old = c->s->head;
 	c->end = end = blockmap_end(c->s->bm);
-	ret = find_texts_room(c, err);
+	ret = find_room(c, err);
 	if (ret == 0)
 		ret = go_beside(c, err);
 	if (ret == 0)

@@ -191,10 +191,12 @@ static int check_beyond(struct check *k, struct img_error *err)
 	const struct blockmap_shape *shape = blockmap_shape(k->s->bm);
 	struct blockmap_entry e;
 	uint64_t nr = 0;
+	int ret;
 
 	for (uint64_t b = shape->nr_blocks; b < shape->nr_slots; b++) {
 		struct img_error why = { .code = IMG_OK };
-		int ret = blockmap_get(k->s->bm, b, &e, &why);
+
+		ret = blockmap_get(k->s->bm, b, &e, &why);
 
 		if (ret != 0 && ret != IMG_E_CORRUPT) {
 			if (err)
@@ -207,7 +209,10 @@ static int check_beyond(struct check *k, struct img_error *err)
 		return 0;
 	found(k, IMG_FINDING_LEAK, 13, k->s->head.table_off, k->repair,
 	      "%" PRIu64 " entries behind the disk's last block are in use", nr);
-	return k->repair ? blockmap_clear(k->s->bm, shape->nr_blocks, shape->nr_slots - shape->nr_blocks, err) : 0;
+	if (!k->repair)
+		return 0;
+	ret = blockmap_clear(k->s->bm, shape->nr_blocks, shape->nr_slots - shape->nr_blocks, err);
+	return ret == 0 ? blockmap_flush_stopped(k->s->bm, err) : ret;
 }
 
 /* Without a parent, a clear bit means zeros to us, and to QEMU whatever stands there. */
@@ -244,7 +249,26 @@ static int check_bits(struct check *k, struct img_error *err)
 	return 0;
 }
 
-/* What is nobody's at the end of the file. */
+/*
+ * What is nobody's. Behind all others it is what a crash left, and a repair cuts it off. Between others it is room of
+ * blocks that a smaller disk gave up, given back to the host, and of structures that moved: no fault, and no way to use
+ * it.
+ */
+static void tell_unused(struct check *k, const struct blockmap_census *census, const struct img_range *structures,
+			size_t nr)
+{
+	const struct blockmap_shape *shape = blockmap_shape(k->s->bm);
+	uint64_t place = shape->prefix_bytes + shape->block_bytes, used = 0;
+
+	for (size_t i = 0; i < nr; i++)
+		used += structures[i].bytes;
+	used += (census->nr_data + census->nr_partial) * place;
+	if (census->end_off > used && census->end_off - used >= place)
+		found(k, IMG_FINDING_NOTE, 12, NO_OFFSET, false,
+		      "0x%" PRIx64 " bytes between blocks are nobody's; a conversion leaves them out",
+		      census->end_off - used);
+}
+
 static int cut_end(struct check *k, struct img_error *err)
 {
 	const struct blockmap_shape *shape = blockmap_shape(k->s->bm);
@@ -261,8 +285,10 @@ static int cut_end(struct check *k, struct img_error *err)
 		return ret;
 	}
 	k->out->leaked_bytes += was - end;
-	found(k, IMG_FINDING_LEAK, 12, end, true, "room for %" PRIu64 " blocks behind all others is nobody's",
+	found(k, IMG_FINDING_LEAK, 12, end, k->repair, "room for %" PRIu64 " blocks behind all others is nobody's",
 	      (was - end) / place);
+	if (!k->repair)
+		return 0;
 	ret = write_footers(k, end, err);
 	vhd_shape(k->s, &now);
 	return ret == 0 ? blockmap_reshape(k->s->bm, &now, err) : ret;
@@ -270,7 +296,7 @@ static int cut_end(struct check *k, struct img_error *err)
 
 static int check_blocks(struct check *k, struct img_error *err)
 {
-	struct blockmap_rules rules = { .entry = "VHD-7", .overlap = "VHD-9", .leak = "VHD-12" };
+	struct blockmap_rules rules = { .entry = "VHD-7", .overlap = "VHD-9" };
 	struct img_range structures[STRUCTURES_MAX];
 	struct blockmap_census census;
 	int ret = 0;
@@ -280,11 +306,13 @@ static int check_blocks(struct check *k, struct img_error *err)
 	check_header(k);
 	k->out->metadata_bytes += 2 * VHD_SECTOR_BYTES + sizeof(k->s->head.disk);
 	ret = check_beyond(k, err);
-	if (ret == 0 && k->repair)
+	if (ret == 0)
 		ret = cut_end(k, err);
 	if (ret == 0)
 		ret = blockmap_check(k->s->bm, &rules, VHD_SECTOR_BYTES, k->repair, k->fn, k->ctx, k->progress, k->out,
 				     &census, err);
+	if (ret == 0)
+		tell_unused(k, &census, structures, rules.nr_taken);
 	if (ret == 0 && k->repair && k->footers_due)
 		ret = write_footers(k, blockmap_end(k->s->bm), err);
 	return ret;

@@ -9,11 +9,17 @@
  * A footer whose checksum does not hold is taken for reading if nothing speaks against it (VHD-3).
  */
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
 
+#include "is_zero.h"
 #include "vhd.h"
+
+/* How far back from a hole at the end, or from the end, a footer is looked for that does not stand there. */
+#define LOST_BYTES_MAX	(UINT64_C(4) << 20)
+#define LOST_STEP_BYTES (UINT64_C(64) << 10)
 
 uint32_t vhd_checksum(const void *p, size_t bytes, size_t field_off)
 {
@@ -70,6 +76,7 @@ uint64_t vhd_footer_size(const struct disk_vhd_footer *f)
 void vhd_footer_set_size(struct disk_vhd_footer *f, uint64_t size_bytes)
 {
 	f->current_bytes = be64_of(size_bytes);
+	f->original_bytes = be64_of(size_bytes); /* libvhdi takes this one */
 	/* With any other geometry some programs would show the disk as large as that one is. */
 	f->cylinders = be16_of(VHD_CYLINDERS_MAX);
 	f->heads = VHD_HEADS_MAX;
@@ -98,7 +105,6 @@ void vhd_footer_init(struct disk_vhd_footer *f, uint64_t size_bytes)
 	memcpy(f->creator, "limg", sizeof(f->creator));
 	f->creator_version = be32_of(IMG_VERSION_MAJOR << 16 | IMG_VERSION_MINOR);
 	memcpy(f->creator_os, "Wi2k", sizeof(f->creator_os)); /* one of the two there are */
-	f->original_bytes = be64_of(size_bytes);
 	vhd_footer_set_size(f, size_bytes);
 }
 
@@ -144,6 +150,79 @@ static int load_tail(struct node *file, uint64_t size, struct vhd_footers *out, 
 		out->tail_bytes = 0;
 	out->tail_off = size - out->tail_bytes;
 	return 0;
+}
+
+/* ---- a fixed disk that was growing ------------------------------------------------------------------------------- */
+
+/* The first byte of zeros that reach to the end of the file, as far as the host knows of holes. */
+static int find_hole(struct node *file, uint64_t size, uint64_t *out, struct img_error *err)
+{
+	uint64_t low = 0, high = size; /* high: from there on it is a hole; low: not so from before it */
+
+	while (high - low >= VHD_SECTOR_BYTES) {
+		uint64_t mid = low + (high - low) / 2;
+		struct status_extent x;
+		size_t nr;
+		int ret = node_status(file, size - mid, mid, &x, 1, &nr, err);
+
+		if (ret != 0)
+			return ret;
+		if (x.kind != STATUS_DATA && x.bytes == size - mid)
+			high = mid;
+		else
+			low = x.kind == STATUS_DATA ? min_u64(mid + x.bytes, high) : mid;
+		if (low == mid)
+			low++;
+	}
+	*out = high;
+	return 0;
+}
+
+/* The last sector before *end that is not zeros, in f; *end becomes its end, or 0 where none is near. */
+static int last_sector(struct node *file, uint64_t *end, struct disk_vhd_footer *f, struct img_error *err)
+{
+	uint64_t stop = *end > LOST_BYTES_MAX ? *end - LOST_BYTES_MAX : 0;
+	uint8_t *buf = malloc(LOST_STEP_BYTES);
+	int ret = buf ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+
+	while (ret == 0 && *end > stop) {
+		uint64_t n = min_u64(*end - stop, LOST_STEP_BYTES), start = *end - n;
+
+		ret = node_pread(file, buf, n, start, 0, err);
+		while (ret == 0 && *end > start && is_zero(buf + (*end - start) - sizeof(*f), sizeof(*f)))
+			*end -= sizeof(*f);
+		if (ret == 0 && *end > start) {
+			memcpy(f, buf + (*end - start) - sizeof(*f), sizeof(*f));
+			free(buf);
+			return 0;
+		}
+	}
+	free(buf);
+	*end = 0;
+	return ret;
+}
+
+/*
+ * A file can be longer after a crash, and what was to stand in its new part be lost: then the footer that was stands
+ * before nothing but zeros. It is looked for there if the last sector is zeros; *found: f is one, and says that the
+ * disk ends where it begins.
+ */
+int vhd_find_lost_footer(struct node *file, struct disk_vhd_footer *f, bool *found, struct img_error *err)
+{
+	uint64_t size = node_size(file), end;
+	int ret;
+
+	*found = false;
+	if (size < 2 * sizeof(*f))
+		return 0;
+	ret = find_hole(file, size, &end, err);
+	if (ret != 0)
+		return ret;
+	end = min_u64(round_up(end, sizeof(*f)), round_down(size, sizeof(*f)));
+	ret = last_sector(file, &end, f, err);
+	*found = ret == 0 && end > 0 && judge(f) == VHD_GOOD && be32_get(f->type) == VHD_FIXED &&
+		 be64_get(f->current_bytes) == end - sizeof(*f);
+	return ret;
 }
 
 static bool is_dynamic(const struct disk_vhd_footer *f)
@@ -233,6 +312,7 @@ int vhd_footers_load(struct node *file, struct vhd_footers *out, struct img_erro
 {
 	struct disk_vhd_footer head = { 0 }, tail = { 0 };
 	uint64_t size = node_size(file);
+	bool lost = false;
 	int ret;
 
 	memset(out, 0, sizeof(*out));
@@ -242,7 +322,9 @@ int vhd_footers_load(struct node *file, struct vhd_footers *out, struct img_erro
 		ret = node_pread(file, &head, sizeof(head), 0, 0, err);
 		out->head = judge(&head);
 	}
-	if (ret == 0)
+	if (ret == 0 && out->head == VHD_ABSENT && out->tail == VHD_ABSENT)
+		ret = vhd_find_lost_footer(file, &out->f, &lost, err);
+	if (ret == 0 && !lost)
 		ret = choose(file, &head, &tail, out, err);
 	return ret == 0 ? check_footer(file, out, err) : ret;
 }

@@ -95,6 +95,9 @@ int vhd_open(struct node *n, const struct driver_open *args, struct img_error *e
 		ret = open_blocks(n, s, args, err);
 	if (ret == 0)
 		atomic_store(&s->disk_bytes, vhd_footer_size(&s->foot.f));
+	/* Growing a fixed disk was interrupted: the longer file is not recognised by others. */
+	if (ret == 0 && !s->bm && s->foot.tail == VHD_ABSENT && args->writable && !args->for_check)
+		ret = vhd_write_footers(s, n->file, vhd_footer_size(&s->foot.f), err);
 	if (ret != 0) {
 		blockmap_free(s->bm);
 		s->bm = NULL;
@@ -148,8 +151,12 @@ int vhd_write_footers(struct vhd_state *s, struct node *file, uint64_t end, stru
 	}
 	if (ret == 0)
 		ret = node_pwrite(file, &s->foot.f, sizeof(s->foot.f), end, 0, err);
-	if (ret == 0 && node_size(file) != end + sizeof(s->foot.f))
-		ret = node_resize(file, end + sizeof(s->foot.f), err);
+	/* The new end is there before the old one goes. */
+	if (ret == 0 && node_size(file) != end + sizeof(s->foot.f)) {
+		ret = node_flush(file, 0, err);
+		if (ret == 0)
+			ret = node_resize(file, end + sizeof(s->foot.f), err);
+	}
 	if (ret == 0)
 		ret = node_flush(file, 0, err);
 	if (ret != 0)

@@ -287,14 +287,33 @@ int vhd_content_end(struct vhd_state *s, uint64_t *out, struct img_error *err)
 	return 0;
 }
 
+/* Blocks that are no part of the disk any more: their room goes back to the host; the entries are cleared next. */
+static int give_up(struct node *n, uint64_t first, struct img_error *err)
+{
+	struct vhd_state *s = vhd_state(n);
+	const struct blockmap_shape *shape = blockmap_shape(s->bm);
+	uint64_t place = shape->prefix_bytes + shape->block_bytes;
+	struct blockmap_entry e;
+	int ret = 0;
+
+	for (uint64_t b = first; b < shape->nr_blocks && ret == 0; b++) {
+		ret = blockmap_get(s->bm, b, &e, err);
+		if (ret == 0 && e.state != BLOCKMAP_FREE && range_inside(e.off, place, blockmap_end(s->bm)))
+			ret = node_discard(n->file, place, e.off, 0, err);
+	}
+	return ret;
+}
+
 /* The footers say the new size: the rest is tidied up. */
 static int cut_dynamic(struct node *n, uint64_t size, struct img_error *err)
 {
 	struct vhd_state *s = vhd_state(n);
 	uint64_t blocks = blocks_of(s, size), end;
 	struct vhd_header h = s->head;
-	int ret = blockmap_clear(s->bm, blocks, s->head.max_entries - blocks, err);
+	int ret = give_up(n, blocks, err);
 
+	if (ret == 0)
+		ret = blockmap_clear(s->bm, blocks, s->head.max_entries - blocks, err);
 	if (ret == 0)
 		ret = blockmap_flush_stopped(s->bm, err);
 	if (ret == 0) {

@@ -2,6 +2,7 @@
 /* The VHD driver: what the core sees of the format. */
 #include <string.h>
 
+#include "is_zero.h"
 #include "vhd.h"
 
 static bool has_cookie(const uint8_t *p)
@@ -11,14 +12,20 @@ static bool has_cookie(const uint8_t *p)
 
 static int probe(const struct probe_data *d)
 {
+	struct disk_vhd_footer f;
+	bool found;
+
 	if (d->head_bytes >= 8 && has_cookie(d->head))
 		return 100;
 	/* A fixed disk shows it at its end alone. */
 	if (d->tail_bytes >= VHD_SECTOR_BYTES && has_cookie(d->tail + d->tail_bytes - VHD_SECTOR_BYTES))
 		return 100;
-	return d->tail_bytes >= VHD_OLD_FOOTER_BYTES && has_cookie(d->tail + d->tail_bytes - VHD_OLD_FOOTER_BYTES) ?
-		       100 :
-		       0;
+	if (d->tail_bytes >= VHD_OLD_FOOTER_BYTES && has_cookie(d->tail + d->tail_bytes - VHD_OLD_FOOTER_BYTES))
+		return 100;
+	/* One that was growing shows it before zeros. */
+	if (d->tail_bytes < VHD_SECTOR_BYTES || !is_zero(d->tail + d->tail_bytes - VHD_SECTOR_BYTES, VHD_SECTOR_BYTES))
+		return 0;
+	return vhd_find_lost_footer(d->file, &f, &found, NULL) == 0 && found ? 100 : 0;
 }
 
 static uint64_t size(const struct node *n)

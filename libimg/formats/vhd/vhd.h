@@ -49,6 +49,8 @@ struct vhd_footers {
  * head and tail are two images; IMG_E_UNSUPPORTED.
  */
 int vhd_footers_load(struct node *file, struct vhd_footers *out, struct img_error *err);
+/* See footer.c; for a file that shows none at either end. */
+int vhd_find_lost_footer(struct node *file, struct disk_vhd_footer *f, bool *found, struct img_error *err);
 enum vhd_type vhd_footer_type(const struct disk_vhd_footer *f);
 /* What the guest sees, and where that number comes from. */
 uint64_t vhd_footer_size(const struct disk_vhd_footer *f);
