@@ -11,12 +11,12 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
 /* Holds in every build: a broken promise of ours, as a crash is. */
-#define FUZZ_CHECK(condition)                                                           \
-	do {                                                                            \
-		if (!(condition)) {                                                     \
-			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-			abort();                                                        \
-		}                                                                       \
+#define FUZZ_CHECK(condition)                                                      \
+	do {                                                                       \
+		if (!(condition)) {                                                \
+			dprintf(2, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+			abort();                                                   \
+		}                                                                  \
 	} while (0)
 
 struct fuzz_input {

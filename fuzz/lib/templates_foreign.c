@@ -194,6 +194,64 @@ static void make_dmg(struct memfs *fs)
 	put(new_file(fs, 8192), 8192 - 512, "koly\0\0\0\4\0\0\2", 11);
 }
 
+static void put_be64(struct mem_content *content, uint64_t off, uint64_t value)
+{
+	struct be64 v = be64_of(value);
+
+	put(content, off, &v, sizeof(v));
+}
+
+/* Chunks of 64 KiB: one for the table, one for the second piece of the disk. */
+static void make_asif(struct memfs *fs)
+{
+	struct mem_content *c = new_file(fs, 192 << 10);
+
+	put(c, 0, "shdw\0\0\0\1\0\0\2\0", 12);
+	put_be64(c, 16, 512);
+	put_be64(c, 24, 1024);
+	put_be64(c, 48, 500);
+	put_be64(c, 56, 3 * 2048 * 128);
+	put(c, 64, "\0\1\0\0\2\0", 6);
+	put_be64(c, 512, 1);
+	put_be64(c, 1024, 2);
+	put_be64(c, 1032, 1);
+	put_be64(c, 65536 + 8, UINT64_C(1) << 62 | 2);
+	put(c, 131072, "data", 4);
+}
+
+/* Clusters of 512 bytes: a table, a plain one, one that is packed. */
+static void make_qcow_data(struct memfs *fs)
+{
+	static const uint8_t packed[] = { 0x63, 0x60, 0x18, 0x05, 0xa3, 0x60, 0x14, 0x0c, 0x3f, 0x00, 0x00 };
+	struct mem_content *c = new_file(fs, 4096);
+
+	put(c, 0, "QFI\xfb\0\0\0\1", 8);
+	put_be64(c, 24, 65536);
+	put(c, 32, "\x9\x6", 2);
+	put_be64(c, 40, 512);
+	put_be64(c, 512, 1024);
+	put_be64(c, 1024, 1536);
+	put_be64(c, 1032, UINT64_C(1) << 63 | (uint64_t)sizeof(packed) << 54 | 2048);
+	put(c, 1536, "data", 4);
+	put(c, 2048, packed, sizeof(packed));
+}
+
+static void make_qed_data(struct memfs *fs)
+{
+	struct mem_content *c = new_file(fs, 24576);
+
+	put(c, 0, "QED\0", 4);
+	put32(c, 4, 4096);
+	put32(c, 8, 2);
+	put32(c, 12, 1);
+	put64(c, 40, 4096);
+	put64(c, 48, 1 << 20);
+	put64(c, 4096, 12288);
+	put64(c, 12288, 20480);
+	put64(c, 12296, 1);
+	put(c, 20480, "data", 4);
+}
+
 static void make_disc(struct memfs *fs)
 {
 	struct mem_content *c = new_file(fs, 65536);
@@ -221,6 +279,7 @@ static const struct fuzz_recipe recipes[] = {
 	{ "vmdk-text", make_vmdk_text }, { "vmdk", make_vmdk }, { "vdi", make_vdi },   { "vhd", make_vhd },
 	{ "vhdx", make_vhdx },		 { "qed", make_qed },	{ "luks", make_luks }, { "luks2", make_luks2 },
 	{ "qcow", make_qcow },		 { "dmg", make_dmg },	{ "disc", make_disc }, { "parallels", make_parallels },
+	{ "asif", make_asif }, { "qcow-data", make_qcow_data }, { "qed-data", make_qed_data },
 };
 
 const struct fuzz_format fuzz_format_foreign = {

@@ -121,6 +121,7 @@ int bitmaps_step(struct ops *o, enum ops_kind kind, const uint32_t *r)
 	if (!o->bitmaps)
 		o->bitmaps = calloc(1, sizeof(*o->bitmaps));
 	FUZZ_CHECK(o->bitmaps != NULL);
+	o->m.has_bitmaps = true;
 	b = &o->bitmaps->b[nr];
 	if (kind == OPS_BITMAP_ADD)
 		return add(o, b, name_of(nr), r);

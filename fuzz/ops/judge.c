@@ -377,6 +377,7 @@ int settle_fault(struct ops *o)
 
 	m->failure[0] = '\0';
 	m->no_vm = false;
+	memfs_remove(&m->fs, "conv"); /* it was made, and could not be looked at */
 	if (usable && probe_handle(o, &poisoned) != 0)
 		return -1;
 	if (again)

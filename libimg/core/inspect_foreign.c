@@ -4,8 +4,7 @@
  * large they say they are. That is less than a verdict, so each is a finding by itself (unverified-format), which a
  * policy can allow. When a format gets a driver, its look moves there.
  *
- * Sources: docs/interop/qed_spec.txt and the header of qcow version 1 in QEMU's documentation; Virtual Hard Disk Image
- * Format Specification (2006); docs/interop/parallels.rst; bochs' hdimage.
+ * Sources: Virtual Hard Disk Image Format Specification (2006); docs/interop/parallels.rst.
  * format-spec/inspect.md says what is looked at.
  */
 #include <inttypes.h>
@@ -18,109 +17,12 @@
 #include "inspect.h"
 #include "is_zero.h"
 
-#define LAYER	       "inspect"
-#define NAME_MAX_BYTES 1023u
-
-static uint64_t be64_at(const uint8_t *p, size_t off)
-{
-	struct be64 v;
-
-	memcpy(&v, p + off, sizeof(v));
-	return be64_get(v);
-}
-
-static uint32_t be32_at(const uint8_t *p, size_t off)
-{
-	struct be32 v;
-
-	memcpy(&v, p + off, sizeof(v));
-	return be32_get(v);
-}
-
-static uint64_t le64_at(const uint8_t *p, size_t off)
-{
-	struct le64 v;
-
-	memcpy(&v, p + off, sizeof(v));
-	return le64_get(v);
-}
-
-static uint32_t le32_at(const uint8_t *p, size_t off)
-{
-	struct le32 v;
-
-	memcpy(&v, p + off, sizeof(v));
-	return le32_get(v);
-}
+#define LAYER "inspect"
 
 static void virtual_size(struct inspector *in, uint64_t bytes, uint64_t off)
 {
 	in->out->virtual_bytes = bytes;
 	inspect_limit(in, BUDGET_VIRTUAL, bytes, off);
-}
-
-/* A name of bytes at off, as header fields say it. */
-static int backing_name(struct inspector *in, struct node *file, uint64_t off, uint64_t bytes, struct img_error *err)
-{
-	uint8_t name[NAME_MAX_BYTES];
-	uint64_t there = min_u64(bytes, sizeof(name));
-	int ret = inspect_read(file, name, there, off, err);
-
-	if (ret == 0 && (bytes > sizeof(name) || !range_inside(off, bytes, node_size(file))))
-		inspect_found(in, INSPECT_TABLE_BOUNDS, off, "the name of the backing file has %" PRIu64 " bytes",
-			      bytes);
-	if (ret == 0)
-		inspect_reference(in, INSPECT_BACKING, name, (size_t)there, off, "a backing file");
-	return ret;
-}
-
-/* ---- qcow, version 1 --------------------------------------------------------------------------------------------- */
-
-static int qcow(struct inspector *in, struct node *file, struct img_error *err)
-{
-	uint8_t h[48];
-	int ret = inspect_read(file, h, sizeof(h), 0, err);
-
-	if (ret != 0)
-		return ret;
-	virtual_size(in, be64_at(h, 24), 24);
-	if (be32_at(h, 36) != 0)
-		inspect_found(in, INSPECT_ENCRYPTED, 36, "encryption method %" PRIu32, be32_at(h, 36));
-	if (h[32] < 9 || h[32] > 16 || h[33] < 6 || h[33] > 13)
-		inspect_found(in, INSPECT_BAD_HEADER, 32, "clusters of 2^%u bytes, tables of 2^%u entries", h[32],
-			      h[33]);
-	if (be64_at(h, 40) >= node_size(file))
-		inspect_found(in, INSPECT_TABLE_BOUNDS, 40, "the L1 table is at 0x%" PRIx64, be64_at(h, 40));
-	if (be64_at(h, 8) != 0 || be32_at(h, 16) != 0)
-		ret = backing_name(in, file, be64_at(h, 8), be32_at(h, 16), err);
-	return ret;
-}
-
-/* ---- QED --------------------------------------------------------------------------------------------------------- */
-
-#define QED_BACKING	1u
-#define QED_NEED_CHECK	2u
-#define QED_BACKING_RAW 4u
-
-static int qed(struct inspector *in, struct node *file, struct img_error *err)
-{
-	uint8_t h[64];
-	uint64_t features;
-	int ret = inspect_read(file, h, sizeof(h), 0, err);
-
-	if (ret != 0)
-		return ret;
-	features = le64_at(h, 16);
-	virtual_size(in, le64_at(h, 48), 48);
-	if (features & ~(uint64_t)(QED_BACKING | QED_NEED_CHECK | QED_BACKING_RAW))
-		inspect_found(in, INSPECT_UNKNOWN_FEATURE, 16, "features 0x%" PRIx64, features);
-	if (features & QED_NEED_CHECK)
-		inspect_found(in, INSPECT_DIRTY, 16, "the image has to be checked before it is used");
-	if (le64_at(h, 40) >= node_size(file))
-		inspect_found(in, INSPECT_TABLE_BOUNDS, 40, "the L1 table is at 0x%" PRIx64, le64_at(h, 40));
-	if ((features & QED_BACKING) || le32_at(h, 56) != 0 || le32_at(h, 60) != 0)
-		ret = backing_name(in, file, le32_at(h, 56), le32_at(h, 60), err);
-	return ret;
 }
 
 /* ---- VHD --------------------------------------------------------------------------------------------------------- */
@@ -240,16 +142,6 @@ static int parallels(struct inspector *in, struct node *file, struct img_error *
 	return 0;
 }
 
-static int bochs(struct inspector *in, struct node *file, struct img_error *err)
-{
-	uint8_t h[96];
-	int ret = inspect_read(file, h, sizeof(h), 0, err);
-
-	if (ret == 0 && memcmp(h + 32, "Redolog", 8) == 0 && memcmp(h + 48, "Growing", 8) != 0)
-		inspect_found(in, INSPECT_PARENT, 48, "a redo log over another image");
-	return ret;
-}
-
 static int luks(struct inspector *in, struct node *file, struct img_error *err)
 {
 	return inspect_luks(in, file, 0, node_size(file), err);
@@ -259,8 +151,8 @@ static const struct foreign {
 	const char *format;
 	int (*inspect)(struct inspector *in, struct node *file, struct img_error *err);
 } table[] = {
-	{ "bochs", bochs }, { "luks", luks }, { "parallels", parallels }, { "qcow", qcow },
-	{ "qed", qed },	    { "vhd", vhd },   { "vhdx", inspect_vhdx },	  { "vmdk", inspect_vmdk },
+	{ "luks", luks },	  { "parallels", parallels }, { "vhd", vhd },
+	{ "vhdx", inspect_vhdx }, { "vmdk", inspect_vmdk },
 };
 
 int inspect_foreign(struct inspector *in, const char *format, struct node *file, struct img_error *err)

@@ -61,19 +61,6 @@ static bool is_guid(const uint8_t *a, const uint8_t *b)
 	return memcmp(a, b, 16) == 0;
 }
 
-static uint32_t le32_at(const uint8_t *p, size_t off)
-{
-	struct le32 v;
-
-	memcpy(&v, p + off, sizeof(v));
-	return le32_get(v);
-}
-
-static uint32_t le16_at(const uint8_t *p, size_t off)
-{
-	return (uint32_t)(p[off] | p[off + 1] << 8);
-}
-
 static int headers(struct inspector *in, struct node *file, struct img_error *err)
 {
 	static const uint64_t place[2] = { HEADER_A, HEADER_B };

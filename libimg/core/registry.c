@@ -5,16 +5,24 @@
 #include "checked.h"
 #include "driver.h"
 
-extern const struct img_driver limg_driver, qcow2_driver, cloop_driver, dmg_driver, vdi_driver, raw_driver, file_driver;
+extern const struct img_driver limg_driver, qcow2_driver, vdi_driver, raw_driver, file_driver;
+extern const struct img_driver asif_driver, bochs_driver, cloop_driver, dmg_driver, qcow_driver, qed_driver;
 
+/* clang-format off */
 static const struct img_driver *const formats[] = {
 	&limg_driver,
 	&qcow2_driver,
+	&vdi_driver,
+	/* read only */
+	&asif_driver,
+	&bochs_driver,
 	&cloop_driver,
 	&dmg_driver,
-	&vdi_driver,
+	&qcow_driver,
+	&qed_driver,
 	&raw_driver, /* last: it recognises nothing */
 };
+/* clang-format on */
 
 const struct img_driver *registry_at(size_t i)
 {

@@ -7,6 +7,7 @@
 #define UTIL_DISK_INT_H
 
 #include <endian.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -53,5 +54,21 @@ DISK_INT(be, 64);
 DISK_INT_OPS(16)
 DISK_INT_OPS(32)
 DISK_INT_OPS(64)
+
+/* Of a buffer, at an offset in bytes: for fields that have no struct. */
+#define DISK_INT_AT(end, bits)                                                            \
+	static inline uint##bits##_t end##bits##_at(const uint8_t *buf, size_t off_bytes) \
+	{                                                                                 \
+		struct end##bits d;                                                       \
+		memcpy(&d, buf + off_bytes, sizeof d);                                    \
+		return end##bits##_get(d);                                                \
+	}
+
+DISK_INT_AT(le, 16)
+DISK_INT_AT(le, 32)
+DISK_INT_AT(le, 64)
+DISK_INT_AT(be, 16)
+DISK_INT_AT(be, 32)
+DISK_INT_AT(be, 64)
 
 #endif

@@ -83,12 +83,15 @@ int main(int argc, char **argv)
 {
 	struct img_open_options opts = { .struct_size = sizeof(opts), .flags = IMG_OPEN_WRITE };
 	struct img_error err = { 0 };
-	uint8_t *buf = malloc(BUF_BYTES);
 	uint64_t ops = 0;
+	uint8_t *buf;
 	struct img *img;
 	time_t end;
 
-	if (argc != 4 || !buf)
+	if (argc != 4)
+		return 2;
+	buf = malloc(BUF_BYTES);
+	if (!buf)
 		return 2;
 	rng = strtoull(argv[3], NULL, 0);
 	end = time(NULL) + atol(argv[2]);

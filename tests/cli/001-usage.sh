@@ -8,6 +8,7 @@ run imgtool create --no-such-option a.limg 1M
 run imgtool create -y a.limg 1M
 run imgtool create a.limg
 run imgtool create a.limg 12Q
+run imgtool create a.limg '5 '
 run imgtool create a.limg -5
 run imgtool create a.limg 1M too-many
 run imgtool create --force=yes a.limg 1M
@@ -31,7 +32,6 @@ run imgtool bench -c 10 --flush-interval 2 a
 run imgtool bench -s 0 a
 run imgtool checksum --algo md5 a
 run imgtool info ''
-run imgtool doctor --sandbox=require
 run imgtool create new@name 1M
 run imgtool create -h
 run imgtool help snapshot

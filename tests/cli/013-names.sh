@@ -16,6 +16,11 @@ imgtool info d@r/plain.raw | head -n 1
 run imgtool convert a d@r/x@y
 run imgtool convert ./a@b@ d@r/x@y@
 ls d@r
+run imgtool info @snap
+run imgtool info d@r/@
+run imgtool create -f raw @ 1M
+cp a @file
+imgtool info @file | head -n 1
 
 evil=$'e\e[31m\x07vil\xff\xe2\x80\xaetxt\\'
 truncate -s 512 "$evil"

@@ -103,3 +103,12 @@ imgvm status --pid "$machine" a.limg >/dev/null
 imgvm quit a.limg
 ends 8
 same "a.limg" "$(sha a.limg)" "$before"
+
+echo "# limits: of the image's own chain, whatever is put on top of it"
+imgtool create -b a.limg over.limg
+run imgvm run --limit depth=1 over.limg </dev/null
+run imgvm run --limit virtual-size=512K --transient over.limg </dev/null
+run imgvm run --limit depth over.limg </dev/null
+start --transient --scratch . --limit depth=2 --limit references=1 over.limg
+imgvm quit --pid "$machine" over.limg
+ends 8

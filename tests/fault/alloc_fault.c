@@ -15,12 +15,14 @@ static _Atomic bool fails_on;
 void *__real_malloc(size_t bytes);
 void *__real_calloc(size_t nr, size_t bytes);
 void *__real_realloc(void *p, size_t bytes);
+void *__real_reallocarray(void *p, size_t nr, size_t bytes);
 void *__real_aligned_alloc(size_t align, size_t bytes);
 int __real_posix_memalign(void **out, size_t align, size_t bytes);
 
 void *__wrap_malloc(size_t bytes);
 void *__wrap_calloc(size_t nr, size_t bytes);
 void *__wrap_realloc(void *p, size_t bytes);
+void *__wrap_reallocarray(void *p, size_t nr, size_t bytes);
 void *__wrap_aligned_alloc(size_t align, size_t bytes);
 int __wrap_posix_memalign(void **out, size_t align, size_t bytes);
 char *__wrap_strdup(const char *text);
@@ -71,6 +73,11 @@ void *__wrap_calloc(size_t nr, size_t bytes)
 void *__wrap_realloc(void *p, size_t bytes)
 {
 	return fails() ? NULL : __real_realloc(p, bytes);
+}
+
+void *__wrap_reallocarray(void *p, size_t nr, size_t bytes)
+{
+	return fails() ? NULL : __real_reallocarray(p, nr, bytes);
 }
 
 void *__wrap_aligned_alloc(size_t align, size_t bytes)

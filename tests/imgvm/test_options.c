@@ -71,7 +71,7 @@ static void test_defaults(void **state)
 	assert_string_equal(opts.serial, "-");
 	assert_null(opts.console);
 	assert_false(opts.input_to_console);
-	assert_int_equal(opts.sandbox, SANDBOX_AUTO);
+	assert_int_equal(opts.sandbox, CONFINE_AUTO);
 	assert_int_equal(opts.timeout_s, 0);
 	options_free(&opts);
 }
@@ -91,7 +91,7 @@ static void test_everything(void **state)
 	assert_true(opts.machine.allow_clone);
 	assert_int_equal(opts.timeout_s, 3);
 	assert_true(opts.no_reboot);
-	assert_int_equal(opts.sandbox, SANDBOX_REQUIRE);
+	assert_int_equal(opts.sandbox, CONFINE_REQUIRE);
 	assert_string_equal(opts.serial, "s");
 	assert_string_equal(opts.console, "c");
 	assert_string_equal(opts.debug_port, "d");

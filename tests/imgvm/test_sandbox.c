@@ -207,7 +207,7 @@ static int judge(long ret)
 
 static void confine(void)
 {
-	struct sandbox s = { .mode = SANDBOX_REQUIRE };
+	struct sandbox s = { .mode = CONFINE_REQUIRE };
 	struct img_error err = { .code = IMG_OK };
 
 	if (sandbox_close_files(&s, folder_fd, &err) != 0 || sandbox_close_calls(&s, NULL, &err) != 0 || !s.landlock ||
@@ -235,7 +235,7 @@ static void *other_thread(void *arg)
 static void attempt_in_thread(long (*attempt)(void))
 {
 	struct other_thread other = { .attempt = attempt };
-	struct sandbox s = { .mode = SANDBOX_REQUIRE };
+	struct sandbox s = { .mode = CONFINE_REQUIRE };
 	pthread_t thread;
 
 	sem_init(&other.go, 0, 0);
@@ -382,7 +382,7 @@ static void test_files_only(void **state)
 
 	(void)state;
 	if (pid == 0) {
-		struct sandbox s = { .mode = SANDBOX_REQUIRE };
+		struct sandbox s = { .mode = CONFINE_REQUIRE };
 		int pagemap;
 
 		NEED(sandbox_close_files(&s, folder_fd, NULL) == 0);
@@ -418,7 +418,7 @@ static void test_last_words(void **state)
 	assert_int_equal(pipe(ends), 0);
 	pid = fork();
 	if (pid == 0) {
-		struct sandbox s = { .mode = SANDBOX_REQUIRE };
+		struct sandbox s = { .mode = CONFINE_REQUIRE };
 
 		dup2(ends[1], STDERR_FILENO);
 		NEED(sandbox_close_calls(&s, rescue, NULL) == 0);
@@ -443,7 +443,7 @@ static void test_off(void **state)
 
 	(void)state;
 	if (pid == 0) {
-		struct sandbox s = { .mode = SANDBOX_OFF };
+		struct sandbox s = { .mode = CONFINE_OFF };
 
 		NEED(sandbox_close_files(&s, -1, NULL) == 0 && sandbox_close_calls(&s, NULL, NULL) == 0);
 		NEED(!s.landlock && !s.seccomp && judge(open_file()) == SUCCEEDED);
@@ -479,7 +479,7 @@ static void look_for_both(void)
 	int status;
 
 	if (pid == 0) {
-		struct sandbox s = { .mode = SANDBOX_REQUIRE };
+		struct sandbox s = { .mode = CONFINE_REQUIRE };
 		struct img_error err = { .code = IMG_OK };
 
 		if (sandbox_close_files(&s, -1, &err) != 0 || sandbox_close_calls(&s, NULL, &err) != 0) {

@@ -336,6 +336,37 @@ static void test_back_and_on(void **unused)
 	stop(&f);
 }
 
+/* KVM may name pages that nobody wrote: what they were mapped from goes with the snapshot that held it. */
+static void test_named_and_not_written(void **unused)
+{
+	static uint8_t junk[1 << 20];
+	struct img_error err = { 0 };
+	struct fixture f;
+
+	(void)unused;
+	start(&f, "named");
+	write_some(&f, 600);
+	snapshot(&f, "a", 0);
+	write_some(&f, 100);
+	assert_int_equal(img_snapshot_revert(f.img, "a", &err), 0);
+	if (saver_load(&f.saver, f.img, NULL, true, &err) != 0)
+		fail_msg("%s", err.msg);
+	memcpy(f.shadow, f.mem.base, RAM_BYTES);
+	for (uint64_t page = 0; page < NR_PAGES; page += 2)
+		mark(&f, page, false);
+	snapshot(&f, "b", 0);
+	expect(f.img, "b", f.shadow);
+	/* What only the first one held is free now, and written over. */
+	assert_int_equal(img_snapshot_delete(f.img, "a", &err), 0);
+	memset(junk, 0xa5, sizeof(junk));
+	for (unsigned i = 0; i < 8; i++) {
+		assert_int_equal(img_pwrite(f.img, junk, sizeof(junk), 0, 0, &err), 0);
+		assert_int_equal(img_flush(f.img, IMG_FLUSH_CHECKPOINT, &err), 0);
+	}
+	assert_memory_equal(f.mem.base, f.shadow, RAM_BYTES);
+	stop(&f);
+}
+
 /* Resumed from one image, saved into another: everything is written, also what was never touched. */
 static void test_into_another_image(void **unused)
 {
@@ -411,6 +442,7 @@ int main(void)
 		cmocka_unit_test(test_changes_while_saving),
 		cmocka_unit_test(test_after_a_failed_attempt),
 		cmocka_unit_test(test_back_and_on),
+		cmocka_unit_test(test_named_and_not_written),
 		cmocka_unit_test(test_into_another_image),
 		cmocka_unit_test(test_damage_is_found),
 	};

@@ -166,6 +166,7 @@ static void test_two_processors(void **unused)
 		if (i % 50 == 0)
 			usleep(1000);
 		assert_int_equal(peek(rig, AP_COUNTER), ap);
+		assert_int_equal(atomic_load(&rig->probe->last), last);
 		vm_resume(rig->vm);
 	}
 	vm_pause(rig->vm);

@@ -130,10 +130,11 @@ struct model {
 	char held_name[24];
 	unsigned snap_seq;
 	uint32_t block_bytes, unit_bytes;
-	bool no_parents; /* do not look at who is made on whom: one of a conversion's formats does not say */
-	bool leaks_ok;	 /* this is what a kill left */
-	bool no_vm;	 /* leave out the working machine state: only with a snapshot is it durable, and converted */
-	bool one_thread; /* where an operation would draw a number of them */
+	bool no_parents;  /* do not look at who is made on whom: one of a conversion's formats does not say */
+	bool leaks_ok;	  /* this is what a kill left */
+	bool no_vm;	  /* leave out the working machine state: only with a snapshot is it durable, and converted */
+	bool has_bitmaps; /* no resize to nothing */
+	bool one_thread;  /* where an operation would draw a number of them */
 	uint8_t *buf, *buf2; /* IO_BYTES each; made where the caller has none */
 	bool verbose;
 	uint64_t full_checks;

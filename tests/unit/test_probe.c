@@ -61,6 +61,18 @@ static void test_raw_is_not_guessed_for_writing(void **state)
 	assert_ok(try_open("a", "raw", IMG_OPEN_WRITE));
 }
 
+static bool has_driver(const char *format)
+{
+	const char *name;
+
+	for (size_t i = 0; (name = img_format_name(i)) != NULL; i++) {
+		if (strcmp(name, format) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* A magic is never taken for raw: without a driver it is refused, with one the rest of the image is missed. */
 static void test_foreign_formats(void **state)
 {
 	static const struct {
@@ -90,9 +102,14 @@ static void test_foreign_formats(void **state)
 		assert_ok(img_probe(in_dir("f"), &seen, ERR));
 		assert_string_equal(seen.format, table[i].format);
 		assert_int_equal(seen.nr_magics, 1);
-		assert_int_equal(try_open("f", NULL, 0), IMG_E_UNSUPPORTED);
-		assert_non_null(strstr(ERR->msg, table[i].format));
-		assert_int_equal(try_open("f", NULL, IMG_OPEN_WRITE), IMG_E_UNSUPPORTED);
+		if (has_driver(table[i].format)) {
+			assert_int_not_equal(try_open("f", NULL, 0), 0);
+			assert_int_not_equal(try_open("f", NULL, IMG_OPEN_WRITE), 0);
+		} else {
+			assert_int_equal(try_open("f", NULL, 0), IMG_E_UNSUPPORTED);
+			assert_non_null(strstr(ERR->msg, table[i].format));
+			assert_int_equal(try_open("f", NULL, IMG_OPEN_WRITE), IMG_E_UNSUPPORTED);
+		}
 		/* Who says that it is raw gets it. */
 		assert_ok(try_open("f", "raw", 0));
 		assert_ok(try_open("f", "raw", IMG_OPEN_WRITE));

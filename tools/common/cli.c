@@ -144,7 +144,7 @@ static bool size_unit(const char *suffix, uint64_t *unit)
 	if (suffix[0] == '\0' || strcmp(suffix, "B") == 0)
 		return true;
 	at = strchr(units, suffix[0] & ~0x20);
-	if (!at)
+	if (!at || *at == '\0') /* a space without its bit is the end of units */
 		return false;
 	*unit = UINT64_C(1) << (10 * (at - units + 1));
 	return suffix[1] == '\0' || strcmp(suffix + 1, "iB") == 0;
@@ -232,28 +232,46 @@ static int set_number(const struct cli_verb *verb, const struct cli_option *opti
 	return EXIT_DONE;
 }
 
+static int set_choice(const struct cli_verb *verb, const struct cli_option *option, const char *value, const char **out)
+{
+	*out = choose(option->metavar, value, strlen(value));
+	if (!*out)
+		return cli_usage_error(verb, "--%s: '%s' is not one of %s", option->name, value, option->metavar);
+	return EXIT_DONE;
+}
+
+static bool takes_value(const struct cli_option *option)
+{
+	return option->kind != OPTION_FLAG && option->kind != OPTION_WORD;
+}
+
+/* An option that takes_value(). */
 static int set_option(const struct cli_verb *verb, const struct cli_option *option, const char *value, void *args)
 {
 	void *at = (char *)args + option->offset;
 
 	switch (option->kind) {
-	case OPTION_FLAG: *(bool *)at = true; return EXIT_DONE;
-	case OPTION_TEXT: *(const char **)at = value; return EXIT_DONE;
 	case OPTION_LIST: return append_list(at, value);
 	case OPTION_EACH: return append_each(verb, option, value, at);
 	case OPTION_SIZE:
 	case OPTION_NUMBER: return set_number(verb, option, value, at);
-	case OPTION_WORD:
-		if (!value) {
-			*(const char **)at = option->metavar;
-			return EXIT_DONE;
-		}
-		break;
-	case OPTION_CHOICE: break;
+	case OPTION_CHOICE: return set_choice(verb, option, value, at);
+	case OPTION_TEXT:
+	default: *(const char **)at = value; return EXIT_DONE;
 	}
-	*(const char **)at = choose(option->metavar, value, strlen(value));
-	if (!*(const char **)at)
-		return cli_usage_error(verb, "--%s: '%s' is not one of %s", option->name, value, option->metavar);
+}
+
+/* One that does not; a word may have one behind a '=' all the same (value, or NULL). */
+static int set_bare(const struct cli_verb *verb, const struct cli_option *option, const char *value, void *args)
+{
+	void *at = (char *)args + option->offset;
+
+	if (option->kind == OPTION_FLAG)
+		*(bool *)at = true;
+	else if (value)
+		return set_choice(verb, option, value, at);
+	else
+		*(const char **)at = option->metavar;
 	return EXIT_DONE;
 }
 
@@ -303,22 +321,18 @@ struct parser {
 	bool help;
 };
 
-static bool takes_value(const struct cli_option *option)
-{
-	return option->kind != OPTION_FLAG && option->kind != OPTION_WORD;
-}
-
 static int apply(struct parser *p, const struct cli_option *option, const char *value)
 {
 	if (option->offset == SIZE_MAX) {
 		p->help = true;
 		return EXIT_DONE;
 	}
-	if (takes_value(option) && !value) {
-		if (p->at + 1 >= p->argc)
-			return cli_usage_error(p->verb, "--%s needs a value (%s)", option->name, option->metavar);
+	if (!takes_value(option))
+		return set_bare(p->verb, option, value, p->args);
+	if (!value && p->at + 1 < p->argc)
 		value = p->argv[++p->at];
-	}
+	if (!value)
+		return cli_usage_error(p->verb, "--%s needs a value (%s)", option->name, option->metavar);
 	return set_option(p->verb, option, value, p->args);
 }
 

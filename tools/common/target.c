@@ -40,6 +40,12 @@ static int fill(struct target *target, const char *path, size_t path_bytes, cons
 	return cli_fail_errno(NULL, "file name");
 }
 
+/* Is there nothing between the folder and the '@'? */
+static bool names_no_file(const char *operand, const char *at)
+{
+	return at && at == last_component(operand);
+}
+
 int target_parse(struct target *target, const struct cli_verb *verb, const char *operand, const char *snapshot,
 		 const char *folder_of)
 {
@@ -51,11 +57,13 @@ int target_parse(struct target *target, const struct cli_verb *verb, const char 
 		return cli_usage_error(verb, "a file name is empty");
 	if (snapshot)
 		return fill(target, operand, strlen(operand), snapshot);
+	if (names_no_file(operand, at) && (at[1] == '\0' || !exists(operand, strlen(operand), folder_of)))
+		return cli_usage_error(verb, "'%s' names no file before the '@'", operand);
 	if (!at || at[1] == '\0')
 		return fill(target, operand, path_bytes, NULL);
 	if (!exists(operand, strlen(operand), folder_of))
 		return fill(target, operand, path_bytes, at + 1);
-	if (exists(operand, path_bytes, folder_of))
+	if (!names_no_file(operand, at) && exists(operand, path_bytes, folder_of))
 		return cli_usage_error(verb,
 				       "'%s' may be that file or a snapshot of '%.*s': write %s@ for the file, or %s",
 				       operand, (int)path_bytes, operand, operand,
@@ -79,7 +87,7 @@ int target_parse_snapshot(struct target *target, const struct cli_verb *verb, co
 	const char *at = strrchr(last_component(operand), '@');
 
 	memset(target, 0, sizeof(*target));
-	if (!at || at == last_component(operand) || at[1] == '\0')
+	if (!at || names_no_file(operand, at) || at[1] == '\0')
 		return cli_usage_error(verb, "'%s' names no snapshot: write FILE@NAME", operand);
 	return fill(target, operand, (size_t)(at - operand), at + 1);
 }
@@ -94,6 +102,8 @@ int target_parse_new(struct target *target, const struct cli_verb *verb, const c
 	if (at && at[1] != '\0')
 		return cli_usage_error(verb, "'%s' is a snapshot's name: write %s@ for a file of that name", operand,
 				       operand);
+	if (names_no_file(operand, at))
+		return cli_usage_error(verb, "'%s' names no file before the '@'", operand);
 	return fill(target, operand, at ? (size_t)(at - operand) : strlen(operand), NULL);
 }
 

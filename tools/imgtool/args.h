@@ -26,6 +26,7 @@ enum common_options {
 	WITH_PROGRESS = 1u << 1,  /* -p, --progress */
 	WITH_JSON = 1u << 2,	  /* --json */
 	NO_FORCE_SHARE = 1u << 3, /* the verb writes: -U is a usage error */
+	WRITES_PARENT = 1u << 4,  /* no option: the verb writes what its image names as its parent (opened_begin()) */
 };
 
 #endif

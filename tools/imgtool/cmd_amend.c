@@ -20,27 +20,18 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 {
 	const struct amend_args *args = verb_args;
 	struct img_error err = { .code = IMG_OK };
-	struct target target;
-	struct img *img;
+	struct opened o;
 	int status;
 
 	(void)nr_operands;
 	if (!args->options)
 		return cli_usage_error(verb, "nothing to change: -o is missing");
-	status = target_parse_image(&target, verb, operands[0]);
+	/* A parent is looked at only for a new size: it may be longer than the disk was. */
+	status = opened_begin(&o, verb, &args->common, operands[0],
+			      IMG_OPEN_WRITE | (strstr(args->options, "size=") ? 0u : (unsigned)IMG_OPEN_NO_BACKING));
 	if (status != EXIT_DONE)
 		return status;
-	/* A parent is looked at only for a new size: it may be longer than the disk was. */
-	status = open_image(&target, &args->common,
-			    IMG_OPEN_WRITE | (strstr(args->options, "size=") ? 0u : (unsigned)IMG_OPEN_NO_BACKING),
-			    &img);
-	if (status == EXIT_DONE) {
-		if (img_amend(img, args->options, &err) != 0)
-			status = cli_fail(target.path, &err);
-		status = close_image(img, &target, status);
-	}
-	target_free(&target);
-	return status;
+	return opened_done(&o, img_amend(o.img, args->options, &err), &err);
 }
 
 const struct cli_verb verb_amend = {

@@ -230,7 +230,7 @@ static uint64_t or_default(const struct size_arg *arg, uint64_t value)
 	return arg->given ? arg->value : value;
 }
 
-static int bench(const struct cli_verb *verb, const struct bench_args *args, const struct target *target)
+static int bench(const struct cli_verb *verb, const struct bench_args *args, const struct opened *o)
 {
 	unsigned depth = (unsigned)or_default(&args->depth, 1);
 	struct bench b = {
@@ -241,42 +241,35 @@ static int bench(const struct cli_verb *verb, const struct bench_args *args, con
 		.seed = or_default(&args->seed, 1),
 		.flush_interval = args->flush_interval.value,
 		.offset = args->offset.value,
+		.img = o->img,
 		.lock = PTHREAD_MUTEX_INITIALIZER,
 	};
-	int status = open_image(target, &args->common, args->write ? IMG_OPEN_WRITE : 0, &b.img);
+	int status;
 
-	if (status != EXIT_DONE)
-		return status;
 	b.step = or_default(&args->step, b.size);
-	if (b.size > img_size(b.img) || b.offset > img_size(b.img) - b.size) {
-		status = cli_usage_error(verb, "the image has %" PRIu64 " bytes: too few for one request",
-					 img_size(b.img));
-		return close_image(b.img, target, status);
-	}
+	if (b.size > img_size(b.img) || b.offset > img_size(b.img) - b.size)
+		return cli_usage_error(verb, "the image has %" PRIu64 " bytes: too few for one request",
+				       img_size(b.img));
 	b.latency_ns = calloc((size_t)b.count, sizeof(*b.latency_ns));
-	status = b.latency_ns ? run_threads(&b, depth, target) : cli_fail_errno(target->path, "latencies");
+	status = b.latency_ns ? run_threads(&b, depth, &o->target) : cli_fail_errno(o->target.path, "latencies");
 	if (status == EXIT_DONE)
 		status = report(&b, args, depth);
 	free(b.latency_ns);
-	return close_image(b.img, target, status);
+	return status;
 }
 
 static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
 	const struct bench_args *args = verb_args;
-	struct target target;
+	struct opened o;
 	int status = check_args(verb, args);
 
 	(void)nr_operands;
+	if (status == EXIT_DONE)
+		status = opened_begin(&o, verb, &args->common, operands[0], args->write ? IMG_OPEN_WRITE : 0);
 	if (status != EXIT_DONE)
 		return status;
-	status = args->write ? target_parse_image(&target, verb, operands[0]) :
-			       target_parse(&target, verb, operands[0], args->common.snapshot, NULL);
-	if (status == EXIT_DONE) {
-		status = bench(verb, args, &target);
-		target_free(&target);
-	}
-	return status;
+	return opened_end(&o, bench(verb, args, &o));
 }
 
 const struct cli_verb verb_bench = {

@@ -6,32 +6,13 @@
 #include <stdlib.h>
 
 #include "bitmaps.h"
+#include "confined.h"
 #include "open.h"
 #include "output.h"
 #include "verbs.h"
 
-/* Opens FILE for a change. Returns an exit status; on EXIT_DONE finish() follows. */
-static int begin(const struct cli_verb *verb, const struct common_args *common, const char *operand,
-		 struct target *target, struct img **img)
-{
-	int status = target_parse_image(target, verb, operand);
-
-	if (status != EXIT_DONE)
-		return status;
-	status = open_image(target, common, IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING, img);
-	if (status != EXIT_DONE)
-		target_free(target);
-	return status;
-}
-
-static int finish(struct target *target, struct img *img, int code, const struct img_error *err)
-{
-	int status = code == 0 ? EXIT_DONE : cli_fail(target->path, err);
-
-	status = close_image(img, target, status);
-	target_free(target);
-	return status;
-}
+/* Who changes bitmaps writes the image alone. */
+#define CHANGE_FLAGS (IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING)
 
 /* ---- add --------------------------------------------------------------------------------------------------------- */
 
@@ -53,20 +34,19 @@ static int run_add(const struct cli_verb *verb, void *verb_args, char **operands
 {
 	const struct add_args *args = verb_args;
 	struct img_error err = { .code = IMG_OK };
-	struct target target;
-	struct img *img;
+	struct opened o;
 	int status;
 
 	(void)nr_operands;
 	if (args->granularity.given && args->granularity.value == 0)
 		return cli_usage_error(verb, "-g: a bit stands for at least 512 bytes");
-	status = begin(verb, &args->common, operands[0], &target, &img);
+	status = opened_begin(&o, verb, &args->common, operands[0], CHANGE_FLAGS);
 	if (status != EXIT_DONE)
 		return status;
-	return finish(&target, img,
-		      img_bitmap_add(img, operands[1], args->granularity.value,
-				     args->disabled ? IMG_BITMAP_ADD_DISABLED : 0, &err),
-		      &err);
+	return opened_done(&o,
+			   img_bitmap_add(o.img, operands[1], args->granularity.value,
+					  args->disabled ? IMG_BITMAP_ADD_DISABLED : 0, &err),
+			   &err);
 }
 
 const struct cli_verb verb_bitmap_add = {
@@ -91,87 +71,36 @@ static int change(const struct cli_verb *verb, const struct common_args *common,
 		  int (*call)(struct img *img, const char *name, struct img_error *err))
 {
 	struct img_error err = { .code = IMG_OK };
-	struct target target;
-	struct img *img;
-	int status = begin(verb, common, operands[0], &target, &img);
+	struct opened o;
+	int status = opened_begin(&o, verb, common, operands[0], CHANGE_FLAGS);
 
-	if (status != EXIT_DONE)
-		return status;
-	return finish(&target, img, call(img, operands[1], &err), &err);
+	return status == EXIT_DONE ? opened_done(&o, call(o.img, operands[1], &err), &err) : status;
 }
 
-static int run_remove(const struct cli_verb *verb, void *args, char **operands, unsigned nr_operands)
-{
-	(void)nr_operands;
-	return change(verb, args, operands, img_bitmap_remove);
-}
+/* A verb of FILE NAME that is one call of the library. */
+#define CHANGE_VERB(word, what, more)                                                                         \
+	static int run_##word(const struct cli_verb *verb, void *args, char **operands, unsigned nr_operands) \
+	{                                                                                                     \
+		(void)nr_operands;                                                                            \
+		return change(verb, args, operands, img_bitmap_##word);                                       \
+	}                                                                                                     \
+	const struct cli_verb verb_bitmap_##word = {                                                          \
+		.name = "bitmap " #word,                                                                      \
+		.operands = "FILE NAME",                                                                      \
+		.summary = (what),                                                                            \
+		.details = (more),                                                                            \
+		.example = PROGRAM " bitmap " #word " debian.qcow2 since-monday",                             \
+		.min_operands = 2,                                                                            \
+		.max_operands = 2,                                                                            \
+		.common = NO_FORCE_SHARE,                                                                     \
+		.args_bytes = sizeof(struct common_args),                                                     \
+		.run = run_##word,                                                                            \
+	}
 
-static int run_enable(const struct cli_verb *verb, void *args, char **operands, unsigned nr_operands)
-{
-	(void)nr_operands;
-	return change(verb, args, operands, img_bitmap_enable);
-}
-
-static int run_disable(const struct cli_verb *verb, void *args, char **operands, unsigned nr_operands)
-{
-	(void)nr_operands;
-	return change(verb, args, operands, img_bitmap_disable);
-}
-
-static int run_clear(const struct cli_verb *verb, void *args, char **operands, unsigned nr_operands)
-{
-	(void)nr_operands;
-	return change(verb, args, operands, img_bitmap_clear);
-}
-
-const struct cli_verb verb_bitmap_remove = {
-	.name = "bitmap remove",
-	.operands = "FILE NAME",
-	.summary = "Forgets a bitmap",
-	.example = PROGRAM " bitmap remove debian.qcow2 since-monday",
-	.min_operands = 2,
-	.max_operands = 2,
-	.common = NO_FORCE_SHARE,
-	.args_bytes = sizeof(struct common_args),
-	.run = run_remove,
-};
-
-const struct cli_verb verb_bitmap_enable = {
-	.name = "bitmap enable",
-	.operands = "FILE NAME",
-	.summary = "Makes a bitmap record changes again",
-	.details = "What was changed while it was disabled is not in it.",
-	.example = PROGRAM " bitmap enable debian.qcow2 since-monday",
-	.min_operands = 2,
-	.max_operands = 2,
-	.common = NO_FORCE_SHARE,
-	.args_bytes = sizeof(struct common_args),
-	.run = run_enable,
-};
-
-const struct cli_verb verb_bitmap_disable = {
-	.name = "bitmap disable",
-	.operands = "FILE NAME",
-	.summary = "Makes a bitmap stay as it is",
-	.example = PROGRAM " bitmap disable debian.qcow2 since-monday",
-	.min_operands = 2,
-	.max_operands = 2,
-	.common = NO_FORCE_SHARE,
-	.args_bytes = sizeof(struct common_args),
-	.run = run_disable,
-};
-
-const struct cli_verb verb_bitmap_clear = {
-	.name = "bitmap clear",
-	.operands = "FILE NAME",
-	.summary = "Makes a bitmap say that nothing was changed",
-	.example = PROGRAM " bitmap clear debian.qcow2 since-monday",
-	.min_operands = 2,
-	.max_operands = 2,
-	.common = NO_FORCE_SHARE,
-	.args_bytes = sizeof(struct common_args),
-	.run = run_clear,
-};
+CHANGE_VERB(remove, "Forgets a bitmap", NULL);
+CHANGE_VERB(enable, "Makes a bitmap record changes again", "What was changed while it was disabled is not in it.");
+CHANGE_VERB(disable, "Makes a bitmap stay as it is", NULL);
+CHANGE_VERB(clear, "Makes a bitmap say that nothing was changed", NULL);
 
 /* ---- merge ------------------------------------------------------------------------------------------------------- */
 
@@ -185,32 +114,37 @@ static const struct cli_option merge_options[] = {
 	  offsetof(struct merge_args, from) },
 };
 
+static int confine(const struct merge_args *args, const struct target *target, const struct target *from)
+{
+	const struct img_grant names[] = { { target->path, IMG_GRANT_WRITE }, { from->path, IMG_GRANT_READ } };
+
+	return confined_begin(&args->common, names, from->path ? 2 : 1, 0);
+}
+
 static int run_merge(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
 	const struct merge_args *args = verb_args;
 	const struct common_args other = { .allow_refs = args->common.allow_refs, .quiet = args->common.quiet };
 	struct img_error err = { .code = IMG_OK };
-	struct target target, from = { NULL, NULL };
-	struct img *img, *src = NULL;
-	int code, status = begin(verb, &args->common, operands[0], &target, &img);
+	struct opened o = { .img = NULL };
+	struct target from = { NULL, NULL };
+	struct img *src = NULL;
+	int status = target_parse_image(&o.target, verb, operands[0]);
 
 	(void)nr_operands;
-	if (status != EXIT_DONE)
-		return status;
-	if (args->from)
+	if (args->from && status == EXIT_DONE)
 		status = target_parse_image(&from, verb, args->from);
+	if (status == EXIT_DONE)
+		status = confine(args, &o.target, &from);
+	if (status == EXIT_DONE)
+		status = open_image(&o.target, &args->common, CHANGE_FLAGS, &o.img);
 	if (args->from && status == EXIT_DONE)
 		status = open_image(&from, &other, IMG_OPEN_NO_BACKING, &src);
-	if (status == EXIT_DONE) {
-		code = img_bitmap_merge(img, operands[1], src, operands[2], &err);
-		if (code != 0)
-			status = cli_fail(target.path, &err);
-	}
+	if (status == EXIT_DONE && img_bitmap_merge(o.img, operands[1], src, operands[2], &err) != 0)
+		status = cli_fail(o.target.path, &err);
 	status = close_image(src, &from, status);
-	status = close_image(img, &target, status);
 	target_free(&from);
-	target_free(&target);
-	return status;
+	return opened_end(&o, status);
 }
 
 const struct cli_verb verb_bitmap_merge = {
@@ -235,25 +169,19 @@ static int run_list(const struct cli_verb *verb, void *verb_args, char **operand
 {
 	const struct common_args *args = verb_args;
 	struct bitmap_list list = { NULL, 0 };
-	struct target target;
-	struct img *img;
-	int status = target_parse_image(&target, verb, operands[0]);
+	struct opened o;
+	int status = opened_begin(&o, verb, args, operands[0], IMG_OPEN_NO_BACKING);
 
 	(void)nr_operands;
 	if (status != EXIT_DONE)
 		return status;
-	status = open_image(&target, args, IMG_OPEN_NO_BACKING, &img);
-	if (status == EXIT_DONE) {
-		status = bitmaps_load(&list, img);
-		if (status == EXIT_DONE && args->json)
-			status = output_json(json_pack("{s:o}", "bitmaps", bitmaps_json(&list)));
-		else if (status == EXIT_DONE && list.nr)
-			bitmaps_print(&list);
-		bitmaps_free(&list);
-		status = close_image(img, &target, status);
-	}
-	target_free(&target);
-	return status;
+	status = bitmaps_load(&list, o.img);
+	if (status == EXIT_DONE && args->json)
+		status = output_json(json_pack("{s:o}", "bitmaps", bitmaps_json(&list)));
+	else if (status == EXIT_DONE && list.nr)
+		bitmaps_print(&list);
+	bitmaps_free(&list);
+	return opened_end(&o, status);
 }
 
 const struct cli_verb verb_bitmap_list = {

@@ -9,41 +9,28 @@
 #include "progress.h"
 #include "verbs.h"
 
-static int outcome(struct progress *progress, const struct target *target, struct img *img, int code,
-		   const struct img_error *err)
+static int finish(struct progress *progress, struct opened *o, int code, const struct img_error *err)
 {
 	progress_end(progress, code == 0);
-	return close_image(img, target, code == 0 ? EXIT_DONE : cli_fail(target->path, err));
+	return opened_done(o, code, err);
 }
 
 /* ---- commit ------------------------------------------------------------------------------------------------------ */
 
-static int commit(const struct cli_verb *verb, const struct common_args *common, const struct target *target)
+static int run_commit(const struct cli_verb *verb, void *args, char **operands, unsigned nr_operands)
 {
 	struct img_copy_options copy = { .struct_size = sizeof(copy) };
 	struct img_error err = { .code = IMG_OK };
 	struct progress progress;
-	struct img *img;
+	struct opened o;
 	/* the library opens the parent as commit needs it: after an interrupted one it matches no pin */
-	int status = open_image(target, common, IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING, &img);
-
-	if (status != EXIT_DONE)
-		return status;
-	copy.progress = progress_begin(&progress, verb, common);
-	return outcome(&progress, target, img, img_commit(img, &copy, &err), &err);
-}
-
-static int run_commit(const struct cli_verb *verb, void *args, char **operands, unsigned nr_operands)
-{
-	struct target target;
-	int status = target_parse_image(&target, verb, operands[0]);
+	int status = opened_begin(&o, verb, args, operands[0], IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING);
 
 	(void)nr_operands;
-	if (status == EXIT_DONE) {
-		status = commit(verb, args, &target);
-		target_free(&target);
-	}
-	return status;
+	if (status != EXIT_DONE)
+		return status;
+	copy.progress = progress_begin(&progress, verb, args);
+	return finish(&progress, &o, img_commit(o.img, &copy, &err), &err);
 }
 
 const struct cli_verb verb_commit = {
@@ -57,7 +44,7 @@ const struct cli_verb verb_commit = {
 	.example = PROGRAM " commit web1.limg",
 	.min_operands = 1,
 	.max_operands = 1,
-	.common = NO_FORCE_SHARE | WITH_PROGRESS,
+	.common = NO_FORCE_SHARE | WITH_PROGRESS | WRITES_PARENT,
 	.args_bytes = sizeof(struct common_args),
 	.run = run_commit,
 };
@@ -99,12 +86,14 @@ static int rebase(const struct cli_verb *verb, const struct rebase_args *args, c
 	struct img *img;
 	/* the old parent may be gone, or no longer what it was: --unsafe does not look at it */
 	unsigned flags = IMG_OPEN_WRITE | (args->unsafe ? IMG_OPEN_NO_BACKING : 0u);
-	int status = open_image(target, &args->common, flags, &img);
+	int code, status = open_image(target, &args->common, flags, &img);
 
 	if (status != EXIT_DONE)
 		return status;
 	rebase.progress = progress_begin(&progress, verb, &args->common);
-	return outcome(&progress, target, img, img_rebase(img, &rebase, &err), &err);
+	code = img_rebase(img, &rebase, &err);
+	progress_end(&progress, code == 0);
+	return close_image(img, target, code == 0 ? EXIT_DONE : cli_fail(target->path, &err));
 }
 
 static int run_rebase(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
@@ -146,31 +135,19 @@ const struct cli_verb verb_rebase = {
 
 /* ---- flatten ----------------------------------------------------------------------------------------------------- */
 
-static int flatten(const struct cli_verb *verb, const struct common_args *common, const struct target *target)
+static int run_flatten(const struct cli_verb *verb, void *args, char **operands, unsigned nr_operands)
 {
 	struct img_error err = { .code = IMG_OK };
 	struct img_progress callback;
 	struct progress progress;
-	struct img *img;
-	int status = open_image(target, common, IMG_OPEN_WRITE, &img);
-
-	if (status != EXIT_DONE)
-		return status;
-	callback = progress_begin(&progress, verb, common);
-	return outcome(&progress, target, img, img_flatten(img, &callback, &err), &err);
-}
-
-static int run_flatten(const struct cli_verb *verb, void *args, char **operands, unsigned nr_operands)
-{
-	struct target target;
-	int status = target_parse_image(&target, verb, operands[0]);
+	struct opened o;
+	int status = opened_begin(&o, verb, args, operands[0], IMG_OPEN_WRITE);
 
 	(void)nr_operands;
-	if (status == EXIT_DONE) {
-		status = flatten(verb, args, &target);
-		target_free(&target);
-	}
-	return status;
+	if (status != EXIT_DONE)
+		return status;
+	callback = progress_begin(&progress, verb, args);
+	return finish(&progress, &o, img_flatten(o.img, &callback, &err), &err);
 }
 
 const struct cli_verb verb_flatten = {

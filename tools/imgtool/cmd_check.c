@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "confined.h"
 #include "limit_args.h"
 #include "open.h"
 #include "output.h"
@@ -163,12 +164,17 @@ static int check(const struct cli_verb *verb, const struct check_args *args, str
 		.refs = open_refs(&args->common),
 	};
 	unsigned flags = (args->repair ? IMG_CHECK_REPAIR : 0u) | (args->metadata ? IMG_CHECK_METADATA : 0u);
+	const struct img_grant name = { report->target->path, args->repair ? IMG_GRANT_WRITE : IMG_GRANT_READ };
 	struct img_check_result result = { 0 };
 	struct img_error err = { .code = IMG_OK };
-	struct img_progress progress = progress_begin(&report->progress, verb, &args->common);
-	int ret;
+	int ret = confined_begin(&args->common, &name, 1, args->repair ? 0 : CONFINED_NO_REFS);
+	struct img_progress progress;
 
+	if (ret != EXIT_DONE)
+		return ret;
+	open.host = confined_host();
 	limits_apply(&limits, &open);
+	progress = progress_begin(&report->progress, verb, &args->common);
 	ret = img_check_file(report->target->path, &open, flags, add_finding, report, &progress, &result, &err);
 
 	progress_end(&report->progress, ret == 0);

@@ -1,9 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* imgtool checksum: a digest of what the guest sees. */
+#include <dlfcn.h>
+#include <openssl/opensslv.h>
+
 #include "open.h"
 #include "output.h"
 #include "progress.h"
 #include "verbs.h"
+
+#define TEXT_OF(x) #x
+#define TEXT(x)	   TEXT_OF(x)
 
 struct checksum_args {
 	struct common_args common;
@@ -32,8 +38,9 @@ static int print(const struct checksum_args *args, const struct target *target, 
 	return EXIT_DONE;
 }
 
-static int checksum(const struct cli_verb *verb, const struct checksum_args *args, const struct target *target)
+static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
+	const struct checksum_args *args = verb_args;
 	bool xxh = cli_is(args->algo, "xxh128");
 	struct img_error err = { .code = IMG_OK };
 	struct img_progress callback;
@@ -41,34 +48,27 @@ static int checksum(const struct cli_verb *verb, const struct checksum_args *arg
 	char hex[HEX_TEXT_BYTES];
 	uint8_t digest[32];
 	size_t bytes;
-	struct img *img;
-	int status = open_image(target, &args->common, 0, &img);
+	struct opened o;
+	int status;
 
+	(void)nr_operands;
+	/* The library asks for it later, when no file can be opened: from then on it is there. Without: its error says
+	 * so. */
+	if (!xxh)
+		(void)dlopen("libcrypto.so." TEXT(OPENSSL_SHLIB_VERSION), RTLD_NOW | RTLD_LOCAL);
+	status = opened_begin(&o, verb, &args->common, operands[0], 0);
 	if (status != EXIT_DONE)
 		return status;
 	callback = progress_begin(&progress, verb, &args->common);
-	if (img_checksum(img, xxh ? IMG_DIGEST_XXH128 : IMG_DIGEST_SHA256, &callback, digest, &bytes, &err) != 0) {
+	if (img_checksum(o.img, xxh ? IMG_DIGEST_XXH128 : IMG_DIGEST_SHA256, &callback, digest, &bytes, &err) != 0) {
 		progress_end(&progress, false);
-		status = cli_fail(target->path, &err);
+		status = cli_fail(o.target.path, &err);
 	} else {
 		progress_end(&progress, true);
-		status = print(args, target, xxh ? "xxh128" : "sha256", output_hex(digest, bytes, hex), img_size(img));
+		status = print(args, &o.target, xxh ? "xxh128" : "sha256", output_hex(digest, bytes, hex),
+			       img_size(o.img));
 	}
-	return close_image(img, target, status);
-}
-
-static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
-{
-	const struct checksum_args *args = verb_args;
-	struct target target;
-	int status = target_parse(&target, verb, operands[0], args->common.snapshot, NULL);
-
-	(void)nr_operands;
-	if (status == EXIT_DONE) {
-		status = checksum(verb, args, &target);
-		target_free(&target);
-	}
-	return status;
+	return opened_end(&o, status);
 }
 
 const struct cli_verb verb_checksum = {

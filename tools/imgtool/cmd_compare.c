@@ -2,6 +2,7 @@
 /* imgtool compare: do two images read the same? What one is longer by must be zeros. */
 #include <inttypes.h>
 
+#include "confined.h"
 #include "open.h"
 #include "output.h"
 #include "progress.h"
@@ -87,6 +88,13 @@ static int compare(const struct cli_verb *verb, const struct compare_args *args,
 	return result.same ? EXIT_DONE : EXIT_DIFFERENT;
 }
 
+static int confine(const struct compare_args *args, const struct target *a, const struct target *b)
+{
+	const struct img_grant names[] = { { a->path, IMG_GRANT_READ }, { b->path, IMG_GRANT_READ } };
+
+	return confined_begin(&args->common, names, ARRAY_LEN(names), 0);
+}
+
 static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
 	const struct compare_args *args = verb_args;
@@ -98,6 +106,8 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 	status = target_parse(&target_a, verb, operands[0], NULL, NULL);
 	if (status == EXIT_DONE)
 		status = target_parse(&target_b, verb, operands[1], NULL, NULL);
+	if (status == EXIT_DONE)
+		status = confine(args, &target_a, &target_b);
 	if (status == EXIT_DONE)
 		status = open_image(&target_a, &args->common, 0, &a);
 	if (status == EXIT_DONE)

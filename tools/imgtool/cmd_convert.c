@@ -6,8 +6,10 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bitmaps.h"
+#include "confined.h"
 #include "convert_device.h"
 #include "create_options.h"
 #include "limit_args.h"
@@ -135,11 +137,19 @@ static int convert(const struct cli_verb *verb, const struct convert_args *args,
 			 (args->snapshots ? IMG_COPY_SNAPSHOTS : 0u) | (args->bitmaps ? IMG_COPY_BITMAPS : 0u),
 	};
 	struct img_error err = { .code = IMG_OK };
+	const struct img_grant names[] = {
+		{ src->path, IMG_GRANT_READ },
+		{ dst->path, args->force ? IMG_GRANT_CREATE | IMG_GRANT_OVERWRITE : IMG_GRANT_CREATE },
+	};
 	char *joined = driver_options(args);
 	struct img *img;
-	int status = joined ? open_image(src, &args->common, 0, &img) : cli_fail_errno(NULL, "options");
+	int status = joined ? confined_begin(&args->common, names, ARRAY_LEN(names), 0) :
+			      cli_fail_errno(NULL, "options");
 
+	if (status == EXIT_DONE)
+		status = open_image(src, &args->common, 0, &img);
 	if (status == EXIT_DONE) {
+		create.host = confined_host();
 		tell_left_out(args, src, img);
 		tell_bitmaps_left_out(args, src, img);
 		create.options = joined[0] ? joined : NULL;
@@ -173,22 +183,30 @@ static int convert_device(const struct cli_verb *verb, const struct convert_args
 			  const char *path)
 {
 	struct img_copy_options copy = { .struct_size = sizeof(copy), .threads = (unsigned)args->threads.value };
+	const struct img_grant names[] = { { src->path, IMG_GRANT_READ }, { path, IMG_GRANT_WRITE } };
 	struct img_error err = { .code = IMG_OK };
 	struct progress progress;
 	struct img *img;
-	int status = check_device(verb, args, path);
+	int claim = -1, status = check_device(verb, args, path);
 
 	if (status == EXIT_DONE)
+		status = claim_device(path, &claim);
+	if (status == EXIT_DONE)
+		status = confined_begin_with(&args->common, names, ARRAY_LEN(names), claim);
+	if (status == EXIT_DONE)
 		status = open_image(src, &args->common, 0, &img);
-	if (status != EXIT_DONE)
-		return status;
-	tell_left_out(args, src, img);
-	copy.progress = progress_begin(&progress, verb, &args->common);
-	status = convert_into_device(img, path, &copy, &err);
-	progress_end(&progress, status == EXIT_DONE);
-	if (err.code != IMG_OK)
-		status = cli_fail(cli_blamed(&err, path, img), &err);
-	return close_image(img, src, status);
+	if (status == EXIT_DONE) {
+		tell_left_out(args, src, img);
+		copy.progress = progress_begin(&progress, verb, &args->common);
+		status = convert_into_device(img, path, &copy, &err);
+		progress_end(&progress, status == EXIT_DONE);
+		if (err.code != IMG_OK)
+			status = cli_fail(cli_blamed(&err, path, img), &err);
+		status = close_image(img, src, status);
+	}
+	if (claim >= 0)
+		close(claim);
+	return status;
 }
 
 static bool good_codec(const char *codec)

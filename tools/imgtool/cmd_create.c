@@ -2,6 +2,7 @@
 /* imgtool create: a new image or overlay. The library makes it under a temporary name and renames it into place. */
 #include <string.h>
 
+#include "confined.h"
 #include "create_options.h"
 #include "limit_args.h"
 #include "open.h"
@@ -45,8 +46,15 @@ static int create(const struct create_args *args, const struct target *file, con
 		.refs = open_refs(&args->common),
 		.budget = &limits.budget,
 	};
+	const struct img_grant name = { file->path,
+					args->force ? IMG_GRANT_CREATE | IMG_GRANT_OVERWRITE : IMG_GRANT_CREATE };
 	struct img_error err = { .code = IMG_OK };
+	/* without a parent no image is looked at */
+	int status = backing->path ? confined_begin(&args->common, &name, 1, 0) : EXIT_DONE;
 
+	if (status != EXIT_DONE)
+		return status;
+	create.host = confined_host();
 	if (img_create(file->path, &create, &err) != 0)
 		return create_fail(file->path, &err);
 	return EXIT_DONE;

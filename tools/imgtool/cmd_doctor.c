@@ -11,22 +11,17 @@
 #include <unistd.h>
 
 #include <linux/fs.h>
-#include <linux/seccomp.h>
 #include <zlib.h>
 #include <zstd.h>
 
 #include "args.h"
+#include "cell.h"
 #include "output.h"
 #include "verbs.h"
 
 #ifndef __NR_io_uring_setup
 #define __NR_io_uring_setup 425
 #endif
-#ifndef __NR_landlock_create_ruleset
-#define __NR_landlock_create_ruleset 444
-#endif
-#define LANDLOCK_VERSION_FLAG 1u
-
 enum verdict {
 	VERDICT_OK,
 	VERDICT_MISSING,
@@ -75,8 +70,6 @@ static void look_at_build(struct findings *f)
 	add(f, "zlib", VERDICT_OK, NULL, "%s", zlibVersion());
 	add(f, "zstd", VERDICT_OK, NULL, "%s", ZSTD_versionString());
 	add(f, "jansson", VERDICT_OK, NULL, "%s", jansson_version_str());
-	add(f, "sandbox", VERDICT_MISSING, "nothing to install: this build parses without confinement",
-	    "not built yet");
 	if (uname(&un) == 0)
 		add(f, "kernel", VERDICT_OK, NULL, "%.40s %.40s", un.release, un.machine);
 }
@@ -104,22 +97,32 @@ static void look_for_file(struct findings *f, const char *name, const char *path
 		add(f, name, VERDICT_MISSING, hint, "%s: %s", path, strerror(errno));
 }
 
-static void look_at_kernel(struct findings *f)
+/* What confines imgtool's parsing confines imgvm's guests. */
+static void look_at_sandbox(struct findings *f)
 {
-	long version = syscall(__NR_landlock_create_ruleset, NULL, 0, LANDLOCK_VERSION_FLAG);
-	uint32_t action = SECCOMP_RET_TRAP;
+	static const char hint[] =
+		"images are looked at, and guests run, with what is left of the sandbox: see landlock and seccomp; Debian package "
+		"libseccomp-dev when it is built";
+	long version = confine_landlock_version();
+	int error = errno;
 
+	if (cell_lacks())
+		add(f, "sandbox", VERDICT_MISSING, hint, "%s", cell_lacks());
+	else
+		add(f, "sandbox", VERDICT_OK, NULL, "imgtool's parsing and imgvm's guests: landlock, seccomp");
 	if (version > 0)
 		add(f, "landlock", VERDICT_OK, NULL, "version %ld", version);
 	else
-		add(f, "landlock", VERDICT_MISSING,
-		    "imgvm runs its guests without: a kernel from 5.13 on with landlock in its lsm= list", "%s",
-		    strerror(errno));
-	if (syscall(__NR_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) == 0)
+		add(f, "landlock", VERDICT_MISSING, "a kernel from 5.13 on with landlock in its lsm= list", "%s",
+		    strerror(error));
+	if (confine_has_seccomp())
 		add(f, "seccomp", VERDICT_OK, NULL, "filters can be set");
 	else
-		add(f, "seccomp", VERDICT_MISSING, "imgvm runs its guests without: a kernel with CONFIG_SECCOMP_FILTER",
-		    "%s", strerror(errno));
+		add(f, "seccomp", VERDICT_MISSING, "a kernel with CONFIG_SECCOMP_FILTER", "%s", strerror(errno));
+}
+
+static void look_at_kernel(struct findings *f)
+{
 	/* without a buffer the call fails by EFAULT where io_uring exists and may be used */
 	syscall(__NR_io_uring_setup, 1, NULL);
 	if (errno == EFAULT)
@@ -266,6 +269,7 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 	(void)operands;
 	(void)nr_operands;
 	look_at_build(&f);
+	look_at_sandbox(&f);
 	look_at_kernel(&f);
 	look_at_device(
 		&f, "kvm", "/dev/kvm",

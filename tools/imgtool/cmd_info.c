@@ -295,21 +295,14 @@ static int describe(const struct info_args *args, struct img *img, const char *s
 static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
 	const struct info_args *args = verb_args;
-	struct target target;
-	struct img *img;
-	int status = target_parse(&target, verb, operands[0], args->common.snapshot, NULL);
+	struct opened o;
+	int status = opened_begin(&o, verb, &args->common, operands[0], args->chain ? 0 : IMG_OPEN_NO_BACKING);
 
 	(void)nr_operands;
 	if (status != EXIT_DONE)
 		return status;
-	status = open_image(&target, &args->common, args->chain ? 0 : IMG_OPEN_NO_BACKING, &img);
-	if (status == EXIT_DONE) {
-		status = args->chain ? describe_chain(args, img, target.snapshot) :
-				       describe(args, img, target.snapshot);
-		status = close_image(img, &target, status);
-	}
-	target_free(&target);
-	return status;
+	return opened_end(&o, args->chain ? describe_chain(args, o.img, o.target.snapshot) :
+					    describe(args, o.img, o.target.snapshot));
 }
 
 const struct cli_verb verb_info = {

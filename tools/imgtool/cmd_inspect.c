@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "confined.h"
 #include "limit_args.h"
 #include "output.h"
 #include "policy.h"
@@ -138,9 +139,14 @@ static int inspect(const struct inspect_args *args, struct report *report)
 		.formats = report->policy->has_formats ? report->policy->formats : NULL,
 		.budget = &limits.budget,
 	};
+	const struct img_grant name = { report->target->path, IMG_GRANT_READ };
 	struct img_inspect_result result;
 	struct img_error err = { .code = IMG_OK };
+	int status = confined_begin(&args->common, &name, 1, CONFINED_NO_REFS);
 
+	if (status != EXIT_DONE)
+		return status;
+	how.host = confined_host();
 	limits_add(&limits, &args->common);
 	how.max_virtual_bytes = limits.max_virtual_bytes;
 	if (img_inspect(report->target->path, &how, take_finding, report, &result, &err) != 0)

@@ -139,20 +139,13 @@ static int map_bitmap(const struct map_args *args, const struct target *target, 
 static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
 	const struct map_args *args = verb_args;
-	struct target target;
-	struct img *img;
-	int status = target_parse(&target, verb, operands[0], args->common.snapshot, NULL);
+	struct opened o;
+	int status = opened_begin(&o, verb, &args->common, operands[0], args->bitmap ? IMG_OPEN_NO_BACKING : 0);
 
 	(void)nr_operands;
 	if (status != EXIT_DONE)
 		return status;
-	status = open_image(&target, &args->common, args->bitmap ? IMG_OPEN_NO_BACKING : 0, &img);
-	if (status == EXIT_DONE) {
-		status = args->bitmap ? map_bitmap(args, &target, img) : map(&args->common, &target, img);
-		status = close_image(img, &target, status);
-	}
-	target_free(&target);
-	return status;
+	return opened_end(&o, args->bitmap ? map_bitmap(args, &o.target, o.img) : map(&args->common, &o.target, o.img));
 }
 
 const struct cli_verb verb_map = {

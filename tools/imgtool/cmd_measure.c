@@ -43,8 +43,7 @@ static int measure(const struct measure_args *args, struct img *img, const char 
 static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
 	const struct measure_args *args = verb_args;
-	struct target target;
-	struct img *img;
+	struct opened o;
 	int status;
 
 	if (create_is_help(args->options))
@@ -53,14 +52,8 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 		return cli_usage_error(verb, "expected FILE or --size N, one of them");
 	if (args->size.given)
 		return measure(args, NULL, NULL);
-	status = target_parse(&target, verb, operands[0], args->common.snapshot, NULL);
-	if (status != EXIT_DONE)
-		return status;
-	status = open_image(&target, &args->common, 0, &img);
-	if (status == EXIT_DONE)
-		status = close_image(img, &target, measure(args, img, target.path));
-	target_free(&target);
-	return status;
+	status = opened_begin(&o, verb, &args->common, operands[0], 0);
+	return status == EXIT_DONE ? opened_end(&o, measure(args, o.img, o.target.path)) : status;
 }
 
 const struct cli_verb verb_measure = {

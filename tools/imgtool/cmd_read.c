@@ -95,18 +95,11 @@ static int read_range(const struct read_args *args, const struct target *target,
 static int run_read(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
 	const struct read_args *args = verb_args;
-	struct target target;
-	struct img *img;
-	int status = target_parse(&target, verb, operands[0], args->common.snapshot, NULL);
+	struct opened o;
+	int status = opened_begin(&o, verb, &args->common, operands[0], 0);
 
 	(void)nr_operands;
-	if (status != EXIT_DONE)
-		return status;
-	status = open_image(&target, &args->common, 0, &img);
-	if (status == EXIT_DONE)
-		status = close_image(img, &target, read_range(args, &target, img));
-	target_free(&target);
-	return status;
+	return status == EXIT_DONE ? opened_end(&o, read_range(args, &o.target, o.img)) : status;
 }
 
 const struct cli_verb verb_read = {
@@ -200,28 +193,22 @@ static int write_pieces(const struct target *target, struct img *img, char *buf,
 static int run_write(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
 	const struct write_args *args = verb_args;
-	struct target target;
-	struct img *img;
+	struct opened o;
 	char *buf;
-	int status = target_parse_image(&target, verb, operands[0]);
+	int status = opened_begin(&o, verb, &args->common, operands[0], IMG_OPEN_WRITE);
 
 	(void)nr_operands;
 	if (status != EXIT_DONE)
 		return status;
-	status = open_image(&target, &args->common, IMG_OPEN_WRITE, &img);
-	if (status == EXIT_DONE) {
-		buf = malloc(PIECE_BYTES);
-		if (!buf)
-			status = cli_fail_errno(target.path, "buffer");
-		else if (!fits(args->offset.value, img_size(img)))
-			status = past_end(&target, img);
-		else
-			status = write_pieces(&target, img, buf, args->offset.value);
-		free(buf);
-		status = close_image(img, &target, status);
-	}
-	target_free(&target);
-	return status;
+	buf = malloc(PIECE_BYTES);
+	if (!buf)
+		status = cli_fail_errno(o.target.path, "buffer");
+	else if (!fits(args->offset.value, img_size(o.img)))
+		status = past_end(&o.target, o.img);
+	else
+		status = write_pieces(&o.target, o.img, buf, args->offset.value);
+	free(buf);
+	return opened_end(&o, status);
 }
 
 const struct cli_verb verb_write = {

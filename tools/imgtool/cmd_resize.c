@@ -32,39 +32,31 @@ static int new_size(const struct cli_verb *verb, const struct target *target, co
 	return EXIT_USAGE;
 }
 
-static int resize(const struct cli_verb *verb, const struct resize_args *args, const struct target *target,
-		  const char *size)
+static int resize(const struct cli_verb *verb, const struct resize_args *args, const struct opened *o, const char *size)
 {
 	struct img_error err = { .code = IMG_OK };
 	uint64_t bytes = 0;
-	struct img *img;
-	int status = open_image(target, &args->common, IMG_OPEN_WRITE, &img);
+	int status = new_size(verb, &o->target, size, img_size(o->img), &bytes);
 
-	if (status != EXIT_DONE)
-		return status;
-	status = new_size(verb, target, size, img_size(img), &bytes);
-	if (status == EXIT_DONE && bytes < img_size(img) && !args->shrink) {
-		cli_message(target->path,
+	if (status == EXIT_DONE && bytes < img_size(o->img) && !args->shrink) {
+		cli_message(o->target.path,
 			    "%s would cut the image from %" PRIu64 " to %" PRIu64 " bytes: allow it with --shrink",
-			    size, img_size(img), bytes);
+			    size, img_size(o->img), bytes);
 		status = EXIT_REFUSED;
 	}
-	if (status == EXIT_DONE && img_resize(img, bytes, args->shrink ? IMG_RESIZE_SHRINK : 0, &err) != 0)
-		status = cli_fail(target->path, &err);
-	return close_image(img, target, status);
+	if (status == EXIT_DONE && img_resize(o->img, bytes, args->shrink ? IMG_RESIZE_SHRINK : 0, &err) != 0)
+		status = cli_fail(o->target.path, &err);
+	return status;
 }
 
-static int run(const struct cli_verb *verb, void *args, char **operands, unsigned nr_operands)
+static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
-	struct target target;
-	int status = target_parse_image(&target, verb, operands[0]);
+	const struct resize_args *args = verb_args;
+	struct opened o;
+	int status = opened_begin(&o, verb, &args->common, operands[0], IMG_OPEN_WRITE);
 
 	(void)nr_operands;
-	if (status == EXIT_DONE) {
-		status = resize(verb, args, &target, operands[1]);
-		target_free(&target);
-	}
-	return status;
+	return status == EXIT_DONE ? opened_end(&o, resize(verb, args, &o, operands[1])) : status;
 }
 
 const struct cli_verb verb_resize = {

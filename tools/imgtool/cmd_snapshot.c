@@ -16,54 +16,54 @@
 #include "snapshots.h"
 #include "verbs.h"
 
-/*
- * Opens FILE@NAME for a change, or connects to the machine that runs from it: then img is NULL. Returns an exit status;
- * on EXIT_DONE the caller closes img or uses up *machine, and frees target.
- */
-static int open_named(const struct cli_verb *verb, const struct common_args *common, const char *operand,
-		      struct target *target, struct img **img, int *machine)
-{
-	struct target head;
-	int status = target_parse_snapshot(target, verb, operand);
+/* What a verb does to a snapshot: here, or as a demand on the machine that runs from the image. */
+struct change {
+	/* name: the snapshot; more: the verb's other word, or NULL */
+	int (*here)(struct img *img, const char *name, const char *more, struct img_error *err);
+	const char *command, *key; /* key: of the other word in the demand */
+	void (*print)(const json_t *answer);
+};
 
-	*img = NULL;
-	*machine = -1;
+/* FILE@NAME is opened for the change, unless a machine runs from it. */
+static int change(const struct cli_verb *verb, const struct common_args *common, const char *operand, const char *more,
+		  const struct change *what)
+{
+	struct img_error err = { .code = IMG_OK };
+	struct target target, head;
+	struct img *img = NULL;
+	int machine, status = target_parse_snapshot(&target, verb, operand);
+
 	if (status != EXIT_DONE)
 		return status;
-	*machine = machine_connect(target->path);
-	if (*machine >= 0)
-		return EXIT_DONE;
-	head = (struct target){ .path = target->path };
-	status = open_image(&head, common, IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING, img);
-	if (status != EXIT_DONE)
-		target_free(target);
+	head = (struct target){ .path = target.path };
+	machine = machine_connect(target.path);
+	if (machine >= 0) {
+		status = machine_ask(machine, target.path, common, what->print, what->command, target.snapshot,
+				     what->key, more);
+	} else {
+		status = open_image(&head, common, IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING, &img);
+		if (status == EXIT_DONE && what->here(img, target.snapshot, more, &err) != 0)
+			status = cli_fail(target.path, &err);
+		status = close_image(img, &target, status);
+	}
+	target_free(&target);
 	return status;
 }
 
-static int finish(const struct target *target, struct img *img, int code, const struct img_error *err)
-{
-	int status = code == 0 ? EXIT_DONE : cli_fail(target->path, err);
+/* ---- create ------------------------------------------------------------------------------------------------------ */
 
-	return close_image(img, target, status);
+static int create(struct img *img, const char *name, const char *more, struct img_error *err)
+{
+	(void)more;
+	return img_snapshot_create(img, name, 0, err);
 }
 
 static int run_create(const struct cli_verb *verb, void *args, char **operands, unsigned nr_operands)
 {
-	struct img_error err = { .code = IMG_OK };
-	struct target target;
-	struct img *img;
-	int machine, status = open_named(verb, args, operands[0], &target, &img, &machine);
+	static const struct change what = { create, "snapshot", NULL, live_print_snapshot };
 
 	(void)nr_operands;
-	if (status != EXIT_DONE)
-		return status;
-	if (img)
-		status = finish(&target, img, img_snapshot_create(img, target.snapshot, 0, &err), &err);
-	else
-		status = machine_ask(machine, target.path, args, live_print_snapshot, "snapshot", target.snapshot, NULL,
-				     NULL);
-	target_free(&target);
-	return status;
+	return change(verb, args, operands[0], NULL, &what);
 }
 
 const struct cli_verb verb_snapshot_create = {
@@ -82,6 +82,8 @@ const struct cli_verb verb_snapshot_create = {
 	.args_bytes = sizeof(struct common_args),
 	.run = run_create,
 };
+
+/* ---- list -------------------------------------------------------------------------------------------------------- */
 
 /* A machine that runs from the image holds it; what it keeps in its snapshots may be listed beside it all the same. */
 static struct common_args beside_machine(const struct common_args *args, const char *path)
@@ -139,22 +141,20 @@ const struct cli_verb verb_snapshot_list = {
 	.run = run_list,
 };
 
+/* ---- delete, rename ---------------------------------------------------------------------------------------------- */
+
+static int delete (struct img *img, const char *name, const char *more, struct img_error *err)
+{
+	(void)more;
+	return img_snapshot_delete(img, name, err);
+}
+
 static int run_delete(const struct cli_verb *verb, void *args, char **operands, unsigned nr_operands)
 {
-	struct img_error err = { .code = IMG_OK };
-	struct target target;
-	struct img *img;
-	int machine, status = open_named(verb, args, operands[0], &target, &img, &machine);
+	static const struct change what = { delete, "delete", NULL, NULL };
 
 	(void)nr_operands;
-	if (status != EXIT_DONE)
-		return status;
-	if (img)
-		status = finish(&target, img, img_snapshot_delete(img, target.snapshot, &err), &err);
-	else
-		status = machine_ask(machine, target.path, args, NULL, "delete", target.snapshot, NULL, NULL);
-	target_free(&target);
-	return status;
+	return change(verb, args, operands[0], NULL, &what);
 }
 
 const struct cli_verb verb_snapshot_delete = {
@@ -173,21 +173,10 @@ const struct cli_verb verb_snapshot_delete = {
 
 static int run_rename(const struct cli_verb *verb, void *args, char **operands, unsigned nr_operands)
 {
-	struct img_error err = { .code = IMG_OK };
-	struct target target;
-	struct img *img;
-	int machine, status = open_named(verb, args, operands[0], &target, &img, &machine);
+	static const struct change what = { img_snapshot_rename, "rename", "new_name", NULL };
 
 	(void)nr_operands;
-	if (status != EXIT_DONE)
-		return status;
-	if (img)
-		status = finish(&target, img, img_snapshot_rename(img, target.snapshot, operands[1], &err), &err);
-	else
-		status = machine_ask(machine, target.path, args, NULL, "rename", target.snapshot, "new_name",
-				     operands[1]);
-	target_free(&target);
-	return status;
+	return change(verb, args, operands[0], operands[1], &what);
 }
 
 const struct cli_verb verb_snapshot_rename = {
@@ -223,31 +212,24 @@ static bool has_snapshot(struct img *img, const char *name)
 	return img_vmstate_size(img, name, &bytes, NULL) == 0;
 }
 
+/* more: the name to save the present state under */
+static int revert(struct img *img, const char *name, const char *more, struct img_error *err)
+{
+	int code = 0;
+
+	/* a misspelt name must not leave a snapshot behind */
+	if (more && has_snapshot(img, name))
+		code = img_snapshot_create(img, more, 0, err);
+	return code ? code : img_snapshot_revert(img, name, err);
+}
+
 static int run_revert(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
+	static const struct change what = { revert, "revert", "save", live_print_revert };
 	const struct revert_args *args = verb_args;
-	struct img_error err = { .code = IMG_OK };
-	struct target target;
-	struct img *img;
-	int machine, code = 0, status = open_named(verb, &args->common, operands[0], &target, &img, &machine);
 
 	(void)nr_operands;
-	if (status != EXIT_DONE)
-		return status;
-	if (!img) {
-		status = machine_ask(machine, target.path, &args->common, live_print_revert, "revert", target.snapshot,
-				     "save", args->save);
-		target_free(&target);
-		return status;
-	}
-	/* a misspelt name must not leave a snapshot behind */
-	if (args->save && has_snapshot(img, target.snapshot))
-		code = img_snapshot_create(img, args->save, 0, &err);
-	if (code == 0)
-		code = img_snapshot_revert(img, target.snapshot, &err);
-	status = finish(&target, img, code, &err);
-	target_free(&target);
-	return status;
+	return change(verb, &args->common, operands[0], args->save, &what);
 }
 
 const struct cli_verb verb_revert = {

@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "args.h"
+#include "confined.h"
 
 bool is_block_device(const char *path)
 {
@@ -17,8 +17,7 @@ bool is_block_device(const char *path)
 	return stat(path, &sb) == 0 && S_ISBLK(sb.st_mode);
 }
 
-/* The kernel gives a device exclusively to one at a time, of which a mounted file system is one. */
-static int claim_device(const char *path, int *fd)
+int claim_device(const char *path, int *fd)
 {
 	*fd = open(path, O_RDONLY | O_EXCL | O_CLOEXEC);
 	if (*fd >= 0)
@@ -31,13 +30,13 @@ static int claim_device(const char *path, int *fd)
 
 int convert_into_device(struct img *src, const char *path, const struct img_copy_options *copy, struct img_error *err)
 {
-	struct img_open_options open = { .struct_size = sizeof(open), .format = "raw", .flags = IMG_OPEN_WRITE };
+	struct img_open_options open = {
+		.struct_size = sizeof(open), .format = "raw", .flags = IMG_OPEN_WRITE, .host = confined_host()
+	};
 	struct img_copy_options options = *copy;
-	int fd, ret, closed, status = claim_device(path, &fd);
 	struct img *dst;
+	int ret, closed;
 
-	if (status != EXIT_DONE)
-		return status;
 	options.flags |= IMG_COPY_KEEP_REST;
 	ret = img_open(path, &open, &dst, err);
 	if (ret == 0) {
@@ -45,6 +44,5 @@ int convert_into_device(struct img *src, const char *path, const struct img_copy
 		closed = img_close(dst, ret == 0 ? err : NULL);
 		ret = ret == 0 ? closed : ret;
 	}
-	close(fd);
 	return ret == 0 ? EXIT_DONE : cli_status(ret);
 }

@@ -4,6 +4,8 @@
  * verb (options, description, example) stands in its own file; see cli.h.
  */
 #include "args.h"
+#include "cell.h"
+#include "confined.h"
 #include "limit_args.h"
 #include "signals.h"
 #include "verbs.h"
@@ -64,13 +66,7 @@ static const struct cli_common_option common_options[] = {
 	    "which files may be opened because an image names them: none, those in the image's own folder and below, "
 	    "any",
 	    offsetof(struct common_args, allow_refs) } },
-	{ 0,
-	  0,
-	  { "limit", 0, OPTION_EACH, "NAME=VALUE",
-	    "what an image may cost that is opened: virtual-size, metadata (bytes of tables of a layer), expansion "
-	    "(bytes of data per byte of file), references (files that it names), snapshots, depth (layers), check-time "
-	    "(seconds); what exceeds one is refused",
-	    offsetof(struct common_args, limits) } },
+	{ 0, 0, { "limit", 0, OPTION_EACH, LIMIT_METAVAR, LIMIT_HELP, offsetof(struct common_args, limits) } },
 	{ WITH_JSON,
 	  0,
 	  { "json", 0, OPTION_FLAG, NULL, "print one JSON object with stable keys",
@@ -87,7 +83,8 @@ static const struct cli_common_option common_options[] = {
 	{ 0,
 	  0,
 	  { "sandbox", 0, OPTION_CHOICE, "auto|require|off",
-	    "run the parsing of foreign formats confined; this build cannot yet, so that require refuses",
+	    "look at images in a process that can open no files, make no connections and run no programs; auto, the default: as far "
+	    "as this machine has the means; require: refuse where one lacks",
 	    offsetof(struct common_args, sandbox) } },
 };
 
@@ -98,8 +95,9 @@ static int check_common(const struct cli_verb *verb, const void *args)
 
 	if (common->force_share && (verb->common & NO_FORCE_SHARE))
 		return cli_usage_error(verb, "-U only reads, and this verb writes");
-	if (cli_is(common->sandbox, "require")) {
-		cli_message(NULL, "--sandbox=require: this build has no sandbox: use --sandbox=auto to go on without");
+	/* also of verbs that open no image: the answer does not depend on what is asked of it */
+	if (confine_mode(common->sandbox) == CONFINE_REQUIRE && cell_lacks()) {
+		cli_message(NULL, "--sandbox=require: %s: use --sandbox=auto to go on without", cell_lacks());
 		return EXIT_REFUSED;
 	}
 	return limits_parse(verb, common, &limits);
@@ -117,21 +115,27 @@ static const char man_head[] =
 	".PP\n"
 	"SIGINT, SIGTERM and SIGHUP end a verb cleanly: no half\\-written destination stays under its final name, and "
 	"the source is untouched. The exit status is then 3.\n"
+	".SH SANDBOX\n"
+	"Before it looks at the first image a verb locks itself in: Landlock and seccomp leave it what is open, memory, time and threads. "
+	"Files are opened for it by a second process, \\fBimg\\-broker\\fR, which was made before and knows the names of the command "
+	"line, what may be done with each, and the policy for references; whatever an image has made of the verb, it gets no other file. "
+	"\\fB\\-\\-sandbox=require\\fR refuses where the kernel has not both, \\fBdoctor\\fR says what there is.\n"
 	".SH VERBS\n";
 
-static const char man_tail[] = ".SH EXIT STATUS\n"
-			       ".TP\n.B 0\ndone; \\fBcompare\\fR: same; \\fBcheck\\fR: clean; \\fBinspect\\fR: safe\n"
-			       ".TP\n.B 1\n\\fBcompare\\fR: different\n"
-			       ".TP\n.B 2\nusage\n"
-			       ".TP\n.B 3\nI/O or system error (disk full, permission, no such file), or interrupted\n"
-			       ".TP\n.B 4\nthe image is damaged or is not what it claims to be\n"
-			       ".TP\n.B 5\nin use: another process holds it (its pid is named where it can be found)\n"
-			       ".TP\n"
-			       ".B 6\n"
-			       "refused for safety: external reference, unknown feature, changed base, existing file, "
-			       "limit exceeded; \\fBinspect\\fR: unsafe\n"
-			       ".TP\n.B 7\nkey missing or wrong\n"
-			       ".SH SEE ALSO\n.BR qemu\\-img (1)\n";
+static const char man_tail[] =
+	".SH EXIT STATUS\n"
+	".TP\n.B 0\ndone; \\fBcompare\\fR: same; \\fBcheck\\fR: clean; \\fBinspect\\fR: safe\n"
+	".TP\n.B 1\n\\fBcompare\\fR: different\n"
+	".TP\n.B 2\nusage\n"
+	".TP\n.B 3\nI/O or system error (disk full, permission, no such file), or interrupted\n"
+	".TP\n.B 4\nthe image is damaged or is not what it claims to be\n"
+	".TP\n.B 5\nin use: another process holds it (its pid is named where it can be found)\n"
+	".TP\n"
+	".B 6\n"
+	"refused for safety: external reference, unknown feature, changed base, existing file, "
+	"limit exceeded; \\fBinspect\\fR: unsafe; or the program did what its sandbox forbids, which is told on stderr\n"
+	".TP\n.B 7\nkey missing or wrong\n"
+	".SH SEE ALSO\n.BR qemu\\-img (1)\n";
 
 static const struct cli_program program = {
 	.name = PROGRAM,
@@ -153,6 +157,10 @@ static const struct cli_program program = {
 
 int main(int argc, char **argv)
 {
+	int status;
+
 	signals_install();
-	return cli_main(&program, argc, argv);
+	status = cli_main(&program, argc, argv);
+	confined_end();
+	return status;
 }

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "confined.h"
 #include "limit_args.h"
 
 enum img_refs open_refs(const struct common_args *common)
@@ -60,9 +61,16 @@ int open_image_as(const struct target *target, const char *format, const struct 
 		.flags = flags | (common->force_share ? IMG_OPEN_FORCE_SHARE : 0u),
 		.refs = open_refs(common),
 	};
+	/* who opens more than this image has begun already, with all names */
+	const struct img_grant name = { target->path, flags & IMG_OPEN_WRITE ? IMG_GRANT_WRITE : IMG_GRANT_READ };
+	bool alone = (flags & IMG_OPEN_NO_BACKING) && !(flags & IMG_OPEN_WRITE);
 	struct img_error err = { .code = IMG_OK };
+	int status = confined_begin(common, &name, 1, alone ? CONFINED_NO_REFS : 0);
 
 	*out = NULL;
+	if (status != EXIT_DONE)
+		return status;
+	options.host = confined_host();
 	limits_apply(&limits, &options);
 	if (img_open(target->path, &options, out, &err) != 0)
 		return cli_fail(target->path, &err);
@@ -84,4 +92,37 @@ int close_image(struct img *img, const struct target *target, int status)
 	if (status == EXIT_DONE)
 		return cli_fail(target->path, &err);
 	return status;
+}
+
+int opened_begin(struct opened *o, const struct cli_verb *verb, const struct common_args *common, const char *operand,
+		 unsigned flags)
+{
+	int status = verb->common & WITH_SNAPSHOT && !(flags & IMG_OPEN_WRITE) ?
+			     target_parse(&o->target, verb, operand, common->snapshot, NULL) :
+			     target_parse_image(&o->target, verb, operand);
+
+	if (status != EXIT_DONE)
+		return status;
+	if (verb->common & WRITES_PARENT) {
+		const struct img_grant name = { o->target.path, IMG_GRANT_WRITE };
+
+		status = confined_begin(common, &name, 1, CONFINED_WRITE_PARENTS);
+	}
+	if (status == EXIT_DONE)
+		status = open_image(&o->target, common, flags, &o->img);
+	if (status != EXIT_DONE)
+		target_free(&o->target);
+	return status;
+}
+
+int opened_end(struct opened *o, int status)
+{
+	status = close_image(o->img, &o->target, status);
+	target_free(&o->target);
+	return status;
+}
+
+int opened_done(struct opened *o, int code, const struct img_error *err)
+{
+	return opened_end(o, code == 0 ? EXIT_DONE : cli_fail(o->target.path, err));
 }

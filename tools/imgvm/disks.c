@@ -97,6 +97,13 @@ static bool keeps_machines(struct img *img)
 	return strcmp(img_format(img), "limg") == 0;
 }
 
+/* Who fills disk_options by hand may have left the limits out. */
+static void apply_limits(const struct limits *limits, struct img_open_options *how)
+{
+	if (limits->budget.struct_size != 0)
+		limits_apply(limits, how);
+}
+
 static int open_plain(struct disk *disk, const struct disk_options *opts, struct img_error *err)
 {
 	struct img_open_options how = {
@@ -108,6 +115,7 @@ static int open_plain(struct disk *disk, const struct disk_options *opts, struct
 	};
 	int ret;
 
+	apply_limits(&opts->limits, &how);
 	if (opts->read_only)
 		how.snapshot = opts->snapshot;
 	ret = img_open(opts->path, &how, &disk->img, err);
@@ -136,6 +144,7 @@ static int open_overlay(struct disk *disk, const struct disk_options *opts, stru
 		.refs = IMG_REFS_ANY,
 		.cache_bytes = CACHE_BYTES,
 	};
+	struct limits limits = opts->limits; /* the overlay is one layer more, with one reference */
 	char name[4096];
 	char *real;
 	int fd, ret;
@@ -154,6 +163,10 @@ static int open_overlay(struct disk *disk, const struct disk_options *opts, stru
 		return ret;
 	}
 	close(fd);
+	limits.max_depth += limits.max_depth != 0;
+	limits.budget.references += limits.budget.references != 0;
+	apply_limits(&limits, &how);
+	create.budget = how.budget;
 	create.backing = real;
 	ret = img_create(name, &create, err);
 	if (ret == 0)
@@ -172,8 +185,10 @@ static int open_transient(struct disk *disk, const struct disk_options *opts, st
 		.refs = opts->refs,
 		.cache_bytes = CACHE_BYTES,
 	};
-	int ret = img_open(opts->path, &how, &disk->base, err);
+	int ret;
 
+	apply_limits(&opts->limits, &how);
+	ret = img_open(opts->path, &how, &disk->base, err);
 	if (ret != 0)
 		return ret;
 	disk->holds_machine = keeps_machines(disk->base);

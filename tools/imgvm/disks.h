@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "image_limits.h"
 #include "libimg.h"
 
 #define DISKS_MAX 8
@@ -23,7 +24,8 @@ struct disk_options {
 	bool transient; /* changes go to a file of our own that is gone afterwards */
 	bool revert;	/* with snapshot: make the head this snapshot, whatever it holds */
 	enum img_refs refs;
-	const char *scratch; /* folder for transient files; NULL: TMPDIR or /var/tmp */
+	struct limits limits; /* of each image's own chain. All zero: no budget of our own, the library's defaults */
+	const char *scratch;  /* folder for transient files; NULL: TMPDIR or /var/tmp */
 };
 
 struct disk {

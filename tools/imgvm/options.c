@@ -18,6 +18,7 @@ const struct cli_option run_option_table[RUN_OPTIONS] = {
 	{ "allow-refs", 0, OPTION_CHOICE, "none|dir|any",
 	  "which files may be opened because an image names them: none, those in the image's own folder and below, any",
 	  offsetof(struct run_args, allow_refs) },
+	{ "limit", 0, OPTION_EACH, LIMIT_METAVAR, LIMIT_HELP, offsetof(struct run_args, limits) },
 	{ "kernel", 'k', OPTION_TEXT, "FILE", "start this Linux kernel (bzImage) instead of what the disk boots",
 	  offsetof(struct run_args, kernel) },
 	{ "initrd", 'i', OPTION_TEXT, "FILE", "initial RAM disk for the kernel", offsetof(struct run_args, initrd) },
@@ -114,7 +115,11 @@ static int add_disk(const struct cli_verb *verb, const struct run_args *args, co
 static int add_disks(const struct cli_verb *verb, const struct run_args *args, const char *image,
 		     struct run_options *out)
 {
-	int status = add_disk(verb, args, image, args->format, out);
+	struct limits limits = limits_default();
+	int status = limits_take(&limits, verb, &args->limits);
+
+	if (status == EXIT_DONE)
+		status = add_disk(verb, args, image, args->format, out);
 
 	for (unsigned i = 0; status == EXIT_DONE && i < args->disks.nr; i++) {
 		const char *name = args->disks.value[i];
@@ -122,6 +127,8 @@ static int add_disks(const struct cli_verb *verb, const struct run_args *args, c
 
 		status = add_disk(verb, args, name, format, out);
 	}
+	for (unsigned i = 0; i < out->machine.nr_disks; i++)
+		out->machine.disk[i].limits = limits;
 	if (status == EXIT_DONE && args->revert && !out->target[0].snapshot)
 		status = cli_usage_error(verb, "--revert needs to know to what: write IMAGE@SNAP");
 	return status;
@@ -200,9 +207,7 @@ int options_parse(const struct cli_verb *verb, const struct run_args *args, cons
 	out->no_reboot = args->no_reboot;
 	out->json = args->json;
 	out->timeout_s = (unsigned)args->timeout.value;
-	out->sandbox = cli_is(args->sandbox, "off")	? SANDBOX_OFF :
-		       cli_is(args->sandbox, "require") ? SANDBOX_REQUIRE :
-							  SANDBOX_AUTO;
+	out->sandbox = confine_mode(args->sandbox);
 	return EXIT_DONE;
 }
 

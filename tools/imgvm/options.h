@@ -12,7 +12,7 @@ struct run_args {
 	struct common_args common; /* unused: run has no common options */
 	struct size_arg memory, cpus;
 	const char *kernel, *initrd, *append, *bios;
-	struct each_arg disks;
+	struct each_arg disks, limits;
 	const char *format, *allow_refs, *scratch;
 	bool transient, read_only, revert, allow_clone, no_reboot, json;
 	struct size_arg iops, bps, timeout;
@@ -26,10 +26,10 @@ struct run_options {
 	bool input_to_console; /* what is typed goes to the virtio console, not to the serial port */
 	bool no_reboot, json;
 	unsigned timeout_s; /* 0: none */
-	enum sandbox_mode sandbox;
+	enum confine_mode sandbox;
 };
 
-#define RUN_OPTIONS 23
+#define RUN_OPTIONS 24
 extern const struct cli_option run_option_table[RUN_OPTIONS];
 
 /* Judges args. Returns an exit status; after EXIT_DONE the caller calls options_free(). The strings of args must live

@@ -4,136 +4,48 @@
  * images, KVM, the outputs, the control socket), burn processor time and memory, remove names in the folder of control
  * sockets.
  *
- * Landlock speaks to the kernel by its own system calls (Documentation/userspace-api/landlock.rst), which have no
- * wrappers; what a kernel does not know yet is left out, by the version that it tells. seccomp's program is made by
- * libseccomp, and a system call that it does not allow ends the process with a line that names it.
+ * seccomp's program is made by libseccomp, and a system call that it does not allow ends the process with a line that
+ * names it. Landlock: confine.c.
  */
 #include "sandbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdint.h>
-#include <string.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "cli.h"
+#include "confine.h"
 #include "fail.h"
-
-/* ---- Landlock ---------------------------------------------------------------------------------------------------- */
-
-#ifndef __NR_landlock_create_ruleset
-#define __NR_landlock_create_ruleset 444
-#define __NR_landlock_add_rule	     445
-#define __NR_landlock_restrict_self  446
-#endif
-
-#define LANDLOCK_VERSION      1u /* LANDLOCK_CREATE_RULESET_VERSION */
-#define LANDLOCK_BENEATH      1	 /* LANDLOCK_RULE_PATH_BENEATH */
-#define LANDLOCK_READ_FILE    (UINT64_C(1) << 2)
-#define LANDLOCK_REMOVE_FILE  (UINT64_C(1) << 5)
-#define LANDLOCK_FS_1	      ((UINT64_C(1) << 13) - 1) /* every right of version 1 */
-#define LANDLOCK_FS_REFER     (UINT64_C(1) << 13)	/* version 2 */
-#define LANDLOCK_FS_TRUNCATE  (UINT64_C(1) << 14)	/* version 3 */
-#define LANDLOCK_FS_IOCTL_DEV (UINT64_C(1) << 15)	/* version 5 */
-#define LANDLOCK_NET_TCP      UINT64_C(3)		/* version 4: bind and connect */
-#define LANDLOCK_SCOPE_ALL    UINT64_C(3)		/* version 6: abstract sockets, signals */
-
-struct landlock_rules {
-	uint64_t fs, net, scoped;
-};
-struct landlock_beneath {
-	uint64_t allowed;
-	int32_t fd;
-} __attribute__((packed));
-
-static struct landlock_rules all_rules(long version)
-{
-	struct landlock_rules rules = { .fs = LANDLOCK_FS_1 };
-
-	if (version >= 2)
-		rules.fs |= LANDLOCK_FS_REFER;
-	if (version >= 3)
-		rules.fs |= LANDLOCK_FS_TRUNCATE;
-	if (version >= 4)
-		rules.net = LANDLOCK_NET_TCP;
-	if (version >= 5)
-		rules.fs |= LANDLOCK_FS_IOCTL_DEV;
-	if (version >= 6)
-		rules.scoped = LANDLOCK_SCOPE_ALL;
-	return rules;
-}
-
-/* What the structure had when the version was new: a kernel refuses what it does not know. */
-static size_t rules_bytes(long version)
-{
-	if (version >= 6)
-		return sizeof(struct landlock_rules);
-	return version >= 4 ? offsetof(struct landlock_rules, scoped) : offsetof(struct landlock_rules, net);
-}
-
-static bool allow_beneath(int rules, int fd, uint64_t what)
-{
-	struct landlock_beneath beneath = { .allowed = what, .fd = fd };
-
-	return syscall(__NR_landlock_add_rule, rules, LANDLOCK_BENEATH, &beneath, 0) == 0;
-}
-
-/* Returns 0, or -1 with errno. */
-static int restrict_files(int folder)
-{
-	long version = syscall(__NR_landlock_create_ruleset, NULL, 0, LANDLOCK_VERSION);
-	struct landlock_rules wanted = all_rules(version);
-	int rules, pagemap, ret = -1, error;
-
-	if (version < 1)
-		return -1;
-	rules = (int)syscall(__NR_landlock_create_ruleset, &wanted, rules_bytes(version), 0);
-	if (rules < 0)
-		return -1;
-	pagemap = open("/proc/self/pagemap", O_PATH | O_CLOEXEC);
-	if ((folder < 0 || allow_beneath(rules, folder, LANDLOCK_REMOVE_FILE)) &&
-	    (pagemap < 0 || allow_beneath(rules, pagemap, LANDLOCK_READ_FILE)))
-		ret = (int)syscall(__NR_landlock_restrict_self, rules, 0);
-	error = errno;
-	if (pagemap >= 0)
-		close(pagemap);
-	close(rules);
-	errno = error;
-	return ret;
-}
 
 static int lacks(const struct sandbox *s, const char *what, struct img_error *err)
 {
-	if (s->mode != SANDBOX_REQUIRE)
+	if (s->mode != CONFINE_REQUIRE)
 		return 0;
 	return fail(err, IMG_E_UNSUPPORTED, "--sandbox=require: %s", what);
 }
 
 #ifdef IMG_SANDBOX_UNFIT
-/* A sanitizer, or the recorder of coverage, does what a sandbox forbids. */
 int sandbox_close_files(struct sandbox *s, int folder, struct img_error *err)
 {
 	(void)folder;
-	(void)restrict_files;
-	return lacks(s, "this build is instrumented and cannot be confined", err);
+	return lacks(s, confine_unfit(), err);
 }
 
 int sandbox_close_calls(struct sandbox *s, void (*rescue)(void), struct img_error *err)
 {
 	(void)rescue;
-	return lacks(s, "this build is instrumented and cannot be confined", err);
+	return lacks(s, confine_unfit(), err);
 }
 #else
 int sandbox_close_files(struct sandbox *s, int folder, struct img_error *err)
 {
-	if (s->mode == SANDBOX_OFF)
+	if (s->mode == CONFINE_OFF)
 		return 0;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
 		return lacks(s, "this kernel cannot forbid new privileges", err);
-	s->landlock = restrict_files(folder) == 0;
+	s->landlock = confine_files(&(struct confine_files){ .folder = folder, .pagemap = true }) == 0;
 	return s->landlock ? 0 : lacks(s, "this kernel has no Landlock", err);
 }
 #endif
@@ -144,7 +56,7 @@ int sandbox_close_files(struct sandbox *s, int folder, struct img_error *err)
 int sandbox_close_calls(struct sandbox *s, void (*rescue)(void), struct img_error *err)
 {
 	(void)rescue;
-	return s->mode == SANDBOX_OFF ? 0 : lacks(s, "this build has no seccomp (libseccomp was missing)", err);
+	return s->mode == CONFINE_OFF ? 0 : lacks(s, "this build has no seccomp (libseccomp was missing)", err);
 }
 #elif !defined(IMG_SANDBOX_UNFIT)
 #include <linux/fs.h>
@@ -154,7 +66,6 @@ int sandbox_close_calls(struct sandbox *s, void (*rescue)(void), struct img_erro
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <termios.h>
-#include <ucontext.h>
 
 /* In the order of how often they are called, as far as that matters. */
 static const int calls[] = {
@@ -300,33 +211,6 @@ static const int refused[] = { SCMP_SYS(open),	   SCMP_SYS(openat),	 SCMP_SYS(op
 			       SCMP_SYS(stat),	   SCMP_SYS(lstat),	 SCMP_SYS(access),
 			       SCMP_SYS(readlink), SCMP_SYS(readlinkat), SCMP_SYS(prctl) };
 
-static void (*rescue_hook)(void);
-
-/* Over the zeros that end at digit; only what a signal handler may call: no printf. */
-static void put_number(char *digit, unsigned long n)
-{
-	do {
-		*digit-- = "0123456789abcdef"[n % 16];
-		n /= 16;
-	} while (n);
-}
-
-static void handle_forbidden(int signal_nr, siginfo_t *info, void *context)
-{
-	static const char begin[] = "\r\nimgvm: ended by its sandbox: system call 0x";
-	char line[] = "\r\nimgvm: ended by its sandbox: system call 0x000 (0x00000000)\r\n";
-	const ucontext_t *at = context;
-
-	if (rescue_hook)
-		rescue_hook();
-	put_number(line + sizeof(begin) + 1, (unsigned)info->si_syscall);
-	/* second argument: of an ioctl, the request */
-	put_number(line + sizeof(line) - 5, (uint32_t)at->uc_mcontext.gregs[REG_RSI]);
-	if (write(STDERR_FILENO, line, sizeof(line) - 1) < 0)
-		*line = '\0'; /* nobody hears it */
-	raise(signal_nr);     /* SA_RESETHAND: this time it ends the process */
-}
-
 static int allow_calls(scmp_filter_ctx ctx)
 {
 	int ret = 0;
@@ -393,13 +277,9 @@ static int load_filter(void)
 
 int sandbox_close_calls(struct sandbox *s, void (*rescue)(void), struct img_error *err)
 {
-	struct sigaction action = { .sa_sigaction = handle_forbidden };
-
-	if (s->mode == SANDBOX_OFF)
+	if (s->mode == CONFINE_OFF)
 		return 0;
-	rescue_hook = rescue;
-	action.sa_flags = (int)(SA_SIGINFO | SA_RESETHAND | SA_NODEFER);
-	sigaction(SIGSYS, &action, NULL);
+	confine_catch("imgvm", rescue, -1);
 	s->seccomp = load_filter() == 0;
 	return s->seccomp ? 0 : lacks(s, "this kernel has no seccomp filters", err);
 }

@@ -9,16 +9,11 @@
 
 #include <stdbool.h>
 
+#include "confine.h"
 #include "libimg.h"
 
-enum sandbox_mode {
-	SANDBOX_AUTO,	 /* what there is */
-	SANDBOX_REQUIRE, /* UNSUPPORTED where something lacks */
-	SANDBOX_OFF,
-};
-
 struct sandbox {
-	enum sandbox_mode mode;
+	enum confine_mode mode;
 	bool landlock, seccomp; /* are in force */
 };
 

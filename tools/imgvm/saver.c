@@ -154,6 +154,21 @@ static int write_piece(struct saver *s, const uint8_t *data, uint64_t bytes, uin
 	return ret;
 }
 
+/*
+ * What a round writes leaves the block that it was mapped from to the snapshots that hold it, and these may be deleted.
+ * A page that was written is a copy already; one that the log names and that nobody wrote becomes one here.
+ */
+static void copy_mapped(struct saver *s, uint64_t linear, uint64_t bytes)
+{
+	uint8_t *at = s->mem->base + linear;
+
+	if (!s->mapped || madvise(at, bytes, MADV_POPULATE_WRITE) == 0)
+		return;
+	/* Linux before 5.14, or no memory for all at once: a write that changes nothing, whoever writes beside it */
+	for (uint64_t off = 0; off < bytes; off += MEMORY_PAGE)
+		__atomic_fetch_or(at + off, 0, __ATOMIC_RELAXED);
+}
+
 int saver_write(struct saver *s, bool guest_runs, struct img_error *err)
 {
 	uint8_t *copy = NULL;
@@ -173,6 +188,8 @@ int saver_write(struct saver *s, bool guest_runs, struct img_error *err)
 		}
 		while (end - page < PIECE_BYTES / MEMORY_PAGE && is_set(s, s->round, end))
 			end++;
+		if (end > page)
+			copy_mapped(s, linear, (end - page) * MEMORY_PAGE);
 		if (end > page && copy)
 			memcpy(copy, s->mem->base + linear, (end - page) * MEMORY_PAGE);
 		if (end > page)
@@ -229,6 +246,7 @@ int saver_load(struct saver *s, struct img *img, const char *snapshot, bool same
 	if (ret != 0)
 		return ret;
 	madvise(s->mem->base, s->mem->ram_bytes, MADV_DONTDUMP);
+	s->mapped = true;
 	s->has_base = same;
 	s->all = !same;
 	s->verify_img = img;
@@ -249,7 +267,7 @@ int saver_forget(struct saver *s, struct img_error *err)
 	if (fresh == MAP_FAILED)
 		return fail_errno(err, "fresh memory for the guest");
 	madvise(fresh, s->mem->ram_bytes, MADV_DONTDUMP);
-	s->has_base = s->all = false;
+	s->mapped = s->has_base = s->all = false;
 	s->verify_img = NULL;
 	memset(s->since, 0, s->nr_words * sizeof(*s->since));
 	return 0;

@@ -25,6 +25,7 @@ struct saver {
 	struct img *img; /* whose working state is written; borrowed */
 	bool tracking;	 /* KVM and devices record */
 	bool has_base;
+	bool mapped;	 /* pages of RAM may be mapped from an image */
 	bool all;	 /* the base is in another image: every page is written */
 	int pagemap_fd;	 /* /proc/self/pagemap */
 	uint64_t *since; /* bits; pages that may differ from the base, beside what is still in the logs */

@@ -365,23 +365,32 @@ static void guest_copy(void *to, const void *from, size_t bytes)
 #endif
 }
 
+/* How much of iov, *off bytes into it and at most left, comes next, and where; *off is for the piece after it. */
+static size_t next_part(const struct iovec *iov, uint64_t *off, size_t left, uint8_t **at)
+{
+	size_t n;
+
+	if (*off >= iov->iov_len) {
+		*off -= iov->iov_len;
+		return 0;
+	}
+	n = iov->iov_len - (size_t)*off;
+	*at = (uint8_t *)iov->iov_base + *off;
+	*off = 0;
+	return n < left ? n : left;
+}
+
 size_t virtqueue_copy_out(const struct virtqueue_chain *chain, uint64_t off, void *buf, size_t bytes)
 {
 	size_t done = 0;
 
 	for (unsigned i = 0; i < chain->nr_out && done < bytes; i++) {
-		const struct iovec *iov = &chain->iov[i];
-		size_t n;
+		uint8_t *at = NULL;
+		size_t n = next_part(&chain->iov[i], &off, bytes - done, &at);
 
-		if (off >= iov->iov_len) {
-			off -= iov->iov_len;
-			continue;
-		}
-		n = iov->iov_len - (size_t)off;
-		n = n < bytes - done ? n : bytes - done;
-		guest_copy((uint8_t *)buf + done, (const uint8_t *)iov->iov_base + off, n);
+		if (n > 0)
+			guest_copy((uint8_t *)buf + done, at, n);
 		done += n;
-		off = 0;
 	}
 	return done;
 }
@@ -391,19 +400,14 @@ size_t virtqueue_copy_in(const struct virtqueue_chain *chain, uint64_t off, cons
 	size_t done = 0;
 
 	for (unsigned i = 0; i < chain->nr_in && done < bytes; i++) {
-		const struct iovec *iov = &chain->iov[chain->nr_out + i];
-		size_t n;
+		uint8_t *at = NULL;
+		size_t n = next_part(&chain->iov[chain->nr_out + i], &off, bytes - done, &at);
 
-		if (off >= iov->iov_len) {
-			off -= iov->iov_len;
-			continue;
+		if (n > 0) {
+			guest_copy(at, (const uint8_t *)buf + done, n);
+			memory_wrote(chain->mem, at, n);
 		}
-		n = iov->iov_len - (size_t)off;
-		n = n < bytes - done ? n : bytes - done;
-		guest_copy((uint8_t *)iov->iov_base + off, (const uint8_t *)buf + done, n);
-		memory_wrote(chain->mem, (const uint8_t *)iov->iov_base + off, n);
 		done += n;
-		off = 0;
 	}
 	return done;
 }

@@ -144,6 +144,15 @@ uint64_t chunks_host_bytes(const struct chunks *c)
 	return c->host_bytes;
 }
 
+uint64_t chunks_mapped_bytes(const struct chunks *c)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < c->nr; i++)
+		bytes += c->list[i].kind == CHUNK_ZERO ? 0 : c->list[i].bytes;
+	return bytes;
+}
+
 const struct chunk *chunks_at(const struct chunks *c, size_t i)
 {
 	return i < c->nr ? &c->list[i] : NULL;

@@ -15,6 +15,8 @@
 #include "codec.h"
 #include "node.h"
 
+struct inspector;
+
 /* Largest piece that is compressed: it is expanded as a whole. DMG's have 256 KiB to 1 MiB, cloop's up to some MiB. */
 #define CHUNK_MAX_BYTES (UINT64_C(16) << 20)
 
@@ -46,8 +48,9 @@ void chunks_free(struct chunks *c); /* NULL is allowed */
 int chunks_add(struct chunks *c, const struct chunk *chunk, uint64_t file_bytes, uint64_t at, struct img_error *err);
 /* Of the disk so far. */
 uint64_t chunks_size(const struct chunks *c);
-/* Bytes of the file that pieces lie in, counted as often as they are named. */
+/* Bytes of the file that pieces lie in, counted as often as they are named; and of the disk that they hold. */
 uint64_t chunks_host_bytes(const struct chunks *c);
+uint64_t chunks_mapped_bytes(const struct chunks *c);
 /* i from 0; NULL past the end. */
 const struct chunk *chunks_at(const struct chunks *c, size_t i);
 
@@ -65,6 +68,20 @@ int chunks_expand(struct chunks *c, struct node *file, const struct chunk *chunk
 struct chunks_state {
 	struct chunks *chunks;
 };
+/* Where a format reads its tables. */
+struct chunks_source {
+	struct node *file;
+	const char *path; /* for messages */
+	struct budget *budget;
+};
+/* Reads header and tables: fills state, whose list is there and empty, with every piece of the disk. */
+typedef int (*chunks_load_fn)(const struct chunks_source *src, struct chunks_state *state, struct img_error *err);
+
+/* load, and whether the disk is more than the file is worth. */
+int chunks_node_open(struct node *node, const struct driver_open *args, chunks_load_fn load, struct img_error *err);
+/* load once more, of which nothing is kept: what it refuses is a finding. state: zeroed. */
+int chunks_inspect(struct node *file, struct inspector *in, chunks_load_fn load, struct chunks_state *state,
+		   struct img_error *err);
 
 uint64_t chunks_node_size(const struct node *node);
 int chunks_node_pread(struct node *node, void *buf, uint64_t bytes, uint64_t off, unsigned flags,

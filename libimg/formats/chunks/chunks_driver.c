@@ -2,16 +2,79 @@
 /* What drivers of such formats have in common: members for their tables, and the check of the pieces. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "checked.h"
 #include "chunks.h"
 #include "error.h"
+#include "inspect.h"
 
 #define LAYER "chunks"
 
 static struct chunks *of(const struct node *node)
 {
 	return ((const struct chunks_state *)node->state)->chunks;
+}
+
+int chunks_node_open(struct node *node, const struct driver_open *args, chunks_load_fn load, struct img_error *err)
+{
+	const struct chunks_source src = { .file = node->file, .path = node->path, .budget = args->budget };
+	struct chunks_state *state = node->state;
+	int ret;
+
+	state->chunks = chunks_new(args->budget, node->path, err);
+	if (!state->chunks)
+		return IMG_E_NOMEM;
+	ret = load(&src, state, err);
+	if (ret == 0)
+		ret = budget_expansion(args->budget, node->path, chunks_mapped_bytes(state->chunks),
+				       node_size(node->file), err);
+	if (ret != 0)
+		chunks_free(state->chunks);
+	return ret;
+}
+
+/* What load refused, as a finding; what else failed is an error. */
+static int tell(struct inspector *in, int ret, const struct img_error *why, struct img_error *err)
+{
+	size_t path = strlen(in->path);
+	/* The finding names the file itself. */
+	const char *msg = strncmp(why->msg, in->path, path) == 0 && strncmp(why->msg + path, ": ", 2) == 0 ?
+				  why->msg + path + 2 :
+				  why->msg;
+
+	switch (ret) {
+	case IMG_E_FORMAT: inspect_found(in, INSPECT_BAD_HEADER, why->offset, "%s", msg); return 0;
+	case IMG_E_CORRUPT: inspect_found(in, INSPECT_ENTRY_BOUNDS, why->offset, "%s", msg); return 0;
+	case IMG_E_UNSUPPORTED: inspect_found(in, INSPECT_UNKNOWN_FEATURE, why->offset, "%s", msg); return 0;
+	case IMG_E_LIMIT: inspect_found(in, INSPECT_LIMIT, why->offset, "%s", msg); return 0;
+	default:
+		if (err)
+			*err = *why;
+		return ret;
+	}
+}
+
+int chunks_inspect(struct node *file, struct inspector *in, chunks_load_fn load, struct chunks_state *state,
+		   struct img_error *err)
+{
+	const struct chunks_source src = { .file = file, .path = in->path, .budget = &in->budget };
+	struct img_error why = { 0 };
+	int ret;
+
+	state->chunks = chunks_new(&in->budget, in->path, err);
+	if (!state->chunks)
+		return IMG_E_NOMEM;
+	ret = load(&src, state, &why);
+	if (ret == 0) {
+		in->out->virtual_bytes = chunks_size(state->chunks);
+		inspect_limit(in, BUDGET_VIRTUAL, chunks_size(state->chunks), 0);
+		inspect_expansion(in, chunks_mapped_bytes(state->chunks), node_size(file), 0, "the disk");
+	} else {
+		ret = tell(in, ret, &why, err);
+	}
+	chunks_free(state->chunks);
+	return ret;
 }
 
 uint64_t chunks_node_size(const struct node *node)

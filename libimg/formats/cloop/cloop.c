@@ -38,33 +38,35 @@ static int probe(const struct probe_data *d)
 	return d->head_bytes >= bytes && memcmp(d->head, begins_with, bytes) == 0 ? 100 : 0;
 }
 
-static int corrupt(const struct node *node, uint64_t at, const char *what, uint64_t value, struct img_error *err)
+static int corrupt(const struct chunks_source *src, uint64_t at, const char *what, uint64_t value,
+		   struct img_error *err)
 {
-	return error_set(err, IMG_E_CORRUPT, 0, at, LAYER, "%s: %s at 0x%" PRIx64 " is 0x%" PRIx64, node->path, what,
-			 at, value);
+	return error_set(err, IMG_E_CORRUPT, 0, at, LAYER, "%s: %s at 0x%" PRIx64 " is 0x%" PRIx64, src->path, what, at,
+			 value);
 }
 
-static int read_header(struct node *node, uint32_t *block_bytes, uint32_t *nr_blocks, struct img_error *err)
+static int read_header(const struct chunks_source *src, uint32_t *block_bytes, uint32_t *nr_blocks,
+		       struct img_error *err)
 {
 	struct disk_cloop_header h;
 	int ret;
 
-	if (node_size(node->file) < sizeof(h))
-		return corrupt(node, 0, "the file's size", node_size(node->file), err);
-	ret = node_pread(node->file, &h, sizeof(h), 0, 0, err);
+	if (node_size(src->file) < sizeof(h))
+		return corrupt(src, 0, "the file's size", node_size(src->file), err);
+	ret = node_pread(src->file, &h, sizeof(h), 0, 0, err);
 	if (ret != 0)
 		return ret;
 	*block_bytes = be32_get(h.block_bytes);
 	*nr_blocks = be32_get(h.nr_blocks);
 	if (memcmp(h.script, begins_with, sizeof(begins_with) - 1) != 0)
-		return error_set(err, IMG_E_FORMAT, 0, 0, LAYER, "%s: no cloop image of version 2", node->path);
+		return error_set(err, IMG_E_FORMAT, 0, 0, LAYER, "%s: no cloop image of version 2", src->path);
 	if (*block_bytes == 0 || *block_bytes % SECTOR_BYTES != 0)
-		return corrupt(node, SCRIPT_BYTES, "the size of a block", *block_bytes, err);
+		return corrupt(src, SCRIPT_BYTES, "the size of a block", *block_bytes, err);
 	return 0;
 }
 
 /* Offsets first to first + nr of the table. */
-static int add_blocks(struct node *node, struct chunks *c, const struct be64 *offsets, uint32_t nr,
+static int add_blocks(const struct chunks_source *src, struct chunks *c, const struct be64 *offsets, uint32_t nr,
 		      uint32_t block_bytes, uint64_t table, struct img_error *err)
 {
 	int ret = 0;
@@ -81,52 +83,46 @@ static int add_blocks(struct node *node, struct chunks *c, const struct be64 *of
 		};
 
 		if (end < off)
-			return corrupt(node, table + (i + 1) * sizeof(*offsets), "a block's end, before its beginning,",
+			return corrupt(src, table + (i + 1) * sizeof(*offsets), "a block's end, before its beginning,",
 				       end, err);
-		ret = chunks_add(c, &chunk, node_size(node->file), table + i * sizeof(*offsets), err);
+		ret = chunks_add(c, &chunk, node_size(src->file), table + i * sizeof(*offsets), err);
 	}
 	return ret;
 }
 
-static int read_table(struct node *node, struct chunks *c, uint32_t block_bytes, uint32_t nr_blocks,
+static int read_table(const struct chunks_source *src, struct chunks *c, uint32_t block_bytes, uint32_t nr_blocks,
 		      struct img_error *err)
 {
 	struct be64 offsets[BATCH + 1];
 	uint64_t table = sizeof(struct disk_cloop_header);
 	int ret = 0;
 
-	if (!range_inside(table, ((uint64_t)nr_blocks + 1) * sizeof(offsets[0]), node_size(node->file)))
-		return corrupt(node, SCRIPT_BYTES + 4, "the number of blocks", nr_blocks, err);
+	if (!range_inside(table, ((uint64_t)nr_blocks + 1) * sizeof(offsets[0]), node_size(src->file)))
+		return corrupt(src, SCRIPT_BYTES + 4, "the number of blocks", nr_blocks, err);
 	while (nr_blocks > 0 && ret == 0) {
 		uint32_t nr = (uint32_t)min_u64(nr_blocks, BATCH);
 
-		ret = node_pread(node->file, offsets, (nr + 1) * sizeof(offsets[0]), table, 0, err);
+		ret = node_pread(src->file, offsets, (nr + 1) * sizeof(offsets[0]), table, 0, err);
 		if (ret == 0)
-			ret = add_blocks(node, c, offsets, nr, block_bytes, table, err);
+			ret = add_blocks(src, c, offsets, nr, block_bytes, table, err);
 		table += nr * sizeof(offsets[0]);
 		nr_blocks -= nr;
 	}
 	return ret;
 }
 
+static int load(const struct chunks_source *src, struct chunks_state *state, struct img_error *err)
+{
+	struct cloop_state *s = (struct cloop_state *)state;
+	uint32_t nr_blocks = 0;
+	int ret = read_header(src, &s->block_bytes, &nr_blocks, err);
+
+	return ret ? ret : read_table(src, s->shared.chunks, s->block_bytes, nr_blocks, err);
+}
+
 static int open_member(struct node *node, const struct driver_open *args, struct img_error *err)
 {
-	struct cloop_state *s = node->state;
-	uint32_t nr_blocks = 0;
-	int ret = read_header(node, &s->block_bytes, &nr_blocks, err);
-
-	if (ret != 0)
-		return ret;
-	s->shared.chunks = chunks_new(args->budget, node->path, err);
-	if (!s->shared.chunks)
-		return IMG_E_NOMEM;
-	ret = read_table(node, s->shared.chunks, s->block_bytes, nr_blocks, err);
-	if (ret == 0)
-		ret = budget_expansion(args->budget, node->path, chunks_size(s->shared.chunks), node_size(node->file),
-				       err);
-	if (ret != 0)
-		chunks_free(s->shared.chunks);
-	return ret;
+	return chunks_node_open(node, args, load, err);
 }
 
 static void limits(const struct node *node, struct driver_limits *out)
@@ -165,22 +161,9 @@ static int check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx
 
 static int inspect(struct node *file, struct inspector *in, struct img_error *err)
 {
-	struct disk_cloop_header h;
-	uint64_t block_bytes, nr_blocks;
-	int ret = inspect_read(file, &h, sizeof(h), 0, err);
+	struct cloop_state s = { 0 };
 
-	if (ret != 0)
-		return ret;
-	block_bytes = be32_get(h.block_bytes);
-	nr_blocks = be32_get(h.nr_blocks);
-	if (block_bytes == 0 || block_bytes % SECTOR_BYTES != 0 || block_bytes > CHUNK_MAX_BYTES)
-		inspect_found(in, INSPECT_BAD_HEADER, SCRIPT_BYTES, "blocks of %" PRIu64 " bytes", block_bytes);
-	if (!range_inside(sizeof(h), (nr_blocks + 1) * sizeof(struct be64), node_size(file)))
-		inspect_found(in, INSPECT_TABLE_BOUNDS, SCRIPT_BYTES + 4, "a table of %" PRIu64 " blocks", nr_blocks);
-	in->out->virtual_bytes = block_bytes * nr_blocks;
-	inspect_limit(in, BUDGET_VIRTUAL, block_bytes * nr_blocks, SCRIPT_BYTES);
-	inspect_expansion(in, block_bytes * nr_blocks, node_size(file), SCRIPT_BYTES, "the disk");
-	return 0;
+	return chunks_inspect(file, in, load, &s.shared, err);
 }
 
 const struct img_driver cloop_driver = {

@@ -94,7 +94,7 @@ static int add_zeros(struct chunks *c, uint64_t until, struct img_error *err)
 	return until > gap.off ? chunks_add(c, &gap, 0, NO_OFFSET, err) : 0;
 }
 
-static int build(struct node *node, struct gather *g, struct chunks *c, struct img_error *err)
+static int build(const struct chunks_source *src, struct gather *g, struct chunks *c, struct img_error *err)
 {
 	uint64_t bytes;
 	int ret = 0;
@@ -104,13 +104,13 @@ static int build(struct node *node, struct gather *g, struct chunks *c, struct i
 	for (size_t i = 0; i < g->nr && ret == 0; i++) {
 		ret = add_zeros(c, g->list[i].off, err);
 		if (ret == 0)
-			ret = chunks_add(c, &g->list[i], node_size(node->file), NO_OFFSET, err);
+			ret = chunks_add(c, &g->list[i], node_size(src->file), NO_OFFSET, err);
 	}
 	if (ret != 0)
 		return ret;
 	if (mul_overflows(be64_get(g->trailer->nr_sectors), DMG_SECTOR_BYTES, &bytes) || bytes > INT64_MAX)
-		return error_set(err, IMG_E_CORRUPT, 0, node_size(node->file) - 20, LAYER,
-				 "%s: a disk of %" PRIu64 " sectors", node->path, be64_get(g->trailer->nr_sectors));
+		return error_set(err, IMG_E_CORRUPT, 0, node_size(src->file) - 20, LAYER,
+				 "%s: a disk of %" PRIu64 " sectors", src->path, be64_get(g->trailer->nr_sectors));
 	return add_zeros(c, bytes, err);
 }
 
@@ -135,38 +135,25 @@ static const char *main_codec(const struct chunks *c)
 	return name;
 }
 
-static uint64_t mapped(const struct chunks *c)
+static int load(const struct chunks_source *src, struct chunks_state *state, struct img_error *err)
 {
-	uint64_t bytes = 0;
-	const struct chunk *chunk;
+	struct dmg_state *s = (struct dmg_state *)state;
+	struct gather g = { .path = src->path, .trailer = &s->trailer, .budget = src->budget };
+	int ret = dmg_read_trailer(src->file, src->path, &s->trailer, err);
 
-	for (size_t i = 0; (chunk = chunks_at(c, i)) != NULL; i++)
-		bytes += chunk->kind == CHUNK_ZERO ? 0 : chunk->bytes;
-	return bytes;
+	if (ret == 0)
+		ret = dmg_each_table(src->file, src->path, &s->trailer, src->budget, gather_table, &g, err);
+	if (ret == 0)
+		ret = build(src, &g, s->shared.chunks, err);
+	free(g.list);
+	if (ret == 0)
+		s->packed = main_codec(s->shared.chunks);
+	return ret;
 }
 
 static int open_member(struct node *node, const struct driver_open *args, struct img_error *err)
 {
-	struct dmg_state *s = node->state;
-	struct gather g = { .path = node->path, .trailer = &s->trailer, .budget = args->budget };
-	int ret = dmg_read_trailer(node->file, node->path, &s->trailer, err);
-
-	if (ret != 0)
-		return ret;
-	s->shared.chunks = chunks_new(args->budget, node->path, err);
-	if (!s->shared.chunks)
-		return IMG_E_NOMEM;
-	ret = dmg_each_table(node->file, node->path, &s->trailer, args->budget, gather_table, &g, err);
-	if (ret == 0)
-		ret = build(node, &g, s->shared.chunks, err);
-	if (ret == 0)
-		ret = budget_expansion(args->budget, node->path, mapped(s->shared.chunks), node_size(node->file), err);
-	free(g.list);
-	if (ret != 0)
-		chunks_free(s->shared.chunks);
-	else
-		s->packed = main_codec(s->shared.chunks);
-	return ret;
+	return chunks_node_open(node, args, load, err);
 }
 
 static void limits(const struct node *node, struct driver_limits *out)
@@ -303,43 +290,11 @@ static int check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx
 
 /* ---- inspection -------------------------------------------------------------------------------------------------- */
 
-struct look {
-	struct inspector *in;
-	const struct disk_dmg_trailer *trailer;
-	uint64_t file_bytes, mapped, end;
-};
-
-static int look_at_table(void *ctx, const struct dmg_table *table, struct img_error *err)
-{
-	struct look *l = ctx;
-	struct chunk chunk;
-
-	(void)err;
-	for (uint32_t i = 0; i < table->nr_runs && !inspect_over(l->in); i++) {
-		struct img_error why = { 0 };
-		int ret = dmg_chunk_of(l->in->path, l->trailer, table, i, &chunk, &why);
-
-		if (ret < 0)
-			inspect_found(l->in, INSPECT_ENTRY_BOUNDS, why.offset, "%s", why.msg);
-		if (ret <= 0)
-			continue;
-		if (chunk.kind != CHUNK_ZERO && !range_inside(chunk.host_off, chunk.host_bytes, l->file_bytes))
-			inspect_found(l->in, INSPECT_ENTRY_BOUNDS, chunk.host_off,
-				      "a piece at 0x%" PRIx64 " with 0x%" PRIx64 " bytes", chunk.host_off,
-				      chunk.host_bytes);
-		if (chunk.kind != CHUNK_ZERO)
-			l->mapped += min_u64(chunk.bytes, INT64_MAX - l->mapped);
-		l->end = max_u64(l->end, chunk.off + min_u64(chunk.bytes, UINT64_MAX - chunk.off));
-	}
-	return 0;
-}
-
 static int inspect(struct node *file, struct inspector *in, struct img_error *err)
 {
 	uint64_t size = node_size(file), at = size >= DMG_SECTOR_BYTES ? size - DMG_SECTOR_BYTES : 0;
+	struct dmg_state s = { 0 };
 	struct disk_dmg_trailer t;
-	struct look l = { .in = in, .trailer = &t, .file_bytes = size };
-	struct img_error why = { 0 };
 	uint8_t head[8];
 	int ret = inspect_read(file, &t, sizeof(t), at, err);
 
@@ -347,32 +302,15 @@ static int inspect(struct node *file, struct inspector *in, struct img_error *er
 		ret = inspect_read(file, head, sizeof(head), 0, err);
 	if (ret != 0)
 		return ret;
-	if (memcmp(head, "encrcdsa", 8) == 0)
+	if (memcmp(head, "encrcdsa", 8) == 0) {
 		inspect_found(in, INSPECT_ENCRYPTED, 0, "an encrypted disk image");
-	if (memcmp(t.magic, "koly", 4) != 0)
 		return 0;
+	}
 	if (be32_get(t.nr_segments) > 1)
 		inspect_found(in, INSPECT_EXTENT_FILE, at + 60, "one of %" PRIu32 " parts", be32_get(t.nr_segments));
 	if (!range_inside(be64_get(t.data_off), be64_get(t.data_bytes), size))
 		inspect_found(in, INSPECT_TABLE_BOUNDS, at + 24, "its data lie outside the file");
-	if (be64_get(t.nr_sectors) > INT64_MAX / DMG_SECTOR_BYTES) {
-		inspect_found(in, INSPECT_BAD_HEADER, at + 492, "a disk of %" PRIu64 " sectors",
-			      be64_get(t.nr_sectors));
-		return 0;
-	}
-	ret = dmg_each_table(file, in->path, &t, &in->budget, look_at_table, &l, &why);
-	if (ret == IMG_E_CORRUPT)
-		inspect_found(in, INSPECT_TABLE_BOUNDS, why.offset, "%s", why.msg);
-	else if (ret == IMG_E_LIMIT)
-		inspect_found(in, INSPECT_LIMIT, why.offset, "%s", why.msg);
-	else if (ret != 0 && err)
-		*err = why;
-	if (ret != 0 && ret != IMG_E_CORRUPT && ret != IMG_E_LIMIT)
-		return ret;
-	in->out->virtual_bytes = max_u64(l.end, be64_get(t.nr_sectors) * DMG_SECTOR_BYTES);
-	inspect_limit(in, BUDGET_VIRTUAL, in->out->virtual_bytes, at + 492);
-	inspect_expansion(in, l.mapped, size, at, "the disk");
-	return 0;
+	return chunks_inspect(file, in, load, &s.shared, err);
 }
 
 const struct img_driver dmg_driver = {

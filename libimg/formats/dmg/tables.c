@@ -250,27 +250,19 @@ static int each_in_list(struct node *file, const char *path, const struct disk_d
 
 /* ---- the resource fork ------------------------------------------------------------------------------------------- */
 
-static uint32_t be32_at(const char *p)
-{
-	struct be32 v;
-
-	memcpy(&v, p, sizeof(v));
-	return be32_get(v);
-}
-
 /* Header: where the resources and their map are. The resources alone are read: tables say themselves what they are. */
-static int walk_fork(const char *path, const char *fork, uint64_t bytes, uint64_t at, dmg_table_fn fn, void *ctx,
+static int walk_fork(const char *path, const uint8_t *fork, uint64_t bytes, uint64_t at, dmg_table_fn fn, void *ctx,
 		     struct img_error *err)
 {
-	uint64_t off = be32_at(fork), end;
+	uint64_t off = be32_at(fork, 0), end;
 	int ret = 0;
 
-	if (!range_inside(off, be32_at(fork + 8), bytes))
+	if (!range_inside(off, be32_at(fork, 8), bytes))
 		return corrupt(path, at, "the resources lie outside their fork", err);
-	end = off + be32_at(fork + 8);
+	end = off + be32_at(fork, 8);
 	while (ret == 0 && end - off >= 4) {
-		uint64_t length = be32_at(fork + off);
-		const char *data = fork + off + 4;
+		uint64_t length = be32_at(fork, off);
+		const uint8_t *data = fork + off + 4;
 		struct dmg_table table;
 
 		if (length > end - off - 4)
@@ -297,7 +289,7 @@ static int each_in_fork(struct node *file, const char *path, const struct disk_d
 	if (bytes < RESOURCE_HEADER)
 		ret = corrupt(path, off, "the resource fork is too short", err);
 	else
-		ret = walk_fork(path, fork, bytes, off, fn, ctx, err);
+		ret = walk_fork(path, (const uint8_t *)fork, bytes, off, fn, ctx, err);
 	free(fork);
 	return ret;
 }

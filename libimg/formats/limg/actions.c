@@ -48,6 +48,11 @@ int action_prepare(struct engine *e, const struct ckpt_req *req, struct img_erro
 	return s ? 0 : error_set(err, IMG_E_NOENT, 0, NO_OFFSET, LAYER, "no snapshot of this name");
 }
 
+bool action_beyond_deltas(const struct ckpt_req *req)
+{
+	return req->action == CKPT_SNAP_REVERT || req->action == CKPT_RESIZE || req->action == CKPT_BACKING;
+}
+
 bool action_new_epoch(const struct ckpt_req *req)
 {
 	return req->action == CKPT_SNAP_CREATE || req->action == CKPT_SNAP_REVERT ||

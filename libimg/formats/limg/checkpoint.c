@@ -27,6 +27,7 @@ static int freeze(struct ckpt *c, const struct ckpt_req *req, uint64_t *count, s
 	struct engine *e = c->e;
 	struct journal *j = &e->journal;
 	struct record_buf r;
+	bool gap;
 	int rc = 0;
 
 	record_begin(&r);
@@ -46,16 +47,18 @@ static int freeze(struct ckpt *c, const struct ckpt_req *req, uint64_t *count, s
 		pthread_mutex_unlock(&s->lock);
 	}
 	pthread_mutex_lock(&e->lock);
-	e->flush_waits = !j->aus || e->journal_gap || r.failed ||
-			 (r.nr_deltas && !journal_has_room(j, record_bytes(&r)));
+	gap = !j->aus || e->journal_gap || r.failed || (r.nr_deltas && !journal_has_room(j, record_bytes(&r)));
+	e->flush_waits = gap || action_beyond_deltas(req);
 	e->journal_gap = false;
 	pthread_mutex_unlock(&e->lock);
-	if (j->aus && r.nr_deltas && !e->flush_waits) {
+	if (r.nr_deltas && !gap) {
 		rc = journal_append(e, &r, err);
 		pthread_mutex_lock(&e->lock);
 		e->journal_unsynced = true;
 		pthread_mutex_unlock(&e->lock);
 	}
+	if (j->aus && e->flush_waits)
+		journal_cut(e);
 	runs_move(&c->freed, &e->await.runs);
 	c->next.ring_tail = j->head;
 	c->next.ring_seq = j->seq;

@@ -14,6 +14,8 @@ void collect_shard(const struct engine *e, struct shard *s, struct record_buf *r
 int action_prepare(struct engine *e, const struct ckpt_req *req, struct img_error *err);
 /* Do entries written from the freeze on belong to a new epoch? */
 bool action_new_epoch(const struct ckpt_req *req);
+/* Is the disk another one after it than the journal's deltas make of the last superblock? Nobody flushes meanwhile. */
+bool action_beyond_deltas(const struct ckpt_req *req);
 int action_run(struct ckpt *c, const struct ckpt_req *req, struct img_error *err);
 void worker_wake(struct engine *e);
 

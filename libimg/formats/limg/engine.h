@@ -532,6 +532,11 @@ bool journal_has_room(const struct journal *j, uint64_t bytes);
 /* Writes it at the head (a wrap record first where needed); not synced. Caller holds journal_busy. */
 int journal_append(struct engine *e, struct record_buf *r, struct img_error *err);
 void record_free(struct record_buf *r);
+/*
+ * The next record will name something else than the one before it: the superblock that is about to be written says what. For the one that
+ * is there now the chain ends here, since what comes after relies on more than its records. Caller holds journal_busy.
+ */
+void journal_cut(struct engine *e);
 /* Steps 2 to 4 of section 10: fills the overlay. Sets journal_damaged. */
 int journal_recover(struct engine *e, struct img_error *err);
 uint64_t journal_ring_aus(const struct engine *e);

@@ -123,6 +123,19 @@ static int record_write(struct engine *e, unsigned kind, uint8_t *page, uint64_t
 	return 0;
 }
 
+void journal_cut(struct engine *e)
+{
+	struct journal *j = &e->journal;
+	struct {
+		uint8_t prev[16];
+		struct le64 generation;
+	} in;
+
+	memcpy(in.prev, j->prev, sizeof(in.prev));
+	in.generation = le64_of(e->sb.generation);
+	xxh128_store(&in, sizeof(in), j->prev);
+}
+
 int journal_append(struct engine *e, struct record_buf *r, struct img_error *err)
 {
 	struct journal *j = &e->journal;

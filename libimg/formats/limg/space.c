@@ -292,7 +292,7 @@ static int file_grow(struct engine *e, uint64_t aus, struct img_error *err)
 
 	if (aus <= sp->file_aus)
 		return 0;
-	if (aus > WORD_ADDR_MASK - GROUP_AUS)
+	if (aus > WORD_ADDR_MASK - GROUP_AUS) /* GCOV_EXCL_BR_LINE: the bitmaps of 1 PiB are 34 GB of memory */
 		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER, "the file would grow beyond 1 PiB");
 	rc = node_resize(e->file, au_off(aus + step), err);
 	if (!rc)
@@ -372,7 +372,7 @@ static int alloc_locked(struct engine *e, uint64_t want, uint64_t min, uint64_t 
 {
 	struct space *sp = &e->space;
 
-	if (sp->tail && sp->free_below >= SLACK_AUS + sp->tail / 256) {
+	if (sp->free_below >= SLACK_AUS + sp->tail / 256) {
 		int rc = search_below(e, want, min, addr, got, err);
 
 		if (rc)

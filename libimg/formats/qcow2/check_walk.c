@@ -18,7 +18,7 @@ static uint64_t guest_of(const struct check *k, const struct check_l2 *t, uint64
 	return (((uint64_t)t->index << k->e->l2_shift) + i) << k->e->h.cluster_bits;
 }
 
-static uint64_t be64_at(const uint8_t *buf, uint64_t i)
+static uint64_t be64_entry(const uint8_t *buf, uint64_t i)
 {
 	return be64_get(((const struct be64 *)(const void *)buf)[i]);
 }
@@ -97,7 +97,7 @@ static int l1_walk(struct check *k, uint32_t tree, struct img_error *err)
 			continue;
 		}
 		for (uint64_t i = 0; rc == 0 && i < n / 8; i++)
-			rc = l1_entry(k, tree, (uint32_t)(done / 8 + i), be64_at(k->buf, i), err);
+			rc = l1_entry(k, tree, (uint32_t)(done / 8 + i), be64_entry(k->buf, i), err);
 		if (rc == 0)
 			rc = check_progress(k, n, err);
 	}
@@ -176,8 +176,8 @@ static void entry_load(const struct check *k, uint64_t i, struct qcow2_entry *en
 {
 	const uint8_t *p = k->buf + i * k->e->entry_bytes;
 
-	en->desc = be64_at(p, 0);
-	en->bitmap = k->e->entry_bytes > 8 ? be64_at(p, 1) : 0;
+	en->desc = be64_entry(p, 0);
+	en->bitmap = k->e->entry_bytes > 8 ? be64_entry(p, 1) : 0;
 }
 
 static int l2_walk(struct check *k, const struct check_l2 *t, struct img_error *err)
@@ -301,7 +301,7 @@ static int copied_l1(struct check *k, const struct check_tree *t, struct img_err
 		rc = check_read(k, k->buf, n, t->l1_off + done, err);
 		for (uint64_t i = 0; rc == 0 && i < n / 8; i++) {
 			const struct check_l2 place = { .index = (uint32_t)(done / 8 + i) };
-			struct flag f = { .what = "an L2 table", .times = 1, .v = be64_at(k->buf, i) };
+			struct flag f = { .what = "an L2 table", .times = 1, .v = be64_entry(k->buf, i) };
 			uint64_t off = f.v & QCOW2_OFFSET_MASK;
 
 			f.at = t->l1_off + done + i * 8;

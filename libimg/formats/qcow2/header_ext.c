@@ -174,6 +174,9 @@ static int take_bitmaps(struct qcow2_header *h, const uint8_t *data, uint32_t by
 	h->nr_bitmaps = be32_get(d.nr_bitmaps);
 	h->bitmap_dir_bytes = be64_get(d.directory_bytes);
 	h->bitmap_dir_off = be64_get(d.directory_off);
+	if (be32_get(d.reserved) != 0)
+		return error_set(err, IMG_E_CORRUPT, 0, off, LAYER,
+				 "bitmaps extension at 0x%" PRIx64 ": its reserved field is not zero", off);
 	if (h->nr_bitmaps == 0)
 		return error_set(err, IMG_E_CORRUPT, 0, off, LAYER, "bitmaps extension at 0x%" PRIx64 " has no bitmap",
 				 off);

@@ -255,14 +255,14 @@ def _():
 
 # ---- qcow, QED
 
-@case("qcow-backing", 6, "unverified-format backing-file", "fail: backing_file", "version 1 with a backing file")
+@case("qcow-backing", 6, "backing-file backing-format-missing", "fail: backing_file", "version 1 with a backing file")
 def _():
     name = b"/etc/passwd"
     h = struct.pack(">IIQIIQBBHIQ", 0x514649FB, 1, 48, len(name), 0, 1 << 20, 12, 9, 0, 0, 512)
     return (h + name).ljust(4096, b"\0")
 
 
-@case("qed-backing", 6, "unverified-format backing-file unknown-feature", "fail: banned", "with a backing file")
+@case("qed-backing", 6, "backing-file unknown-feature", "fail: banned", "with a backing file")
 def _():
     name = b"../base"
     h = struct.pack("<4sIIIQQQQQII", b"QED\0", 65536, 4, 1, 1 | 1 << 20, 0, 0, 65536, 1 << 20, 64, len(name))
@@ -575,12 +575,12 @@ def _():
     return struct.pack("<16sIIIIIQI", b"WithouFreSpacExt", 2, 16, 4, 2048, 4, 2048, 0x746F6E59).ljust(1 << 20, b"\0")
 
 
-@case("bochs-undoable", 6, "unverified-format parent", "pass", "a redo log over another image")
+@case("bochs-undoable", 6, "parent unknown-feature", "pass", "a redo log over another image")
 def _():
     return (b"Bochs Virtual HD Image".ljust(32, b"\0") + b"Redolog".ljust(16, b"\0") + b"Undoable").ljust(4096, b"\0")
 
 
-@case("dmg-part", 6, "unverified-format extent-file", "pass", "one of three parts")
+@case("dmg-part", 6, "extent-file unknown-feature", "pass", "one of three parts")
 def _():
     k = bytearray(512)
     put(k, 0, b"koly")

@@ -489,6 +489,8 @@ bitmap_entry("to-l1", lambda i: i.l1, opens=True)
 bitmap_entry("lost", 0, opens=True, same=True, mended=True)
 damaged("bitmaps-ext-many", lambda img: img.put(img.ext_place(EXT_BITMAPS) + 8, 0xFFFFFFFF, 4), bitmaps, check=None,
         opens=None)
+damaged("bitmaps-ext-reserved", lambda img: img.put(img.ext_place(EXT_BITMAPS) + 12, 1, 4), bitmaps, check=None,
+        opens=None)
 damaged("bitmaps-ext-long-dir", lambda img: img.put(img.ext_place(EXT_BITMAPS) + 16, (1 << 64) - 1), bitmaps, check=None,
         opens=None)
 damaged("bitmaps-ext-odd-dir", lambda img: img.put(img.ext_place(EXT_BITMAPS) + 24, img.bitmap_dir + 8), bitmaps,

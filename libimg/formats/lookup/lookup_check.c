@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: MIT */
+/* The walk over all tables of an image: for its check, and for what its mapping amounts to. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "checked.h"
+#include "error.h"
+#include "inspect.h"
+#include "lookup_int.h"
+
+#define SECTOR_BYTES 512u
+
+/* Called with each entry that was read; why: what is wrong with it, NULL: nothing. Not 0 ends the walk. */
+typedef int (*entry_fn)(void *ctx, uint64_t cluster, uint64_t at, const struct lookup_entry *e,
+			const struct img_error *why, struct img_error *err);
+
+static int walk_table(struct lookup *l, uint64_t table, uint64_t first, uint64_t nr, entry_fn fn, void *ctx,
+		      struct img_error *err)
+{
+	uint8_t raw[8 * BATCH];
+	int ret = 0;
+
+	for (uint64_t i = 0; i < nr && ret == 0; i++) {
+		uint64_t at = table + 8 * i;
+		struct img_error why = { 0 };
+		struct lookup_entry e;
+		int bad;
+
+		if (i % BATCH == 0)
+			ret = node_pread(l->node->file, raw, min_u64(BATCH, nr - i) * 8, at, 0, err);
+		if (ret != 0)
+			return ret;
+		bad = lookup_decode(l, raw + 8 * (i % BATCH), at, &e, &why);
+		ret = fn(ctx, first + i, at, &e, bad ? &why : NULL, err);
+	}
+	return ret;
+}
+
+static int walk(struct lookup *l, entry_fn fn, void *ctx, struct img_error *err)
+{
+	uint64_t nr = l->disk_bytes / l->cluster_bytes + (l->disk_bytes % l->cluster_bytes != 0), table;
+	uint64_t room =
+		l->file_bytes / (l->table_entries * 8); /* for tables: those of an honest image do not overlap */
+	int ret = 0;
+
+	for (uint64_t first = 0; first < nr && ret == 0; first += l->table_entries) {
+		struct img_error why = { 0 };
+		int bad = lookup_table(l, first / l->table_entries, &table, &why);
+
+		if (bad == IMG_E_CORRUPT) {
+			ret = fn(ctx, first, why.offset, NULL, &why, err);
+		} else if (bad != 0) {
+			if (err)
+				*err = why;
+			ret = bad;
+		} else if (table != 0 && room == 0) {
+			error_set(&why, IMG_E_CORRUPT, 0, table, LAYER,
+				  "%s: more tables of clusters than there is room for", l->node->path);
+			return fn(ctx, first, table, NULL, &why, err);
+		} else if (table != 0) {
+			room--;
+			ret = walk_table(l, table, first, min_u64(l->table_entries, nr - first), fn, ctx, err);
+		} else {
+			ret = fn(ctx, first, NO_OFFSET, NULL, NULL, err);
+		}
+	}
+	return ret;
+}
+
+/* ---- check ------------------------------------------------------------------------------------------------------- */
+
+struct check {
+	struct lookup *l;
+	unsigned flags;
+	img_finding_fn fn;
+	void *ctx;
+	const struct img_progress *progress;
+	struct img_check_result *out;
+	uint8_t *used; /* a bit for each sector of the file */
+	uint8_t *buf;  /* room for a cluster */
+};
+
+static void found(struct check *k, const char *rule, uint64_t at, uint64_t cluster, const char *msg)
+{
+	struct img_finding f = { .kind = IMG_FINDING_DAMAGE,
+				 .file_off = at,
+				 .guest_off = cluster * k->l->cluster_bytes };
+
+	k->out->damage++;
+	if (!k->fn)
+		return;
+	(void)snprintf(f.rule, sizeof(f.rule), "%s", rule);
+	(void)snprintf(f.msg, sizeof(f.msg), "%s", msg);
+	k->fn(k->ctx, &f);
+}
+
+/* Plain clusters only: packed ones may share a sector. */
+static bool claim(struct check *k, const struct lookup_entry *e)
+{
+	bool free = true;
+
+	for (uint64_t i = e->off / SECTOR_BYTES; i < (e->off + e->bytes + SECTOR_BYTES - 1) / SECTOR_BYTES; i++) {
+		free = free && !(k->used[i / 8] >> (i % 8) & 1);
+		k->used[i / 8] |= (uint8_t)(1u << i % 8);
+	}
+	return free;
+}
+
+static int read_cluster(struct check *k, uint64_t cluster, uint64_t at, const struct lookup_entry *e,
+			struct img_error *err)
+{
+	struct img_error why = { 0 };
+	int ret;
+
+	if (e->kind == LOOKUP_PACKED)
+		ret = lookup_expand(k->l, k->l->codec, e, k->buf, &why);
+	else
+		ret = node_pread(k->l->node->file, k->buf, e->bytes, e->off, 0, &why);
+	if (ret == IMG_E_CORRUPT || ret == IMG_E_IO) {
+		found(k, k->l->ops->data_rule, at, cluster, why.msg);
+		return 0;
+	}
+	if (ret != 0 && err)
+		*err = why;
+	k->out->data_bytes += ret ? 0 : k->l->cluster_bytes;
+	return ret;
+}
+
+static int check_entry(void *ctx, uint64_t cluster, uint64_t at, const struct lookup_entry *e,
+		       const struct img_error *why, struct img_error *err)
+{
+	struct check *k = ctx;
+	char msg[160];
+	int ret = 0;
+
+	k->out->metadata_bytes += 8;
+	if (why) {
+		found(k, k->l->ops->rule, at, cluster, why->msg);
+		return 0;
+	}
+	if (e && e->kind == LOOKUP_DATA && !claim(k, e)) {
+		(void)snprintf(msg, sizeof(msg), "the cluster at 0x%" PRIx64 " belongs to another one as well", e->off);
+		found(k, k->l->ops->rule, at, cluster, msg);
+	}
+	if (e && (e->kind == LOOKUP_DATA || e->kind == LOOKUP_PACKED) && !(k->flags & IMG_CHECK_METADATA))
+		ret = read_cluster(k, cluster, at, e, err);
+	if (ret == 0 && k->progress && k->progress->fn && cluster % BATCH == 0 &&
+	    k->progress->fn(k->progress->ctx, cluster * k->l->cluster_bytes, k->l->disk_bytes) != 0)
+		ret = error_set(err, IMG_E_CANCELLED, 0, NO_OFFSET, LAYER, "%s: cancelled", k->l->node->path);
+	return ret;
+}
+
+int lookup_check(struct lookup *l, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
+		 struct img_check_result *out, struct img_error *err)
+{
+	struct check k = { .l = l, .flags = flags, .fn = fn, .ctx = ctx, .progress = progress, .out = out };
+	int ret = 0;
+
+	k.used = calloc(l->file_bytes / SECTOR_BYTES / 8 + 1, 1);
+	k.buf = malloc(l->cluster_bytes);
+	if (!k.used || !k.buf)
+		ret = error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", l->node->path);
+	if (ret == 0) {
+		pthread_mutex_lock(&l->lock); /* the expander is the readers', too */
+		ret = walk(l, check_entry, &k, err);
+		pthread_mutex_unlock(&l->lock);
+	}
+	free(k.used);
+	free(k.buf);
+	return ret;
+}
+
+/* ---- how much ---------------------------------------------------------------------------------------------------- */
+
+struct sum {
+	struct lookup *l;
+	uint64_t limit, bytes, bad;
+};
+
+static int add_entry(void *ctx, uint64_t cluster, uint64_t at, const struct lookup_entry *e,
+		     const struct img_error *why, struct img_error *err)
+{
+	struct sum *s = ctx;
+
+	(void)cluster;
+	(void)at;
+	(void)err;
+	s->bad += why != NULL;
+	if (e && !why && (e->kind == LOOKUP_DATA || e->kind == LOOKUP_PACKED))
+		s->bytes += s->l->cluster_bytes;
+	return s->bytes > s->limit;
+}
+
+int lookup_mapped(struct lookup *l, uint64_t limit, uint64_t *bytes, uint64_t *bad, struct img_error *err)
+{
+	struct sum s = { .l = l, .limit = limit };
+	int ret = walk(l, add_entry, &s, err);
+
+	*bytes = s.bytes;
+	*bad = s.bad;
+	return ret > 0 ? 0 : ret;
+}
+
+int lookup_judge(struct lookup *l, const struct budget *budget, struct img_error *err)
+{
+	uint64_t bytes, bad;
+	int ret;
+
+	if (budget_expansion_fits(budget, l->disk_bytes, l->file_bytes))
+		return 0;
+	ret = lookup_mapped(l, INT64_MAX, &bytes, &bad, err);
+	return ret ? ret : budget_expansion(budget, l->node->path, bytes, l->file_bytes, err);
+}
+
+int lookup_inspect(struct lookup *l, struct inspector *in, struct img_error *err)
+{
+	uint64_t bytes, bad;
+	int ret = lookup_mapped(l, INT64_MAX, &bytes, &bad, err);
+
+	if (ret != 0)
+		return ret;
+	if (bad > 0)
+		inspect_found(in, INSPECT_ENTRY_BOUNDS, l->first_off, "%" PRIu64 " entries of its tables lead nowhere",
+			      bad);
+	inspect_expansion(in, bytes, l->file_bytes, l->first_off, "the disk");
+	return 0;
+}

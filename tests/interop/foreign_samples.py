@@ -1,0 +1,97 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""
+Images that other software wrote, in the formats beside qcow2, by the digests of their content.
+
+    foreign_samples.py      the collection beside the project, or where IMG_SAMPLES says (MANIFEST.tsv describes it)
+
+Each is converted to raw (digest), compared with its conversion, checked, mapped; and the original is left as it is. Memory is bounded.
+Folders are added here when their format gets a driver.
+"""
+import csv
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+
+sys.dont_write_bytecode = True
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+from qcow2_lab import IMGTOOL, WRAPPER, Wrong, imgtool    # noqa: E402
+from qcow2_samples import file_digest, unpack, zeros_digest    # noqa: E402
+
+FOLDERS = ('asif/', 'bochs/', 'cloop/', 'dmg/')
+FILES = ('qemu-img-7.2/x.qcow.xz', 'qemu-img-7.2/c.qcow.xz', 'qemu-img-7.2/x.qed.xz')
+
+CONVERT_BYTES, SECONDS = 256 << 20, 120
+
+
+def sparse_digest(path):
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def convert(path, out, sanitized):
+    def limit():
+        if not sanitized:
+            resource.setrlimit(resource.RLIMIT_AS, (CONVERT_BYTES, CONVERT_BYTES))
+    done = subprocess.run([*WRAPPER, IMGTOOL, 'convert', '-q', '-O', 'raw', path, out], capture_output=True, check=False,
+                          timeout=SECONDS, preexec_fn=limit)
+    if done.returncode:
+        raise Wrong('convert ended with %d: %s' % (done.returncode, done.stderr.decode(errors='replace')[:300]))
+
+
+def judge(row, source, folder, sanitized):
+    path = unpack(os.path.join(source, row['stored_path']), folder)
+    if row['sha256_image'] not in ('-', file_digest(path)):
+        raise Wrong('the sample is not the one that the manifest describes')
+    if row['content_sha256'] == '-':
+        return False
+    size, before, out = int(row['virtual_size']), file_digest(path), os.path.join(folder, 'out.raw')
+    digest = zeros_digest(size) if row['content_sha256'] == 'ALLZERO' else row['content_sha256']
+    convert(path, out, sanitized)
+    if os.path.getsize(out) != size or sparse_digest(out) != digest:
+        raise Wrong('the content is %s, not %s' % (sparse_digest(out), digest))
+    imgtool('compare', '-q', path, out)
+    imgtool('check', '-q', path)
+    if sum(e['length'] for e in json.loads(imgtool('map', '--json', path).stdout)['extents']) != size:
+        raise Wrong('map describes another size')
+    os.unlink(out)
+    if file_digest(path) != before:
+        raise Wrong('the file was changed by reading it')
+    os.unlink(path)
+    return True
+
+
+def main():
+    sanitized = '--sanitized' in sys.argv
+    source = os.path.abspath(os.environ.get('IMG_SAMPLES') or os.path.join(HERE, '..', '..', '..', 'shared', 'samples'))
+    if not os.path.exists(os.path.join(source, 'MANIFEST.tsv')):
+        print('SKIPPED: no collection of samples in %s (IMG_SAMPLES names its folder)' % os.path.normpath(source))
+        return 77
+    with open(os.path.join(source, 'MANIFEST.tsv'), newline='', encoding='utf-8') as file:
+        rows = [r for r in csv.DictReader(file, delimiter='\t')
+                if r['stored_path'].startswith(FOLDERS) or r['stored_path'] in FILES]
+    folder, bad, nr = tempfile.mkdtemp(prefix='samples.'), 0, 0
+    try:
+        for row in rows:
+            try:
+                nr += judge(row, source, folder, sanitized)
+            except (Wrong, subprocess.TimeoutExpired) as wrong:
+                print('FAILED %s (%s): %s' % (row['stored_path'], row['variant'], wrong))
+                bad += 1
+    finally:
+        shutil.rmtree(folder)
+    print('samples: %d images of others: %d wrong' % (nr, bad))
+    return 1 if bad or not nr else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
