@@ -100,7 +100,7 @@ int blockmap_zero_tail(struct blockmap *bm, uint64_t from, struct img_error *err
 					host_off, 0, err);
 		if (ret == 0 && node_size(bm->file) < e.off + place_bytes(bm))
 			ret = node_resize(bm->file, e.off + place_bytes(bm), err);
-		atomic_store(&bm->data_dirty, true);
+		data_changed(bm);
 		return ret;
 	}
 	return ret == 0 ? write_range(bm, NULL, s->block_bytes - in, from, err) : ret;
@@ -156,7 +156,7 @@ int blockmap_move(struct blockmap *bm, uint64_t block, uint64_t to, struct img_e
 		ret = place_for(bm, &to, err);
 	if (ret == 0)
 		ret = copy_place(bm, e.off, to, err);
-	atomic_store(&bm->data_dirty, true);
+	data_changed(bm);
 	e.off = to;
 	return ret == 0 ? blockmap_set(bm, block, &e, err) : ret;
 }
