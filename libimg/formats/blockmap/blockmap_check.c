@@ -59,6 +59,7 @@ static void found(struct check *k, struct img_finding *f, uint64_t weight, const
 		return;
 	(void)snprintf(f->rule, sizeof(f->rule), "%s", rule ? rule : "");
 	va_start(ap, fmt);
+	/* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): it is, one line above */
 	(void)vsnprintf(f->msg, sizeof(f->msg), fmt, ap);
 	va_end(ap);
 	k->fn(k->ctx, f);
@@ -316,7 +317,7 @@ static int collect(struct check *k, uint64_t from, uint64_t to, struct img_error
 
 static int compare_places(struct check *k, struct img_error *err)
 {
-	uint64_t nr = k->census->nr_data + k->census->nr_partial, from = k->data_off, end = k->data_off;
+	uint64_t nr = k->census->nr_data + k->census->nr_partial, from = k->data_off, end = from;
 	uint64_t window = nr <= PLACES_MAX ? UINT64_MAX : (PLACES_MAX - 2) * place_bytes(k->bm);
 	int ret = 0;
 
