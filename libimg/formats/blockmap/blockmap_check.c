@@ -238,16 +238,18 @@ static bool is_taken(const struct check *k, uint64_t off)
 /* nr places from p on, in order, that begin where others still go on. One hostile map can make them millions. */
 static void tell_overlaps(struct check *k, const struct place *p, uint64_t nr)
 {
-	struct img_finding f = { .kind = IMG_FINDING_DAMAGE,
-				 .file_off = p->off,
-				 .guest_off = p->block * k->bm->shape.block_bytes };
+	struct img_finding f = { .kind = IMG_FINDING_DAMAGE };
 
+	if (nr == 0)
+		return;
+	f.file_off = p->off;
+	f.guest_off = p->block * k->bm->shape.block_bytes;
 	k->nr_overlaps += nr;
 	if (nr == 1)
 		found(k, &f, 1, k->rules->overlap,
 		      "the place of block %" PRIu64 ", 0x%" PRIx64 ", belongs to another block as well", p->block,
 		      p->off);
-	else if (nr > 1)
+	else
 		found(k, &f, nr, k->rules->overlap,
 		      "the places of %" PRIu64 " blocks from block %" PRIu64 " at 0x%" PRIx64
 		      " on belong to other blocks as well",
