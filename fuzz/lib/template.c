@@ -11,7 +11,7 @@
 
 static const struct fuzz_format *const formats[] = {
 	&fuzz_format_raw,     &fuzz_format_limg,	 &fuzz_format_qcow2,
-	&fuzz_format_foreign, &fuzz_format_limg_journal, &fuzz_format_vdi,
+	&fuzz_format_foreign, &fuzz_format_limg_journal, &fuzz_format_vdi, &fuzz_format_vhd,
 };
 #define NR_FORMATS (sizeof(formats) / sizeof(formats[0]))
 

@@ -60,6 +60,14 @@ static const struct recipe vdi_recipes[] = {
 	{ "block_size=65536,align=512", 65536, 65536, KIB(300), NULL, 0, false },
 };
 
+/* Small blocks, whose table has to move when the disk grows. */
+static const struct recipe vhd_recipes[] = {
+	{ "block_size=4096", 4096, 4096, KIB(128), NULL, 0, false },
+	{ "block_size=4096", 4096, 4096, KIB(100) + 512, NULL, 0, false },
+	{ "block_size=16384", 16384, 16384, KIB(300), NULL, 0, false },
+	{ "block_size=65536", 65536, 65536, KIB(300), NULL, 0, false },
+};
+
 void ops_template(const char *format, unsigned number, struct geometry *out)
 {
 	static const struct {
@@ -71,6 +79,7 @@ void ops_template(const char *format, unsigned number, struct geometry *out)
 		{ "limg", limg_recipes, sizeof(limg_recipes) / sizeof(limg_recipes[0]) },
 		{ "qcow2", qcow2_recipes, sizeof(qcow2_recipes) / sizeof(qcow2_recipes[0]) },
 		{ "vdi", vdi_recipes, sizeof(vdi_recipes) / sizeof(vdi_recipes[0]) },
+		{ "vhd", vhd_recipes, sizeof(vhd_recipes) / sizeof(vhd_recipes[0]) },
 	};
 	const struct recipe *r = NULL;
 

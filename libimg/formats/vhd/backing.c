@@ -201,6 +201,7 @@ static int restructure(struct change *c, struct img_error *err)
 	memset(c->s->parent, 0, sizeof(c->s->parent));
 	if (c->ref)
 		memcpy(c->s->parent, c->ref->name, sizeof(c->s->parent));
+	vhd_learn_structures(c->s, node_size(c->n->file));
 	vhd_shape(c->s, &shape);
 	ret = blockmap_reshape(c->s->bm, &shape, err);
 	if (ret != 0)

@@ -7,12 +7,9 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "vhd.h"
-
-#define STRUCTURES_MAX (3u + VHD_LOCATORS) /* the footer's copy, header, table, texts */
 
 struct check {
 	struct node *n;
@@ -129,48 +126,22 @@ static int check_fixed(struct check *k, struct img_error *err)
 
 /* ---- structures -------------------------------------------------------------------------------------------------- */
 
-static int by_off(const void *a, const void *b)
-{
-	const struct img_range *x = a, *y = b;
-
-	return x->off < y->off ? -1 : x->off > y->off;
-}
-
-/* What the file has besides blocks, ascending and merged; overlaps are told. */
-static size_t list_structures(struct check *k, struct img_range out[STRUCTURES_MAX])
+/* Texts outside the file, structures over each other. */
+static void check_structures(struct check *k)
 {
 	const struct vhd_header *h = &k->s->head;
 	uint64_t file_bytes = node_size(k->n->file);
-	size_t nr = 0, kept = 1;
 
-	out[nr++] = (struct img_range){ 0, VHD_SECTOR_BYTES };
-	out[nr++] = (struct img_range){ h->off, sizeof(h->disk) };
-	if (h->max_entries > 0)
-		out[nr++] = (struct img_range){ h->table_off, (uint64_t)h->max_entries * 4 };
 	for (unsigned i = 0; i < VHD_LOCATORS; i++) {
-		uint64_t off = be64_get(h->disk.locator[i].off), bytes = be32_get(h->disk.locator[i].length);
+		const struct disk_vhd_locator *l = &h->disk.locator[i];
 
-		if (bytes == 0)
-			continue;
-		if (range_inside(off, bytes, file_bytes))
-			out[nr++] = (struct img_range){ off, bytes };
-		else
+		if (be32_get(l->length) > 0 && !range_inside(be64_get(l->off), be32_get(l->length), file_bytes))
 			found(k, IMG_FINDING_NOTE, 10, h->off, false, "the text of locator %u lies outside the file",
 			      i);
 	}
-	qsort(out, nr, sizeof(*out), by_off);
-	for (size_t i = 1; i < nr; i++) {
-		struct img_range *last = &out[kept - 1];
-
-		if (out[i].off >= last->off + last->bytes) {
-			out[kept++] = out[i];
-			continue;
-		}
-		found(k, IMG_FINDING_DAMAGE, 5, out[i].off, false,
-		      "structures at 0x%" PRIx64 " and 0x%" PRIx64 " overlap", last->off, out[i].off);
-		last->bytes = max_u64(last->off + last->bytes, out[i].off + out[i].bytes) - last->off;
-	}
-	return kept;
+	if (k->s->structures_overlap)
+		found(k, IMG_FINDING_DAMAGE, 5, h->off, false,
+		      "header, table and texts of locators lie over each other");
 }
 
 static void check_header(struct check *k)
@@ -255,14 +226,13 @@ static int check_bits(struct check *k, struct img_error *err)
  * blocks that a smaller disk gave up, given back to the host, and of structures that moved: no fault, and no way to use
  * it.
  */
-static void tell_unused(struct check *k, const struct blockmap_census *census, const struct img_range *structures,
-			size_t nr)
+static void tell_unused(struct check *k, const struct blockmap_census *census)
 {
 	const struct blockmap_shape *shape = blockmap_shape(k->s->bm);
 	uint64_t place = shape->prefix_bytes + shape->block_bytes, used = 0;
 
-	for (size_t i = 0; i < nr; i++)
-		used += structures[i].bytes;
+	for (size_t i = 0; i < k->s->nr_structures; i++)
+		used += k->s->structure[i].bytes;
 	used += (census->nr_data + census->nr_partial) * place;
 	if (census->end_off > used && census->end_off - used >= place)
 		found(k, IMG_FINDING_NOTE, 12, NO_OFFSET, false,
@@ -301,13 +271,13 @@ static int cut_end(struct check *k, struct img_error *err)
 static int check_blocks(struct check *k, struct img_error *err)
 {
 	struct blockmap_rules rules = { .entry = "VHD-7", .overlap = "VHD-9" };
-	struct img_range structures[STRUCTURES_MAX];
 	struct blockmap_census census;
 	uint64_t damage;
 	int ret = 0;
 
-	rules.nr_taken = list_structures(k, structures);
-	rules.taken = structures;
+	rules.nr_taken = k->s->nr_structures;
+	rules.taken = k->s->structure;
+	check_structures(k);
 	check_header(k);
 	k->out->metadata_bytes += 2 * VHD_SECTOR_BYTES + sizeof(k->s->head.disk);
 	ret = check_beyond(k, err);
@@ -317,7 +287,7 @@ static int check_blocks(struct check *k, struct img_error *err)
 				     &census, err);
 	k->bad_table = k->out->damage > damage;
 	if (ret == 0)
-		tell_unused(k, &census, structures, rules.nr_taken);
+		tell_unused(k, &census);
 	if (ret == 0)
 		ret = cut_end(k, err);
 	if (ret == 0 && k->repair && k->footers_due)

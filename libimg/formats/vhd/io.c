@@ -15,13 +15,25 @@
 
 /* ---- what the engine asks ---------------------------------------------------------------------------------------- */
 
+/* A writer must not destroy what finds the blocks, whatever an entry says (VHD-9). */
+static bool in_the_way(const struct blockmap *bm, const struct vhd_state *s, uint64_t off)
+{
+	const struct blockmap_shape *shape = blockmap_shape(bm);
+	uint64_t end = off + shape->prefix_bytes + shape->block_bytes;
+
+	for (size_t i = 0; i < s->nr_structures && s->structure[i].off < end; i++)
+		if (off < s->structure[i].off + s->structure[i].bytes)
+			return true;
+	return end > blockmap_end(bm);
+}
+
 static int decode(const struct blockmap *bm, uint64_t block, const uint8_t *raw, struct blockmap_entry *out,
 		  struct img_error *err)
 {
+	const struct vhd_state *s = blockmap_format(bm);
 	struct be32 d;
 	uint32_t sector;
 
-	(void)bm;
 	memcpy(&d, raw, sizeof(d));
 	sector = be32_get(d);
 	if (sector == VHD_FREE) {
@@ -31,6 +43,9 @@ static int decode(const struct blockmap *bm, uint64_t block, const uint8_t *raw,
 	if (sector == 0)
 		return error_set(err, IMG_E_CORRUPT, 0, 0, LAYER, "block %" PRIu64 " leads to the footer's copy",
 				 block);
+	if (s->writable && !s->check_only && in_the_way(bm, s, (uint64_t)sector * VHD_SECTOR_BYTES))
+		return error_set(err, IMG_E_CORRUPT, 0, (uint64_t)sector * VHD_SECTOR_BYTES, LAYER,
+				 "block %" PRIu64 " lies over the image's own structures", block);
 	/* A clear bit of a dynamic disk means zeros, as one of a differencing disk means the parent (VHD-8). */
 	out->state = BLOCKMAP_PARTIAL;
 	out->off = (uint64_t)sector * VHD_SECTOR_BYTES;
@@ -64,18 +79,6 @@ static int allocate(struct blockmap *bm, uint64_t nr, uint64_t *off, struct img_
 	return 0;
 }
 
-/* Footers that are missing, or say different things, are put right before anything else changes. */
-static int begin(struct blockmap *bm, struct img_error *err)
-{
-	struct vhd_state *s = blockmap_format(bm);
-
-	if (s->foot.head == VHD_GOOD && s->foot.tail == VHD_GOOD && !s->foot.differ && !s->foot.stale &&
-	    s->foot.tail_bytes == VHD_SECTOR_BYTES)
-		return 0;
-	vhd_footer_seal(&s->foot.f);
-	return vhd_write_footers(s, blockmap_node(bm)->file, blockmap_end(bm), err);
-}
-
 static int settle(struct blockmap *bm, uint64_t end, struct img_error *err)
 {
 	struct vhd_state *s = blockmap_format(bm);
@@ -87,7 +90,6 @@ const struct blockmap_ops vhd_block_ops = {
 	.decode = decode,
 	.encode = encode,
 	.allocate = allocate,
-	.begin = begin,
 	.settle = settle,
 };
 

@@ -6,6 +6,7 @@
  * New blocks go behind the footer: it is where everything ends. Where it is missing (a crash while the file grew) they
  * go behind the file's end, and what was allocated before and never entered into the table is leaked.
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include "vhd.h"
@@ -29,6 +30,55 @@ void vhd_shape(const struct vhd_state *s, struct blockmap_shape *out)
 		.bitmap_msb_first = true,
 		.bitmap_always = vhd_footer_type(&s->foot.f) == VHD_DYNAMIC,
 	};
+}
+
+static int by_off(const void *a, const void *b)
+{
+	const struct img_range *x = a, *y = b;
+
+	return x->off < y->off ? -1 : x->off > y->off;
+}
+
+void vhd_learn_structures(struct vhd_state *s, uint64_t file_bytes)
+{
+	const struct vhd_header *h = &s->head;
+	struct img_range *r = s->structure;
+	size_t nr = 0, kept = 1;
+
+	r[nr++] = (struct img_range){ 0, VHD_SECTOR_BYTES };
+	r[nr++] = (struct img_range){ h->off, sizeof(h->disk) };
+	if (h->max_entries > 0)
+		r[nr++] = (struct img_range){ h->table_off, (uint64_t)h->max_entries * 4 };
+	for (unsigned i = 0; i < VHD_LOCATORS; i++) {
+		uint64_t off = be64_get(h->disk.locator[i].off), bytes = be32_get(h->disk.locator[i].length);
+
+		if (bytes > 0 && range_inside(off, bytes, file_bytes))
+			r[nr++] = (struct img_range){ off, bytes };
+	}
+	qsort(r, nr, sizeof(*r), by_off);
+	s->structures_overlap = false;
+	for (size_t i = 1; i < nr; i++) {
+		struct img_range *last = &r[kept - 1];
+
+		if (r[i].off >= last->off + last->bytes) {
+			r[kept++] = r[i];
+			continue;
+		}
+		s->structures_overlap = true;
+		last->bytes = max_u64(last->off + last->bytes, r[i].off + r[i].bytes) - last->off;
+	}
+	s->nr_structures = kept;
+}
+
+/* Written, they would destroy each other. */
+static int judge_structures(struct node *n, const struct vhd_state *s, struct img_error *err)
+{
+	const struct img_range *last = &s->structure[s->nr_structures - 1];
+
+	if (!s->structures_overlap && last->off + last->bytes <= round_up(s->foot.tail_off, VHD_SECTOR_BYTES))
+		return 0;
+	return error_set(err, IMG_E_CORRUPT, 0, last->off, LAYER,
+			 "%s: structures of the image lie over each other, so that it can only be read", n->path);
 }
 
 /* Blocks that share their places are a bomb. Only where a file is small for its disk all entries have to be looked at. */
@@ -66,11 +116,33 @@ static int open_blocks(struct node *n, struct vhd_state *s, const struct driver_
 	}
 	if (ret != 0)
 		return ret;
+	vhd_learn_structures(s, node_size(n->file));
+	if (args->writable && !args->for_check)
+		ret = judge_structures(n, s, err);
+	if (ret != 0)
+		return ret;
 	vhd_shape(s, &shape);
 	ret = blockmap_open(n, &shape, &vhd_block_ops, s, args, &s->bm, err);
 	if (ret == 0 && !args->for_check)
 		ret = judge_expansion(n, s, args->budget, err);
 	return ret;
+}
+
+/* Footers that are missing, or say different things, before anything else changes. */
+static int put_right(struct node *n, struct vhd_state *s, struct img_error *err)
+{
+	const struct vhd_footers *foot = &s->foot;
+
+	if (foot->tail == VHD_GOOD && foot->tail_bytes == VHD_SECTOR_BYTES && !foot->differ &&
+	    (!s->bm || foot->head == VHD_GOOD))
+		return 0;
+	vhd_footer_seal(&s->foot.f);
+	/* Growing a fixed disk was interrupted where there is none: the longer file is not recognised by others. */
+	return vhd_write_footers(s, n->file,
+				 s->bm			  ? blockmap_end(s->bm) :
+				 foot->tail == VHD_ABSENT ? vhd_footer_size(&s->foot.f) :
+							    foot->tail_off,
+				 err);
 }
 
 int vhd_open(struct node *n, const struct driver_open *args, struct img_error *err)
@@ -95,9 +167,8 @@ int vhd_open(struct node *n, const struct driver_open *args, struct img_error *e
 		ret = open_blocks(n, s, args, err);
 	if (ret == 0)
 		atomic_store(&s->disk_bytes, vhd_footer_size(&s->foot.f));
-	/* Growing a fixed disk was interrupted: the longer file is not recognised by others. */
-	if (ret == 0 && !s->bm && s->foot.tail == VHD_ABSENT && args->writable && !args->for_check)
-		ret = vhd_write_footers(s, n->file, vhd_footer_size(&s->foot.f), err);
+	if (ret == 0 && args->writable && !args->for_check)
+		ret = put_right(n, s, err);
 	if (ret != 0) {
 		blockmap_free(s->bm);
 		s->bm = NULL;

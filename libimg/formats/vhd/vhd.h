@@ -138,6 +138,8 @@ int vhd_options_size(const struct vhd_options *o, uint64_t size_bytes, uint64_t 
 
 /* ---- the state of an open image ---- */
 
+#define VHD_STRUCTURES_MAX (3u + VHD_LOCATORS) /* the footer's copy, header, table, texts */
+
 struct vhd_state {
 	struct vhd_footers foot;
 	struct vhd_header head; /* not of fixed disks */
@@ -147,6 +149,9 @@ struct vhd_state {
 	bool bulk;
 	bool names_parent;
 	char parent[VHD_PATH_MAX];
+	struct img_range structure[VHD_STRUCTURES_MAX]; /* what is no block's; ascending, merged */
+	size_t nr_structures;
+	bool structures_overlap;
 	_Atomic uint64_t disk_bytes;
 	_Atomic bool dirty;  /* fixed: something changed that no flush has covered */
 	_Atomic bool broken; /* fixed */
@@ -165,6 +170,8 @@ int vhd_create(struct node *file, const struct driver_create *args, struct img_e
 int vhd_measure(const struct img_measure_args *args, struct img_measure *out, struct img_error *err);
 int vhd_open(struct node *n, const struct driver_open *args, struct img_error *err);
 int vhd_close(struct node *n, struct img_error *err);
+/* Fills structure[] from head, for what lies inside a file of file_bytes. */
+void vhd_learn_structures(struct vhd_state *s, uint64_t file_bytes);
 /* What the engine is to know of the disk as it is described by foot and head. */
 void vhd_shape(const struct vhd_state *s, struct blockmap_shape *out);
 extern const struct blockmap_ops vhd_block_ops;
