@@ -72,6 +72,11 @@ struct blockmap_ops {
 	 */
 	int (*allocate)(struct blockmap *bm, uint64_t nr, uint64_t *off, struct img_error *err);
 	/*
+	 * The last places that allocate gave, at off, were not used: what the end of all places is now. NULL, with
+	 * allocate: they stay as they are. map is held for writing; no I/O.
+	 */
+	uint64_t (*release)(struct blockmap *bm, uint64_t off);
+	/*
 	 * Before the first change since it was opened, once: what tells others that the content changes. To be made
 	 * durable by itself. A failure fails the request, and is tried again by the next one.
 	 */

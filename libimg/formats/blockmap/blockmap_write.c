@@ -194,7 +194,7 @@ static void give_back(struct blockmap *bm, const struct fresh *f)
 
 	if (f->partial || bm->end_off != end)
 		return;
-	bm->end_off = f->place;
+	bm->end_off = bm->ops->release ? bm->ops->release(bm, f->place) : f->place;
 	bm->clean_from = max_u64(bm->clean_from, end);
 }
 

@@ -67,6 +67,8 @@ static int allocate(struct blockmap *bm, uint64_t nr, uint64_t *off, struct img_
 	const struct blockmap_shape *shape = blockmap_shape(bm);
 	struct node *file = blockmap_node(bm)->file;
 	uint64_t place = shape->prefix_bytes + shape->block_bytes, end;
+	struct vhd_state *s = blockmap_format(bm);
+	int ret = 0;
 
 	/* The engine asks for one at a time where there are bitmaps: the data of two places is no one write. */
 	*off = round_up(blockmap_end(bm) + VHD_SECTOR_BYTES + shape->prefix_bytes, VHD_DATA_ALIGN_BYTES) -
@@ -75,8 +77,19 @@ static int allocate(struct blockmap *bm, uint64_t nr, uint64_t *off, struct img_
 	if (end / VHD_SECTOR_BYTES >= VHD_FREE)
 		return error_set(err, IMG_E_LIMIT, 0, *off, LAYER, "a VHD file has at most 2 TiB");
 	if (node_size(file) < end + VHD_SECTOR_BYTES)
-		return node_resize(file, end + VHD_SECTOR_BYTES, err);
-	return 0;
+		ret = node_resize(file, end + VHD_SECTOR_BYTES, err);
+	if (ret == 0) {
+		s->last_place = *off;
+		s->end_before = blockmap_end(bm);
+	}
+	return ret;
+}
+
+static uint64_t release(struct blockmap *bm, uint64_t off)
+{
+	const struct vhd_state *s = blockmap_format(bm);
+
+	return s->last_place == off ? s->end_before : off;
 }
 
 static int settle(struct blockmap *bm, uint64_t end, struct img_error *err)
@@ -90,6 +103,7 @@ const struct blockmap_ops vhd_block_ops = {
 	.decode = decode,
 	.encode = encode,
 	.allocate = allocate,
+	.release = release,
 	.settle = settle,
 };
 

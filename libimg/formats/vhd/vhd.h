@@ -152,6 +152,8 @@ struct vhd_state {
 	struct img_range structure[VHD_STRUCTURES_MAX]; /* what is no block's; ascending, merged */
 	size_t nr_structures;
 	bool structures_overlap;
+	uint64_t last_place,
+		end_before; /* the last place that was given, and the end of all others; under the engine's map */
 	_Atomic uint64_t disk_bytes;
 	_Atomic bool dirty;  /* fixed: something changed that no flush has covered */
 	_Atomic bool broken; /* fixed */
