@@ -138,12 +138,16 @@ static int write_and_switch(struct change *c, uint64_t texts_off, uint64_t end, 
 	s->foot.f.type = be32_of(c->ref ? VHD_DIFFERENCING : VHD_DYNAMIC);
 	s->foot.f.data_off = be64_of(c->h.off);
 	vhd_footer_seal(&s->foot.f);
-	ret = vhd_write_footers(s, file, end, err);
-	if (ret == 0)
-		s->head = c->h;
-	else
+	ret = vhd_write_head(s, file, err);
+	if (ret != 0) {
 		vhd_break(s); /* the disk may hold either */
-	return ret;
+		return ret;
+	}
+	s->head = c->h;
+	/* It is done. The other copy is put right by whoever opens the image next. */
+	if (vhd_write_tail(s, file, end, NULL) != 0)
+		vhd_break(s);
+	return 0;
 }
 
 /* Behind everything. */
@@ -188,10 +192,11 @@ static int restructure(struct change *c, struct img_error *err)
 	ret = find_room(c, err);
 	if (ret == 0)
 		ret = go_beside(c, err);
-	if (ret == 0)
-		ret = go_back(c, end, err);
 	if (ret != 0)
 		return ret;
+	/* Without it the file is somewhat longer. */
+	if (!atomic_load(&c->s->broken))
+		(void)go_back(c, end, NULL);
 	c->s->names_parent = c->ref != NULL;
 	memset(c->s->parent, 0, sizeof(c->s->parent));
 	if (c->ref)

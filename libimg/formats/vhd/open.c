@@ -140,31 +140,44 @@ void vhd_break(struct vhd_state *s)
 		blockmap_break(s->bm);
 }
 
-int vhd_write_footers(struct vhd_state *s, struct node *file, uint64_t end, struct img_error *err)
+int vhd_write_head(struct vhd_state *s, struct node *file, struct img_error *err)
 {
 	int ret = 0;
 
-	if (!vhd_is_fixed(s)) {
-		ret = node_pwrite(file, &s->foot.f, sizeof(s->foot.f), 0, 0, err);
+	if (vhd_is_fixed(s))
+		return 0;
+	ret = node_pwrite(file, &s->foot.f, sizeof(s->foot.f), 0, 0, err);
+	if (ret == 0)
+		ret = node_flush(file, 0, err);
+	if (ret == 0)
+		s->foot.head = VHD_GOOD;
+	return ret;
+}
+
+int vhd_write_tail(struct vhd_state *s, struct node *file, uint64_t end, struct img_error *err)
+{
+	int ret = node_pwrite(file, &s->foot.f, sizeof(s->foot.f), end, 0, err);
+
+	if (ret == 0)
+		ret = node_flush(file, 0, err);
+	/* The new end is there before the old one goes. */
+	if (ret == 0 && node_size(file) != end + sizeof(s->foot.f)) {
+		ret = node_resize(file, end + sizeof(s->foot.f), err);
 		if (ret == 0)
 			ret = node_flush(file, 0, err);
 	}
-	if (ret == 0)
-		ret = node_pwrite(file, &s->foot.f, sizeof(s->foot.f), end, 0, err);
-	/* The new end is there before the old one goes. */
-	if (ret == 0 && node_size(file) != end + sizeof(s->foot.f)) {
-		ret = node_flush(file, 0, err);
-		if (ret == 0)
-			ret = node_resize(file, end + sizeof(s->foot.f), err);
-	}
-	if (ret == 0)
-		ret = node_flush(file, 0, err);
 	if (ret != 0)
 		return ret;
-	s->foot.head = vhd_is_fixed(s) ? s->foot.head : VHD_GOOD;
 	s->foot.tail = VHD_GOOD;
 	s->foot.tail_off = end;
 	s->foot.tail_bytes = sizeof(s->foot.f);
 	s->foot.differ = s->foot.stale = false;
 	return 0;
+}
+
+int vhd_write_footers(struct vhd_state *s, struct node *file, uint64_t end, struct img_error *err)
+{
+	int ret = vhd_write_head(s, file, err);
+
+	return ret == 0 ? vhd_write_tail(s, file, end, err) : ret;
 }

@@ -28,12 +28,17 @@ static int put_size(struct vhd_state *s, struct node *file, uint64_t size, uint6
 
 	vhd_footer_set_size(&s->foot.f, size);
 	vhd_footer_seal(&s->foot.f);
-	ret = vhd_write_footers(s, file, end, err);
+	ret = vhd_is_fixed(s) ? vhd_write_tail(s, file, end, err) : vhd_write_head(s, file, err);
 	if (ret != 0) {
 		s->foot.f = before;
 		vhd_break(s);
+		return ret;
 	}
-	return ret;
+	atomic_store(&s->disk_bytes, size);
+	/* It is done. The other copy is put right by whoever opens the image next. */
+	if (!vhd_is_fixed(s) && vhd_write_tail(s, file, end, NULL) != 0)
+		vhd_break(s);
+	return 0;
 }
 
 static int grow_fixed(struct node *n, uint64_t size, struct img_error *err)
@@ -68,11 +73,9 @@ static int resize_fixed(struct node *n, uint64_t size, struct img_error *err)
 		ret = grow_fixed(n, size, err);
 	else
 		ret = put_size(s, n->file, size, s->foot.tail_off, err);
-	/* What is behind the new end goes. */
-	if (ret == 0 && s->foot.tail_off != size)
-		ret = vhd_write_footers(s, n->file, size, err);
-	if (ret == 0)
-		atomic_store(&s->disk_bytes, size);
+	/* What is behind the new end goes, if it can; nobody reads it. */
+	if (ret == 0 && s->foot.tail_off != size && vhd_write_tail(s, n->file, size, NULL) != 0)
+		vhd_break(s);
 	return ret;
 }
 
@@ -296,7 +299,7 @@ static int give_up(struct node *n, uint64_t first, struct img_error *err)
 	struct blockmap_entry e;
 	int ret = 0;
 
-	for (uint64_t b = first; b < shape->nr_blocks && ret == 0; b++) {
+	for (uint64_t b = first; b < shape->nr_slots && ret == 0; b++) {
 		ret = blockmap_get(s->bm, b, &e, err);
 		if (ret == 0 && e.state != BLOCKMAP_FREE && range_inside(e.off, place, blockmap_end(s->bm)))
 			ret = node_discard(n->file, place, e.off, 0, err);
@@ -342,7 +345,10 @@ static int shrink_dynamic(struct node *n, uint64_t size, struct img_error *err)
 		return ret;
 	ret = put_size(s, n->file, size, blockmap_end(s->bm), err);
 	if (ret == 0)
-		ret = cut_dynamic(n, size, err);
+		ret = reshape(s, size, blockmap_end(s->bm), err);
+	/* The disk has its new size, whether the rest can be tidied up or not. */
+	if (ret == 0 && !atomic_load(&s->broken))
+		(void)cut_dynamic(n, size, NULL);
 	blockmap_start(s->bm);
 	return ret;
 }
@@ -361,7 +367,5 @@ int vhd_resize(struct node *n, uint64_t size_bytes, struct img_error *err)
 		ret = grow_dynamic(n, size_bytes, err);
 	else if (ret == 0)
 		ret = shrink_dynamic(n, size_bytes, err);
-	if (ret == 0)
-		atomic_store(&s->disk_bytes, size_bytes);
 	return ret;
 }

@@ -175,6 +175,8 @@ void vhd_break(struct vhd_state *s);
  * foot.f, sealed, is what both copies say afterwards, durably: the head first, which is the atomic point of every
  * change of a disk that has one, then the tail at `end`, which is the file's end then.
  */
+int vhd_write_head(struct vhd_state *s, struct node *file, struct img_error *err);
+int vhd_write_tail(struct vhd_state *s, struct node *file, uint64_t end, struct img_error *err);
 int vhd_write_footers(struct vhd_state *s, struct node *file, uint64_t end, struct img_error *err);
 
 /* The first byte behind all that is in use; the engine stands still. */
