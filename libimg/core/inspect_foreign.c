@@ -151,8 +151,10 @@ static const struct foreign {
 	const char *format;
 	int (*inspect)(struct inspector *in, struct node *file, struct img_error *err);
 } table[] = {
-	{ "luks", luks },	  { "parallels", parallels }, { "vhd", vhd },
-	{ "vhdx", inspect_vhdx }, { "vmdk", inspect_vmdk },
+	{ "luks", luks },
+	{ "parallels", parallels },
+	{ "vhd", vhd },
+	{ "vmdk", inspect_vmdk },
 };
 
 int inspect_foreign(struct inspector *in, const char *format, struct node *file, struct img_error *err)
