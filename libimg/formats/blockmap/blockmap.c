@@ -31,6 +31,7 @@ static void init_locks(struct blockmap *bm)
 	pthread_mutex_init(&bm->flushing, NULL);
 	pthread_mutex_init(&bm->touching, NULL);
 	pthread_rwlock_init(&bm->map, NULL);
+	pthread_mutex_init(&bm->holes_lock, NULL);
 	pthread_mutex_init(&bm->claim_lock, NULL);
 	pthread_cond_init(&bm->claim_gone, NULL);
 }
@@ -127,6 +128,7 @@ void blockmap_free(struct blockmap *bm)
 	bm_cache_free(bm);
 	pthread_cond_destroy(&bm->claim_gone);
 	pthread_mutex_destroy(&bm->claim_lock);
+	pthread_mutex_destroy(&bm->holes_lock);
 	pthread_rwlock_destroy(&bm->map);
 	pthread_mutex_destroy(&bm->touching);
 	pthread_mutex_destroy(&bm->flushing);

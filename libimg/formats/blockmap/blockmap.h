@@ -162,6 +162,8 @@ int blockmap_clear(struct blockmap *bm, uint64_t first, uint64_t nr, struct img_
  * hold: for growing a disk that ends inside a block. Reaches over the disk's end. Durable with the next flush.
  */
 int blockmap_zero_tail(struct blockmap *bm, uint64_t from, struct img_error *err);
+/* The place of a DATA block holds zeros, others stay. Durable with the next flush. */
+int blockmap_wipe(struct blockmap *bm, uint64_t block, struct img_error *err);
 /*
  * Copies a block's place (prefix and data) to `to`, 0: behind all others, and makes its entry lead there, in memory
  * until the next flush. What `to` holds must be nobody's, durably.

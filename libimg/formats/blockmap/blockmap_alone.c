@@ -76,6 +76,21 @@ int blockmap_clear(struct blockmap *bm, uint64_t first, uint64_t nr, struct img_
 	return ret;
 }
 
+/* The data of a place from `in` on. A last place may have been left short; what it lacks are zeros. */
+static int wipe_place(struct blockmap *bm, const struct blockmap_entry *e, uint64_t in, struct img_error *err)
+{
+	uint64_t host_off = e->off + bm->shape.prefix_bytes + in, end = e->off + place_bytes(bm);
+	uint64_t size = node_size(bm->file);
+	int ret = 0;
+
+	if (host_off < size)
+		ret = node_zero(bm->file, min_u64(end, size) - host_off, host_off, 0, err);
+	if (ret == 0 && size < end)
+		ret = node_resize(bm->file, end, err);
+	data_changed(bm);
+	return ret;
+}
+
 int blockmap_zero_tail(struct blockmap *bm, uint64_t from, struct img_error *err)
 {
 	const struct blockmap_shape *s = &bm->shape;
@@ -91,19 +106,20 @@ int blockmap_zero_tail(struct blockmap *bm, uint64_t from, struct img_error *err
 	if (e.state == BLOCKMAP_ZERO || (e.state == BLOCKMAP_FREE && !backed(bm)))
 		return 0;
 	ret = blockmap_touch(bm, err);
-	if (ret == 0 && e.state == BLOCKMAP_DATA) {
-		uint64_t host_off = e.off + s->prefix_bytes + in;
-
-		/* A last block may have been left short; what it lacks are zeros. */
-		if (host_off < node_size(bm->file))
-			ret = node_zero(bm->file, min_u64(s->block_bytes - in, node_size(bm->file) - host_off),
-					host_off, 0, err);
-		if (ret == 0 && node_size(bm->file) < e.off + place_bytes(bm))
-			ret = node_resize(bm->file, e.off + place_bytes(bm), err);
-		atomic_store(&bm->data_dirty, true);
-		return ret;
-	}
+	if (ret == 0 && e.state == BLOCKMAP_DATA)
+		return wipe_place(bm, &e, in, err);
 	return ret == 0 ? write_range(bm, NULL, s->block_bytes - in, from, err) : ret;
+}
+
+int blockmap_wipe(struct blockmap *bm, uint64_t block, struct img_error *err)
+{
+	struct blockmap_entry e;
+	int ret = blockmap_get(bm, block, &e, err);
+
+	if (ret != 0 || e.state != BLOCKMAP_DATA)
+		return ret;
+	ret = blockmap_touch(bm, err);
+	return ret == 0 ? wipe_place(bm, &e, 0, err) : ret;
 }
 
 static int copy_place(struct blockmap *bm, uint64_t from, uint64_t to, struct img_error *err)
@@ -156,7 +172,7 @@ int blockmap_move(struct blockmap *bm, uint64_t block, uint64_t to, struct img_e
 		ret = place_for(bm, &to, err);
 	if (ret == 0)
 		ret = copy_place(bm, e.off, to, err);
-	atomic_store(&bm->data_dirty, true);
+	data_changed(bm);
 	e.off = to;
 	return ret == 0 ? blockmap_set(bm, block, &e, err) : ret;
 }

@@ -234,31 +234,56 @@ static bool is_taken(const struct check *k, uint64_t off)
 	return false;
 }
 
+/* nr places from p on, in order, that begin where others still go on. One hostile map can make them millions. */
+static void tell_overlaps(struct check *k, const struct place *p, uint64_t nr)
+{
+	struct img_finding f = { .kind = IMG_FINDING_DAMAGE,
+				 .file_off = p->off,
+				 .guest_off = p->block * k->bm->shape.block_bytes };
+
+	k->nr_overlaps += nr;
+	if (nr == 1)
+		found(k, &f, 1, k->rules->overlap,
+		      "the place of block %" PRIu64 ", 0x%" PRIx64 ", belongs to another block as well", p->block,
+		      p->off);
+	else if (nr > 1)
+		found(k, &f, nr, k->rules->overlap,
+		      "the places of %" PRIu64 " blocks from block %" PRIu64 " at 0x%" PRIx64
+		      " on belong to other blocks as well",
+		      nr, p->block, p->off);
+}
+
+static void tell_taken(struct check *k, const struct place *p)
+{
+	struct img_finding f = { .kind = IMG_FINDING_DAMAGE,
+				 .file_off = p->off,
+				 .guest_off = p->block * k->bm->shape.block_bytes };
+
+	k->nr_overlaps++;
+	found(k, &f, 1, k->rules->overlap,
+	      "the place of block %" PRIu64 ", 0x%" PRIx64 ", lies over the image's own structures", p->block, p->off);
+}
+
 /* *end: of the places before; goes on from window to window. */
 static void judge_places(struct check *k, uint64_t *end)
 {
-	uint64_t before = *end, reach = *end;
+	uint64_t before = *end, reach = *end, run = 0;
 
 	qsort(k->place, (size_t)k->nr_places, sizeof(*k->place), by_off);
 	for (uint64_t i = 0; i < k->nr_places; i++) {
 		const struct place *p = &k->place[i];
-		struct img_finding f = { .kind = IMG_FINDING_DAMAGE,
-					 .file_off = p->off,
-					 .guest_off = p->block * k->bm->shape.block_bytes };
 
 		if (p->off < reach) {
-			k->nr_overlaps++;
-			found(k, &f, 1, k->rules->overlap,
-			      "the place of block %" PRIu64 ", 0x%" PRIx64 ", belongs to another block as well",
-			      p->block, p->off);
-		} else if (is_taken(k, p->off)) {
-			k->nr_overlaps++;
-			found(k, &f, 1, k->rules->overlap,
-			      "the place of block %" PRIu64 ", 0x%" PRIx64 ", lies over the image's own structures",
-			      p->block, p->off);
+			run++;
+		} else {
+			tell_overlaps(k, p - run, run);
+			run = 0;
+			if (is_taken(k, p->off))
+				tell_taken(k, p);
 		}
 		reach = max_u64(reach, p->off + place_bytes(k->bm));
 	}
+	tell_overlaps(k, k->place + k->nr_places - run, run);
 	for (uint64_t i = 0; i < k->nr_places; i++) {
 		tell_gap(k, before, k->place[i].off);
 		before = max_u64(before, k->place[i].off + place_bytes(k->bm));

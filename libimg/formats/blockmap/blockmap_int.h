@@ -22,6 +22,8 @@
 
 #define LAYER "blockmap"
 
+#define HOLES_MAX 64u
+
 /* What a page is of: the table, by number of the page, or the bitmap of a block. */
 #define PAGE_BITMAP (UINT64_C(1) << 63)
 
@@ -71,10 +73,27 @@ struct blockmap {
 	uint64_t clean_from; /* the file reads as zeros from here on */
 	bool allocated;	     /* end_off moved since ops->settle */
 
+	/* What the host says of holes: asked once for a long range, as asking costs a walk to the next hole each time. */
+	pthread_mutex_t holes_lock;
+	struct host_holes {
+		uint64_t changes; /* bm->changes when it was asked */
+		uint64_t end;	  /* what is known: from part[0].off to here */
+		struct status_extent part[HOLES_MAX];
+		size_t nr;
+	} holes;
+	_Atomic uint64_t changes; /* of the file's data */
+
 	pthread_mutex_t claim_lock;
 	pthread_cond_t claim_gone;
 	struct claim *claims;
 };
+
+/* After each change of the file's data. */
+static inline void data_changed(struct blockmap *bm)
+{
+	atomic_fetch_add_explicit(&bm->changes, 1, memory_order_release);
+	atomic_store(&bm->data_dirty, true);
+}
 
 /* ---- blockmap_cache.c: map is held, for writing where "load" or more is said ---- */
 

@@ -9,7 +9,6 @@
 #include "blockmap_int.h"
 
 #define RUN_BLOCKS_MAX 4096u /* looked at under one hold of map */
-#define HOLES_BATCH    16u
 
 /* Of a PARTIAL block: the run of like bits that begins at the sector of in. */
 static int partial_run(struct blockmap *bm, uint64_t block, const struct blockmap_entry *e, uint64_t in, bool may_load,
@@ -151,12 +150,43 @@ static bool tell(struct answer *a, uint64_t off, uint64_t bytes, enum status_kin
 	return true;
 }
 
+/* What the host says of off, at most bytes. On some file systems each question walks to the next hole, however far it
+ * is, and blocks of one disk lie behind each other in one piece of data: so one answer is kept for many questions. */
+static int host_kind(struct blockmap *bm, uint64_t off, uint64_t bytes, struct status_extent *out,
+		     struct img_error *err)
+{
+	uint64_t changes = atomic_load_explicit(&bm->changes, memory_order_acquire);
+	struct host_holes *h = &bm->holes;
+	size_t i = 0;
+	int ret = 0;
+
+	pthread_mutex_lock(&bm->holes_lock);
+	if (h->nr == 0 || h->changes != changes || off < h->part[0].off || off >= h->end) {
+		h->nr = 0;
+		ret = node_status(bm->file, node_size(bm->file) - off, off, h->part, HOLES_MAX, &h->nr, err);
+		h->changes = changes;
+		h->end = ret == 0 && h->nr > 0 ? h->part[h->nr - 1].off + h->part[h->nr - 1].bytes : 0;
+	}
+	while (ret == 0 && i + 1 < h->nr && h->part[i + 1].off <= off)
+		i++;
+	if (ret == 0 && h->nr > 0) {
+		*out = h->part[i];
+		out->bytes = min_u64(out->off + out->bytes - off, bytes);
+		out->off = off;
+	} else {
+		h->nr = 0;
+		*out = (struct status_extent){ .off = off, .bytes = bytes, .kind = STATUS_DATA };
+	}
+	pthread_mutex_unlock(&bm->holes_lock);
+	return ret;
+}
+
 /* Holes of the file are zeros: those of images that were made at full size, and blocks that were zeroed. */
 static int tell_data(struct blockmap *bm, struct answer *a, const struct run *run, uint64_t off, uint64_t *told,
 		     struct img_error *err)
 {
-	struct status_extent part[HOLES_BATCH];
-	size_t nr = 0;
+	struct status_extent e;
+	bool is_data;
 	int ret;
 
 	*told = 0;
@@ -164,15 +194,17 @@ static int tell_data(struct blockmap *bm, struct answer *a, const struct run *ru
 		*told = tell(a, off, run->bytes, STATUS_DATA, STATUS_NO_HOST) ? run->bytes : 0;
 		return 0;
 	}
-	ret = node_status(bm->file, run->bytes, run->host_off, part, HOLES_BATCH, &nr, err);
-	for (size_t i = 0; ret == 0 && i < nr; i++) {
-		enum status_kind kind = part[i].kind == STATUS_DATA ? STATUS_DATA : STATUS_ZERO;
-
-		if (!tell(a, off + *told, part[i].bytes, kind, kind == STATUS_DATA ? part[i].off : STATUS_NO_HOST))
+	while (*told < run->bytes) {
+		ret = host_kind(bm, run->host_off + *told, run->bytes - *told, &e, err);
+		if (ret != 0)
+			return ret;
+		is_data = e.kind == STATUS_DATA;
+		if (!tell(a, off + *told, e.bytes, is_data ? STATUS_DATA : STATUS_ZERO,
+			  is_data ? e.off : STATUS_NO_HOST))
 			break;
-		*told += part[i].bytes;
+		*told += e.bytes;
 	}
-	return ret;
+	return 0;
 }
 
 static int status_gated(struct blockmap *bm, uint64_t bytes, uint64_t off, struct answer *a, struct img_error *err)

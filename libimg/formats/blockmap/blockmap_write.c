@@ -160,7 +160,7 @@ static int write_fresh(struct blockmap *bm, const struct fresh *f, const uint8_t
 		ret = node_zero(bm->file, f->bytes, host_off, 0, err);
 	if (ret == 0 && fill)
 		ret = copy_up(bm, f, f->off + f->bytes, f->end, err);
-	atomic_store(&bm->data_dirty, true);
+	data_changed(bm);
 	return ret;
 }
 
@@ -299,7 +299,7 @@ static int overwrite(struct blockmap *bm, const uint8_t *buf, const struct run *
 		ret = node_pwrite(bm->file, buf, run->bytes, run->host_off, 0, err);
 	else
 		ret = node_zero(bm->file, run->bytes, run->host_off, 0, err);
-	atomic_store(&bm->data_dirty, true);
+	data_changed(bm);
 	return ret;
 }
 

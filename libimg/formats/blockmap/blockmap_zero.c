@@ -45,7 +45,7 @@ static int zero_placed(struct blockmap *bm, const struct run *run, unsigned flag
 		return error_set(err, IMG_E_CORRUPT, 0, run->host_off, LAYER,
 				 "the block table leads beyond the end of the file: run imgtool check");
 	ret = node_zero(bm->file, run->bytes, run->host_off, flags & IMG_IO_NO_UNMAP, err);
-	atomic_store(&bm->data_dirty, true);
+	data_changed(bm);
 	return ret;
 }
 

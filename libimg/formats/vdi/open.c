@@ -209,11 +209,14 @@ static int scan_map(struct node *file, const struct vdi_header *h, bool strict, 
  * The map says how many places there are, not the count: too low a count would have new blocks written over old ones,
  * too high a one is a writer's that was interrupted, and what it gave away is nobody's.
  */
-static int prepare_writer(struct vdi_state *v, struct blockmap_shape *shape, struct img_error *err)
+static int prepare_writer(struct vdi_state *v, struct blockmap_shape *shape, struct budget *budget,
+			  struct img_error *err)
 {
 	struct scan s;
-	int ret = scan_map(v->node->file, &v->h, true, &s, err);
+	int ret = budget_metadata(budget, v->node->path, (uint64_t)v->h.nr_blocks * 4, err);
 
+	if (ret == 0)
+		ret = scan_map(v->node->file, &v->h, true, &s, err);
 	if (ret == 0)
 		shape->end_off = v->h.data_off + s.nr_places * vdi_place_bytes(&v->h);
 	return ret;
@@ -228,7 +231,9 @@ static int judge_expansion(struct vdi_state *v, struct budget *budget, struct im
 
 	if (budget_expansion_fits(budget, v->h.nr_blocks * block_bytes, file_bytes))
 		return 0;
-	ret = scan_map(v->node->file, &v->h, false, &s, err);
+	ret = budget_metadata(budget, v->node->path, (uint64_t)v->h.nr_blocks * 4, err);
+	if (ret == 0)
+		ret = scan_map(v->node->file, &v->h, false, &s, err);
 	return ret == 0 ? budget_expansion(budget, v->node->path, s.nr_data * block_bytes, file_bytes, err) : ret;
 }
 
@@ -241,7 +246,7 @@ static int load(struct vdi_state *v, const struct driver_open *args, struct img_
 		return ret;
 	shape = vdi_shape(&v->h);
 	if (args->writable && !args->for_check)
-		ret = prepare_writer(v, &shape, err);
+		ret = prepare_writer(v, &shape, args->budget, err);
 	if (ret == 0 && !args->for_check)
 		ret = judge_expansion(v, args->budget, err);
 	return ret == 0 ? blockmap_open(v->node, &shape, &ops, v, args, &v->bm, err) : ret;

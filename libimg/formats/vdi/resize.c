@@ -78,9 +78,8 @@ static int write_moved_map(struct vdi_state *v, const struct vdi_header *h, uint
 	return ret;
 }
 
-/* The map of h->nr_blocks entries gets a new place; h is the header that will say so. Steps 1 and 2. first: the first
- * block that is behind the old disk. */
-static int move_map(struct vdi_state *v, struct vdi_header *h, uint32_t first, struct img_error *err)
+/* The map of h->nr_blocks entries gets a new place; h is the header that will say so. Steps 1 and 2. */
+static int move_map(struct vdi_state *v, struct vdi_header *h, struct img_error *err)
 {
 	uint64_t place = vdi_place_bytes(h), map_off = round_up(h->data_off, VDI_SECTOR_BYTES), data_off, nr;
 	int ret;
@@ -100,13 +99,33 @@ static int move_map(struct vdi_state *v, struct vdi_header *h, uint32_t first, s
 	if (ret == 0)
 		ret = write_moved_map(v, h, (uint32_t)nr, err);
 	if (ret == 0)
-		ret = vdi_write_entries(v->node->file, h->map_off, first, h->nr_blocks - first, entry_of_new(v), 0,
-					err);
+		ret = vdi_write_entries(v->node->file, h->map_off, v->h.nr_blocks, h->nr_blocks - v->h.nr_blocks,
+					entry_of_new(v), 0, err);
 	h->data_off = (uint32_t)data_off;
 	return ret;
 }
 
 /* ---- growing ----------------------------------------------------------------------------------------------------- */
+
+/* Some images have more blocks than their disk needs, which come into sight as well: as zeros, in the places that they
+ * have. */
+static int wipe_behind(struct vdi_state *v, struct img_error *err)
+{
+	static const struct blockmap_entry kinds[] = { { .state = BLOCKMAP_FREE }, { .state = BLOCKMAP_ZERO } };
+	const struct blockmap_entry *none = &kinds[v->h.type == VDI_DIFFERENCING];
+	struct blockmap_entry e;
+	uint32_t first;
+	int ret = vdi_blocks_for(vdi_disk_bytes(&v->h), v->h.block_bytes, &first, err);
+
+	for (uint32_t i = first; ret == 0 && i < v->h.nr_blocks; i++) {
+		ret = blockmap_get(v->bm, i, &e, err);
+		if (ret == 0 && e.state == BLOCKMAP_DATA)
+			ret = blockmap_wipe(v->bm, i, err);
+		else if (ret == 0 && e.state != none->state)
+			ret = blockmap_set(v->bm, i, none, err);
+	}
+	return ret;
+}
 
 /* A fixed image has a place for each block. */
 static int fill_places(struct vdi_state *v, uint32_t first, struct img_error *err)
@@ -123,7 +142,7 @@ static int fill_places(struct vdi_state *v, uint32_t first, struct img_error *er
 	return ret == 0 ? blockmap_flush_stopped(v->bm, err) : ret;
 }
 
-static int grow(struct vdi_state *v, struct vdi_header *h, uint32_t first, struct img_error *err)
+static int grow(struct vdi_state *v, struct vdi_header *h, struct img_error *err)
 {
 	struct node *file = v->node->file;
 	struct blockmap_shape shape;
@@ -131,9 +150,10 @@ static int grow(struct vdi_state *v, struct vdi_header *h, uint32_t first, struc
 	int ret;
 
 	if (h->map_off + (uint64_t)h->nr_blocks * 4 <= h->data_off)
-		ret = vdi_write_entries(file, h->map_off, first, h->nr_blocks - first, entry_of_new(v), 0, err);
+		ret = vdi_write_entries(file, h->map_off, v->h.nr_blocks, h->nr_blocks - v->h.nr_blocks,
+					entry_of_new(v), 0, err);
 	else
-		ret = move_map(v, h, first, err);
+		ret = move_map(v, h, err);
 	if (ret == 0)
 		ret = node_flush(file, 0, err);
 	if (ret != 0)
@@ -255,21 +275,21 @@ static int shrink(struct vdi_state *v, struct vdi_header *h, struct img_error *e
 
 static int resize_stopped(struct vdi_state *v, struct vdi_header *h, struct img_error *err)
 {
-	uint32_t first;
+	uint32_t before = v->h.nr_blocks;
 	int ret;
 
 	if (h->disk_bytes < vdi_disk_bytes(&v->h))
 		return shrink(v, h, err);
-	/* What the last block holds behind the disk's end comes into sight, and blocks behind it, if there are any. */
-	ret = vdi_blocks_for(vdi_disk_bytes(&v->h), h->block_bytes, &first, err);
+	/* What the last block holds behind the disk's end comes into sight. */
+	ret = blockmap_zero_tail(v->bm, vdi_disk_bytes(&v->h), err);
 	if (ret == 0)
-		ret = blockmap_zero_tail(v->bm, vdi_disk_bytes(&v->h), err);
+		ret = wipe_behind(v, err);
 	if (ret == 0)
 		ret = blockmap_flush_stopped(v->bm, err);
 	if (ret == 0)
-		ret = grow(v, h, first, err);
-	if (ret == 0 && h->type == VDI_FIXED && first < h->nr_blocks)
-		ret = fill_places(v, first, err);
+		ret = grow(v, h, err);
+	if (ret == 0 && h->type == VDI_FIXED && before < h->nr_blocks)
+		ret = fill_places(v, before, err);
 	return ret;
 }
 

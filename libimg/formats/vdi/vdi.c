@@ -32,7 +32,7 @@ static void limits(const struct node *n, struct driver_limits *out)
 	*out = (struct driver_limits){
 		.request_align = 1,
 		.block_bytes = block_bytes,
-		.optimal_bytes = (uint32_t)max_u64(block_bytes, 1u << 20),
+		.optimal_bytes = (uint32_t)min_u64(max_u64(block_bytes, 1u << 20), 16u << 20),
 		.max_size_bytes = min_u64(INT64_MAX, min_u64(VDI_BLOCKS_MAX, map_max / 4) * block_bytes),
 	};
 }
