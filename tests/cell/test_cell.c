@@ -149,7 +149,6 @@ static void test_last_words(void **state)
 {
 	char line[200] = "", want[64];
 	int ends[2], status;
-	ssize_t n;
 	pid_t pid;
 
 	(void)state;
@@ -164,7 +163,7 @@ static void test_last_words(void **state)
 		_exit(OTHERWISE);
 	}
 	close(ends[1]);
-	while ((n = read(ends[0], line + strlen(line), sizeof(line) - 1 - strlen(line))) > 0)
+	while (read(ends[0], line + strlen(line), sizeof(line) - 1 - strlen(line)) > 0)
 		;
 	close(ends[0]);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
