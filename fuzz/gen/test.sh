@@ -8,11 +8,11 @@ here=$(dirname "$0")
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 for part in one two; do
-	"$here/../gen-corpus" "$folder/$part" --format qcow2 --mutated 1 --max-bytes 262144 --generator "$1" >/dev/null
+	"$here/../gen-corpus" "$folder/$part" --format qcow2 --mutated 1 --max-bytes 262144 --no-hostile --generator "$1" >/dev/null
 done
 diff -r "$folder/one" "$folder/two"
 for format in limg qcow2; do
-	"$here/../gen-corpus" "$folder/all" --format $format --generator "$1"
+	"$here/../gen-corpus" "$folder/all" --format $format --no-hostile --generator "$1"
 	for image in "$folder/all/$format"/template-*; do
 		case $image in *luks*) continue ;; esac # which is recognised, not read
 		"$2" info -f $format --allow-refs=dir "$image" >/dev/null
