@@ -128,6 +128,31 @@ static long connect_again(const struct place *place)
 	return connect(place->socket, (struct sockaddr *)&to, sizeof(to));
 }
 
+static long send_elsewhere(const struct place *place)
+{
+	struct sockaddr_un to = { .sun_family = AF_UNIX, .sun_path = "/run/nobody" };
+
+	return sendto(place->socket, "x", 1, MSG_NOSIGNAL, (struct sockaddr *)&to, sizeof(to));
+}
+
+static long send_descriptor(const struct place *place)
+{
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control = { .bytes = { 0 } };
+	struct iovec iov = { "x", 1 };
+	struct msghdr m = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control)
+	};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int));
+	return sendmsg(place->socket, &m, MSG_NOSIGNAL);
+}
+
 static long listen_on(const struct place *place)
 {
 	return listen(place->socket, 1);
@@ -285,6 +310,8 @@ const struct attempt attempts[] = {
 	{ "socketpair", make_pair },
 	{ "connect", connect_again },
 	{ "listen", listen_on },
+	{ "send to another address", send_elsewhere },
+	{ "send a descriptor", send_descriptor },
 	{ "execve", execute },
 	{ "fork", fork_one },
 	{ "clone", fork_raw },

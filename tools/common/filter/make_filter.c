@@ -74,8 +74,6 @@ static const int calls[] = {
 	SCMP_SYS(mincore),
 	/* the broker: a socket that is there already, and the end of that process */
 	SCMP_SYS(recvmsg),
-	SCMP_SYS(sendmsg),
-	SCMP_SYS(sendto),
 	SCMP_SYS(wait4),
 	/* ourselves, and our end */
 	SCMP_SYS(getpid),
@@ -173,6 +171,9 @@ static int allow_parts(scmp_filter_ctx ctx)
 		ret = add_if(ctx, SCMP_SYS(fstatat64), by_descriptor);
 	if (ret == 0)
 		ret = add_if(ctx, SCMP_SYS(statx), statx_by_descriptor);
+	/* to who is connected already, and without descriptors: sendmsg() is not on the list */
+	if (ret == 0)
+		ret = add_if(ctx, SCMP_SYS(sendto), SCMP_A4(SCMP_CMP_EQ, 0));
 	if (ret == 0)
 		ret = add_if(ctx, SCMP_SYS(clone), thread);
 	if (ret == 0)
