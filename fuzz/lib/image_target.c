@@ -107,14 +107,58 @@ static void change_snapshots(struct session *s, unsigned options)
 		(void)done(s, img_bitmap_add(s->img, "fuzz", 0, 0, &err), &err);
 }
 
-static void resize(struct session *s)
+static void resize(struct session *s, uint64_t size, unsigned flags)
 {
-	uint64_t size = img_size(s->img) / 512 * 512 + 65536;
 	struct img_error err;
 
-	if (size > INT64_MAX / 2 || !done(s, img_resize(s->img, size, 0, &err), &err))
+	if (size > INT64_MAX / 2 || !done(s, img_resize(s->img, size, flags, &err), &err))
 		return;
 	FUZZ_CHECK(img_size(s->img) == size);
+	if (size < s->shadow->bytes)
+		s->shadow->bytes = size;
+}
+
+static void revert(struct session *s)
+{
+	struct img_snapshot list[1];
+	struct img_error err;
+	size_t nr = 0;
+
+	if (!done(s, img_snapshot_list(s->img, list, 1, &nr, &err), &err) || nr == 0)
+		return;
+	(void)done(s, img_snapshot_rename(s->img, list[0].name, "renamed", &err), &err);
+	if (done(s, img_snapshot_list(s->img, list, 1, &nr, &err), &err))
+		(void)done(s, img_snapshot_revert(s->img, list[0].name, &err), &err);
+	shadow_read(s->shadow, s->img);
+}
+
+static void change_beside(struct session *s)
+{
+	struct img_error err;
+
+	(void)done(s, img_bitmap_add(s->img, "other", 65536, IMG_BITMAP_ADD_DISABLED, &err), &err);
+	(void)done(s, img_bitmap_merge(s->img, "other", NULL, "fuzz", &err), &err);
+	(void)done(s, img_bitmap_enable(s->img, "other", &err), &err);
+	(void)done(s, img_bitmap_clear(s->img, "fuzz", &err), &err);
+	(void)done(s, img_bitmap_remove(s->img, "other", &err), &err);
+	(void)done(s, img_vmstate_write(s->img, "more state", 10, 100000, &err), &err);
+	(void)done(s, img_vmstate_zero(s->img, 8192, 3000, &err), &err);
+	(void)done(s, img_vmstate_resize(s->img, 70000, &err), &err);
+	if (strcmp(img_format(s->img), "qcow2") == 0)
+		(void)done(s, img_amend(s->img, "compat=1.1,lazy_refcounts=on", &err), &err);
+}
+
+/* What the seed of an input adds. */
+static void change_more(struct session *s, unsigned seed)
+{
+	struct img_error err;
+
+	if (seed == 1)
+		revert(s);
+	else if (seed == 2)
+		change_beside(s);
+	else if (seed == 3 && done(s, img_flatten(s->img, NULL, &err), &err))
+		resize(s, img_size(s->img) / 1024 * 512, IMG_RESIZE_SHRINK);
 }
 
 static void change_all(struct session *s, unsigned options)
@@ -126,7 +170,8 @@ static void change_all(struct session *s, unsigned options)
 	(void)done(s, img_flush(s->img, 0, &err), &err);
 	change_snapshots(s, options);
 	if (options & OPTION_RESIZE)
-		resize(s);
+		resize(s, img_size(s->img) / 512 * 512 + 65536, 0);
+	change_more(s, options >> OPTION_SEED_SHIFT);
 	for (unsigned i = NR_CHANGES / 2; i < NR_CHANGES; i++)
 		change(s, i);
 	if (s->trusted)
