@@ -339,6 +339,8 @@ static int run_again(struct ops *o, bool poisoned)
 	memcpy(op.r, o->r, sizeof(op.r));
 	if (poisoned || !m->img) {
 		drop_handle(o);
+		if (!top(o)->format->keeps_vm)
+			flat_resize(&top(o)->vm, 0);
 		if (o->kind != OP_COMMIT) {
 			if (open_top(m) != 0)
 				return -1;
@@ -347,8 +349,6 @@ static int run_again(struct ops *o, bool poisoned)
 			return -1;
 		}
 	}
-	if (!top(o)->format->keeps_vm)
-		flat_resize(&top(o)->vm, 0);
 	return model_step(m, &op) != 0 || close_top(m) != 0 || open_top(m) != 0 ? -1 : 0;
 }
 
