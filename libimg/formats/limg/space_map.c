@@ -379,9 +379,7 @@ int space_rebuild(struct engine *e, const uint8_t *used, struct img_error *err)
 	space_streams_release(e);
 	space_pool_release(e);
 	pthread_mutex_lock(&sp->lock);
-	rc = space_groups_room(e, nr, err);
-	if (!rc)
-		rc = tables_room(sp, sp->nr_groups, err);
+	rc = tables_room(sp, sp->nr_groups, err); /* groups there are: space_load() begins with them */
 	sp->used = 0;
 	for (uint64_t k = 0; !rc && k < nr; k++) {
 		rc = group_rebuild(e, k, used + k * AU_BYTES, err);
