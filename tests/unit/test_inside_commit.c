@@ -5,7 +5,7 @@
  */
 #include "inside.h"
 
-#define SIZE (512 * KIB)
+#define SIZE (128 * KIB)
 
 struct setup {
 	const char *over, *base, *snapshot;
@@ -86,11 +86,11 @@ static void judge(void *ctx, int ret)
 static void test_each_failure(void **state)
 {
 	static const struct setup list[] = {
-		{ "limg", "limg", NULL, SIZE + 64 * KIB },
+		{ "limg", "limg", NULL, SIZE + 32 * KIB },
 		{ "limg", "limg", "A", SIZE },
 		{ "limg", "qcow2", "A", SIZE },
-		{ "qcow2", "qcow2", "A", SIZE + 64 * KIB },
-		{ "qcow2", "raw", NULL, SIZE + 64 * KIB },
+		{ "qcow2", "qcow2", "A", SIZE + 32 * KIB },
+		{ "qcow2", "raw", NULL, SIZE + 32 * KIB },
 	};
 	struct inside_failures f = { fresh, commit, judge, NULL, FAULT_ALL & ~(1u << FAULT_LOCK), false };
 
@@ -120,7 +120,7 @@ static void change_base(int what)
 	inside_copy("over0", "over");
 	img = inside_open("base", IMG_OPEN_WRITE);
 	if (what == 0)
-		assert_ok(img_pwrite(img, &byte, 1, 200 * KIB, 0, ERR));
+		assert_ok(img_pwrite(img, &byte, 1, 110 * KIB, 0, ERR));
 	else
 		assert_ok(img_resize(img, SIZE + 4 * KIB, 0, ERR));
 	inside_close(img);
@@ -142,6 +142,30 @@ static void test_other_head(void **state)
 		inside_teardown(NULL);
 		inside_setup(NULL);
 	}
+}
+
+/* A weak pin knows samples: what changed between them is found by comparing all. */
+static void test_between_the_samples(void **state)
+{
+	struct img_create_options o = { .struct_size = sizeof(o),
+					.format = "limg",
+					.size_bytes = 32 * MIB,
+					.backing = "base",
+					.backing_snapshot = "A",
+					.backing_format = "qcow2",
+					.refs = IMG_REFS_ANY };
+	struct img *img;
+
+	(void)state;
+	inside_create("base", "qcow2", 32 * MIB, NULL);
+	img = inside_open("base", IMG_OPEN_WRITE);
+	assert_ok(img_snapshot_create(img, "A", 0, ERR));
+	inside_fill(img, 300 * KIB, 1, 7);
+	inside_close(img);
+	assert_ok(image_create_env("over", &o, &inside_host.env, ERR));
+	over = inside_open("over", IMG_OPEN_WRITE);
+	assert_fails(commit(NULL), IMG_E_REFUSED, "no longer what snapshot");
+	inside_close(over);
 }
 
 /* ---- a parent that is replaced ----------------------------------------------------------------------------------- */
@@ -238,8 +262,8 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, inside_setup, inside_teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_each_failure),	     T(test_other_head), T(test_replaced_parent),
-		T(test_no_format_on_record), T(test_options),
+		T(test_each_failure),	     T(test_other_head),	  T(test_replaced_parent),
+		T(test_no_format_on_record), T(test_between_the_samples), T(test_options),
 	};
 
 	return cmocka_run_group_tests_name("inside-commit", tests, NULL, NULL);

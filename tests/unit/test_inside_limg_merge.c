@@ -291,6 +291,22 @@ static void test_taller_children(void **state)
 	inside_expect_clean("base");
 }
 
+/* The hole lies two levels above the root of what is deleted. */
+static void test_much_taller_child(void **state)
+{
+	struct img *img = limg_new(SMALL_DISK);
+
+	(void)state;
+	inside_fill(img, 0, BLOCK, 1);
+	assert_ok(img_snapshot_create(img, "S", 0, ERR));
+	assert_ok(img_resize(img, LEAVES(5000), 0, ERR));
+	assert_ok(set_range(img, 0, 4096, ST_NONE));
+	inside_fill(img, LEAVES(4500), BLOCK, 2);
+	assert_ok(img_snapshot_delete(img, "S", ERR));
+	inside_close(img);
+	inside_expect_clean("a");
+}
+
 static void test_taller_child_fails(void **state)
 {
 	struct img *img;
@@ -439,11 +455,59 @@ static void test_used_already(void **state)
 		assert_ok(space_alloc_data(e, 1, true, &addr, &got, ERR));
 		assert_ok(space_persist_use(e, addr, 1, ERR));
 		assert_ok(overlay_put(e, VOL_DISK, 20, 1, word_make(addr, 0, ST_RAW), &csum, NULL, &stale, ERR));
-		assert_ok(space_alloc(e, 1, 1, &addr, &got, ERR)); /* so that the next is no neighbour */
+		assert_ok(space_alloc_data(e, 1, true, &addr, &got, ERR)); /* so that the next is no neighbour */
 		if (more)
 			inside_fill(img, 30 * BLOCK, BLOCK, 9);
 		expect_lie(img, plain_checkpoint(e));
 	}
+}
+
+/* Growing makes a node above the root. */
+static void test_used_by_growth(void **state)
+{
+	struct img *img = plain_image();
+	struct engine *e = engine_of(img);
+
+	(void)state;
+	assert_ok(space_reserve(e, 0, ERR));
+	assert_ok(space_persist_use(e, e->space.pool.v[0].addr, 1, ERR));
+	expect_lie(img, img_resize(img, LEAVES(5000), 0, ERR));
+}
+
+/* What a deleted snapshot held alone is free already. */
+static void test_reclaimed_already(void **state)
+{
+	struct img *img = plain_image();
+	struct engine *e = engine_of(img);
+	uint64_t addr = place_of(e, 0);
+	int ret;
+
+	(void)state;
+	assert_ok(img_snapshot_create(img, "S", 0, ERR));
+	inside_fill(img, 0, 2 * BLOCK, 9);
+	assert_ok(plain_checkpoint(e));
+	assert_ok(space_persist_free(e, addr, 1, ERR));
+	ret = img_snapshot_delete(img, "S", ERR);
+	expect_lie(img, ret);
+}
+
+/* Not even the last reserve has a place for a node. */
+static void test_no_place_for_a_node(void **state)
+{
+	struct img *img = plain_image();
+	struct engine *e = engine_of(img);
+	uint64_t addr;
+
+	(void)state;
+	inside_fill(img, 0, BLOCK, 9);
+	inside_plan.free_bytes = 0;
+	inside_plan.disk_full_mode = true;
+	while (space_pool_take(e, &addr, ERR) == 0)
+		;
+	assert_int_equal(plain_checkpoint(e), IMG_E_NOSPC);
+	inside_plan.disk_full_mode = false;
+	assert_int_equal(img_close(img, NULL), IMG_E_POISONED);
+	inside_expect_clean("a");
 }
 
 /* Neighbours that lie in two groups are two runs. */
@@ -483,11 +547,17 @@ static bool step(struct img *img, enum ckpt_action action, uint64_t leaves, bool
 }
 
 /* While the cursor goes through the deleted tree the head changes before and behind it. */
-static void reclaim_slowly(bool through_snapshot)
+static void reclaim_slowly(bool with_parent, bool through_snapshot)
 {
 	struct img *img = rich();
 	unsigned steps = 0;
 
+	if (with_parent) {
+		assert_ok(img_snapshot_rename(img, "S", "P", ERR));
+		assert_ok(img_snapshot_create(img, "S", 0, ERR));
+		inside_fill(img, LEAVES(0), BLOCK, 27);
+		inside_fill(img, LEAVES(2), BLOCK, 28);
+	}
 	if (through_snapshot)
 		assert_ok(img_snapshot_create(img, "T", 0, ERR));
 	inside_fill(img, LEAVES(1), BLOCK, 29);
@@ -502,7 +572,7 @@ static void reclaim_slowly(bool through_snapshot)
 		inside_copy("a", "b");
 		inside_expect_clean("b");
 	}
-	assert_true(steps >= 2);
+	assert_true(steps >= 1);
 	inside_close(img);
 	inside_expect_clean("a");
 	inside_teardown(NULL);
@@ -512,8 +582,9 @@ static void reclaim_slowly(bool through_snapshot)
 static void test_reclaim_slowly(void **state)
 {
 	(void)state;
-	reclaim_slowly(false);
-	reclaim_slowly(true);
+	reclaim_slowly(false, false);
+	reclaim_slowly(false, true);
+	reclaim_slowly(true, false);
 }
 
 /* One with two children waits; closing goes on with what is left. */
@@ -546,12 +617,14 @@ static void test_closing_reclaims(void **state)
 
 	(void)state;
 	inside_fill(img, LEAVES(3), BLOCK, 41);
+	assert_ok(img_snapshot_create(img, "T", 0, ERR));
 	assert_true(step(img, CKPT_SNAP_DELETE, 0, false));
 	inside_copy("a", "b");
 	inside_close(img);
 	inside_expect_clean("a");
 	img = inside_open("a", 0);
-	assert_int_equal(engine_of(img)->nr_slots > 0 && engine_of(img)->snap[0] != NULL, 0);
+	for (size_t i = 0; i < engine_of(img)->nr_slots; i++)
+		assert_true(!engine_of(img)->snap[i] || engine_of(img)->snap[i]->state == SNAP_LIVE);
 	inside_close(img);
 	/* ... unless it fails. */
 	img = inside_open("b", IMG_OPEN_WRITE);
@@ -609,11 +682,25 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, inside_setup, inside_teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_recovery),	   T(test_many_leaves),	       T(test_changes),
-		T(test_taller_children),   T(test_taller_child_fails), T(test_holes),
-		T(test_beyond_the_end),	   T(test_freed_already),      T(test_used_already),
-		T(test_run_across_groups), T(test_reclaim_slowly),     T(test_two_children),
-		T(test_closing_reclaims),  T(test_small_steps),	       T(test_lower_child),
+		T(test_recovery),
+		T(test_many_leaves),
+		T(test_changes),
+		T(test_taller_children),
+		T(test_taller_child_fails),
+		T(test_holes),
+		T(test_beyond_the_end),
+		T(test_freed_already),
+		T(test_used_already),
+		T(test_run_across_groups),
+		T(test_reclaim_slowly),
+		T(test_two_children),
+		T(test_closing_reclaims),
+		T(test_small_steps),
+		T(test_lower_child),
+		T(test_much_taller_child),
+		T(test_used_by_growth),
+		T(test_reclaimed_already),
+		T(test_no_place_for_a_node),
 	};
 
 	return cmocka_run_group_tests_name("inside-limg-merge", tests, NULL, NULL);
