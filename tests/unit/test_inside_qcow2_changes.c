@@ -232,6 +232,13 @@ static uint64_t peek(const char *name, uint64_t off)
 	return be64_get(v);
 }
 
+static void make_again(const struct kind *k)
+{
+	inside_teardown(NULL);
+	inside_setup(NULL);
+	make_base(k);
+}
+
 static void test_bad_tables(void **state)
 {
 	uint64_t reftable, block;
@@ -247,6 +254,11 @@ static void test_bad_tables(void **state)
 	assert_fails(inside_try("a", IMG_OPEN_WRITE, &img), IMG_E_CORRUPT, "refcount table");
 	poke("a", reftable, 512 + 256);
 	assert_fails(inside_try("a", IMG_OPEN_WRITE, &img), IMG_E_CORRUPT, "refcount table");
+	make_again(&kinds[1]);
+	inside_copy("base", "a");
+	poke("a", peek("a", 48), 4096 + 512);
+	assert_fails(inside_try("a", IMG_OPEN_WRITE, &img), IMG_E_CORRUPT, "refcount table");
+	make_again(&kinds[0]);
 	/* All counters are gone: what is in use has refcount 0. */
 	for (unsigned i = 0; i < 2; i++) {
 		inside_copy("base", "a");

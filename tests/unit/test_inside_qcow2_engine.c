@@ -251,6 +251,39 @@ static int more_packed(struct qcow2_engine *e)
 	return ret == 0 ? qcow2_alloc_packed(e, 400, &off, ERR) : ret;
 }
 
+/* The next cluster needs a block, which lies elsewhere. */
+static void packed_before_a_gap(struct qcow2_engine *e)
+{
+	some_packed(e);
+	e->alloc_hint = 5 * 256;
+}
+
+/* The cluster that is packed ends a block, whose counters make room in the cache for those of the next. */
+static void packed_at_the_end(struct qcow2_engine *e)
+{
+	e->alloc_hint = 2 * 256;
+	assert_int_equal(alloc(e, 3), 2 * 256);
+	e->alloc_hint = 3;
+	assert_int_equal(alloc(e, 252), 3);
+	assert_int_equal(alloc(e, 1), 255);
+	e->alloc_hint = 256;
+	assert_int_equal(alloc(e, 1), 256); /* makes block 1 */
+	assert_ok(qcow2_refcount_add(e, 256, 1, -1, ERR));
+	assert_ok(qcow2_settle(e, ERR));
+	e->packed_off = 255 * CLUSTER + 300;
+	e->packed_end = 256 * CLUSTER;
+	e->alloc_hint = 256;
+	qcow2_cache_drop(e, 0, UINT32_MAX);
+	e->cache->budget = 0;
+}
+
+static int over_the_end(struct qcow2_engine *e)
+{
+	uint64_t off;
+
+	return qcow2_alloc_packed(e, 400, &off, ERR);
+}
+
 static void test_packed(void **state)
 {
 	struct qcow2_engine *e = engine_new();
@@ -258,6 +291,8 @@ static void test_packed(void **state)
 
 	(void)state;
 	each_failure(some_packed, more_packed);
+	each_failure(packed_before_a_gap, over_the_end);
+	each_failure(packed_at_the_end, over_the_end);
 	/* A cluster that counts no more, and one that is not counted at all, take no more. */
 	assert_ok(qcow2_alloc_packed(e, 100, &first, ERR));
 	assert_ok(qcow2_refcount_add(e, first / CLUSTER, 1, 1, ERR));
@@ -340,6 +375,27 @@ static void test_counters(void **state)
 	engine_free(e);
 }
 
+/* Counters of 64 bits: a block that is full to its end. */
+static void test_wide_counters(void **state)
+{
+	struct qcow2_engine *e = engine_new();
+	struct be64 counts[64];
+	struct qcow2_reftable t = { e->reftable, e->reftable_entries };
+	uint64_t at;
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_LEN(counts); i++)
+		counts[i] = be64_of(1);
+	assert_ok(node_pwrite(e->file, counts, sizeof(counts), 2 * CLUSTER, 0, ERR));
+	qcow2_cache_drop(e, 0, UINT32_MAX);
+	e->h.refcount_order = 6;
+	e->rb_shift = 6;
+	e->refcount_max = UINT64_MAX;
+	assert_ok(qcow2_reftable_next_free(e, &t, 3, &at, ERR));
+	assert_int_equal(at, 64);
+	engine_free(e);
+}
+
 static int load_table(struct qcow2_engine *e)
 {
 	free(e->reftable);
@@ -405,7 +461,7 @@ static int transaction(struct qcow2_engine *e)
 	if (ret != 0)
 		return ret;
 	/* Clusters of many blocks: each is copied, and new ones come. */
-	for (uint64_t k = 1; ret == 0 && k < 20; k++)
+	for (uint64_t k = 19; ret == 0 && k > 0; k--)
 		ret = qcow2_refcount_add(e, k * 256 + 9, 1, 1, ERR);
 	if (ret == 0)
 		ret = qcow2_alloc_exact(e, 3, &off, ERR);
@@ -444,6 +500,46 @@ static void many_blocks(struct qcow2_engine *e)
 		assert_int_equal(alloc(e, 1), k * 256 + 9);
 	}
 	assert_ok(qcow2_settle(e, ERR));
+	qcow2_cache_drop(e, 0, UINT32_MAX);
+}
+
+/* A block's copy goes where the table has no entry yet. */
+static int copy_beyond_the_table(struct qcow2_engine *e)
+{
+	int ret = qcow2_txn_begin(e, ERR);
+
+	if (ret != 0)
+		return ret;
+	e->alloc_hint = 64 * 256;
+	ret = qcow2_refcount_add(e, 1, 1, 1, ERR);
+	if (ret != 0) {
+		qcow2_txn_abort(e);
+		return ret;
+	}
+	return qcow2_txn_commit(e, ERR);
+}
+
+static void test_odd_requests(void **state)
+{
+	struct qcow2_engine *e = engine_new();
+	uint64_t cluster;
+	int delta;
+
+	(void)state;
+	assert_ok(qcow2_txn_begin(e, ERR));
+	assert_fails(qcow2_refcount_add(e, 1u << 20, 1, 1, ERR), IMG_E_CORRUPT, "refcount 0");
+	for (unsigned i = 0; i < 40; i++)
+		assert_ok(qcow2_txn_defer(e, i, 1, ERR));
+	for (unsigned i = 40; i-- > 0;) {
+		assert_true(qcow2_txn_deferred(e, &cluster, &delta));
+		assert_int_equal(cluster, i);
+	}
+	assert_false(qcow2_txn_deferred(e, &cluster, &delta));
+	/* An image that had no L1 gets one. */
+	qcow2_txn_set_l1(e, calloc(70, 8), 70);
+	assert_ok(qcow2_txn_commit(e, ERR));
+	assert_int_not_equal(e->h.l1_off, 0);
+	engine_free(e);
 }
 
 static void test_transactions(void **state)
@@ -460,15 +556,18 @@ static void test_transactions(void **state)
 	engine_free(e);
 	each_failure(many_blocks, transaction);
 	each_failure(NULL, growing_transaction);
+	each_failure(NULL, copy_beyond_the_table);
 }
 
-/* Each time it was placed, the table's own counters made it longer. */
+/* Placing it makes it longer: it goes to another place. */
 static void test_table_outgrows_its_place(void **state)
 {
 	struct qcow2_engine *e = engine_new();
 
 	(void)state;
 	assert_ok(qcow2_txn_begin(e, ERR));
+	assert_ok(qcow2_refcount_add(e, 1, 1, 1, ERR)); /* the block is a copy now */
+	assert_ok(qcow2_refcount_add(e, 1, 1, -1, ERR));
 	e->alloc_hint = 64 * 256 - 1;
 	assert_ok(qcow2_txn_commit(e, ERR));
 	assert_true(e->reftable_entries > 64);
@@ -511,6 +610,111 @@ static void test_spill(void **state)
 	alloc_fault_disarm();
 	assert_ok(qcow2_refcount_add(e, 1, 1, 1, ERR));
 	assert_false(qcow2_cache_crowded(e));
+	qcow2_txn_abort(e);
+	engine_free(e);
+}
+
+/* ---- trees ---- */
+
+static uint64_t walked[2];
+
+/* An L2 table with plain and compressed data. */
+static void with_tree(struct qcow2_engine *e)
+{
+	struct be64 l2[64] = { { { 0 } } };
+	uint64_t table = alloc(e, 1), data = alloc(e, 4), packed;
+
+	assert_ok(qcow2_alloc_packed(e, 100, &packed, ERR));
+	for (unsigned i = 0; i < 4; i++)
+		l2[i] = be64_of((data + i) * CLUSTER | (i % 2 ? QCOW2_COPIED : 0));
+	l2[9] = be64_of(packed | QCOW2_COMPRESSED | QCOW2_COPIED);
+	l2[11] = be64_of(QCOW2_COPIED);
+	assert_ok(node_pwrite(e->file, l2, sizeof(l2), table * CLUSTER, 0, ERR));
+	walked[0] = table * CLUSTER | QCOW2_COPIED;
+	walked[1] = 0;
+	assert_ok(qcow2_settle(e, ERR));
+	assert_ok(qcow2_meta_build(e, ERR));
+	qcow2_cache_drop(e, 0, UINT32_MAX);
+}
+
+static int walk_tree(struct qcow2_engine *e)
+{
+	uint64_t l1[2];
+	int ret = qcow2_txn_begin(e, ERR);
+
+	if (ret != 0)
+		return ret;
+	memcpy(l1, walked, sizeof(l1));
+	qcow2_cache_drop(e, 0, UINT32_MAX);
+	ret = qcow2_txn_walk(e, l1, 2, 1, ERR);
+	if (ret == 0)
+		ret = qcow2_txn_fix_copied(e, l1, 2, ERR);
+	if (ret == 0)
+		ret = qcow2_txn_walk(e, l1, 2, -1, ERR);
+	qcow2_txn_abort(e);
+	return ret;
+}
+
+/* Nothing was counted yet, and so nothing is in the cache. */
+static int fix_tree(struct qcow2_engine *e)
+{
+	uint64_t l1[2];
+	int ret = qcow2_txn_begin(e, ERR);
+
+	if (ret != 0)
+		return ret;
+	memcpy(l1, walked, sizeof(l1));
+	qcow2_cache_drop(e, 0, UINT32_MAX);
+	ret = qcow2_txn_fix_copied(e, l1, 2, ERR);
+	qcow2_txn_abort(e);
+	return ret;
+}
+
+/* Data in a file of its own has no counters, and its flags say nothing. */
+static int fix_external(struct qcow2_engine *e)
+{
+	int ret;
+
+	e->external = true;
+	ret = walk_tree(e);
+	return ret == 0 ? fix_tree(e) : ret;
+}
+
+static void test_trees(void **state)
+{
+	struct qcow2_engine *e = engine_new();
+
+	(void)state;
+	with_tree(e);
+	assert_ok(walk_tree(e));
+	assert_ok(fix_tree(e));
+	/* Counters that cannot count one more. */
+	e->refcount_max = 1;
+	assert_int_equal(walk_tree(e), IMG_E_LIMIT);
+	engine_free(e);
+	each_failure(with_tree, walk_tree);
+	each_failure(with_tree, fix_tree);
+	each_failure(with_tree, fix_external);
+}
+
+/* A table without data needs none of its clusters counted but its own; one whose data has no counters is damaged. */
+static void test_trees_without_counters(void **state)
+{
+	struct be64 l2[64] = { { { 0 } } };
+	struct qcow2_engine *e = engine_new();
+	uint64_t l1[2] = { 0, 0 };
+
+	(void)state;
+	l1[0] = alloc(e, 1) * CLUSTER;
+	l2[5] = be64_of(3000 * CLUSTER);
+	assert_ok(node_pwrite(e->file, l2, sizeof(l2), l1[0], 0, ERR));
+	assert_ok(qcow2_txn_begin(e, ERR));
+	assert_int_equal(qcow2_txn_walk(e, l1, 1, -1, ERR), IMG_E_CORRUPT);
+	qcow2_txn_abort(e);
+	l2[5] = be64_of((3000 * CLUSTER) | QCOW2_COMPRESSED);
+	assert_ok(node_pwrite(e->file, l2, sizeof(l2), l1[0], 0, ERR));
+	assert_ok(qcow2_txn_begin(e, ERR));
+	assert_int_equal(qcow2_txn_walk(e, l1, 1, -1, ERR), IMG_E_CORRUPT);
 	qcow2_txn_abort(e);
 	engine_free(e);
 }
@@ -587,13 +791,10 @@ static int build_set(struct qcow2_engine *e)
 static void odd_snapshots(struct qcow2_engine *e)
 {
 	static struct qcow2_snapshot list[8];
-	uint64_t table[64] = { 0 };
+	struct be64 table[128];
 
-	for (unsigned i = 0; i < 64; i++) {
-		struct be64 entry = be64_of((500 + i) * CLUSTER);
-
-		memcpy(&table[i], &entry, 8);
-	}
+	for (unsigned i = 0; i < ARRAY_LEN(table); i++)
+		table[i] = be64_of((500 + i) * CLUSTER);
 	memset(list, 0, sizeof(list));
 	for (unsigned i = 0; i < ARRAY_LEN(list); i++)
 		list[i].l1_off = 400 * CLUSTER;
@@ -613,7 +814,9 @@ static void few_snapshots(struct qcow2_engine *e)
 {
 	odd_snapshots(e);
 	e->h.nr_snapshots = 4;
-	e->snapshots[0].l1_entries = 64;
+	e->snapshots[0].l1_entries = 128;
+	e->snapshots[1] =
+		(struct qcow2_snapshot){ .l1_off = 2000 * CLUSTER, .l1_entries = 64 * 200 }; /* the set grows */
 }
 
 static void test_building_the_set(void **state)
@@ -728,6 +931,53 @@ static void with_l1(struct qcow2_engine *e)
 	memset(e->l1_dirty, 1, 1);
 }
 
+/* Tables of counters and an L1, but no L2. */
+static int l1_and_blocks(struct qcow2_engine *e)
+{
+	uint64_t off;
+	int ret;
+
+	e->alloc_hint = 9 * 256;
+	ret = qcow2_alloc_exact(e, 1, &off, ERR);
+	e->any_l1_dirty = true;
+	return ret == 0 ? qcow2_flush_all(e, ERR) : ret;
+}
+
+/* A write fails, and then there is no memory to note what is to be written again: no more changes. */
+static void test_nothing_to_take_back_with(void **state)
+{
+	bool met = false;
+
+	(void)state;
+	for (unsigned k = 1; k < 40 && !met; k++) {
+		struct qcow2_engine *e = engine_new();
+
+		with_l1(e);
+		assert_ok(qcow2_free(e, alloc(e, 1) * CLUSTER, 1, ERR));
+		fault_plan_arm(&inside_plan, 1u << FAULT_WRITE, 1, EIO, true);
+		alloc_fault_arm(k, false);
+		assert_int_not_equal(qcow2_flush_all(e, ERR), 0);
+		alloc_fault_disarm();
+		fault_plan_disarm(&inside_plan);
+		met = e->broken;
+		engine_free(e);
+	}
+	assert_true(met);
+}
+
+static void test_bulk(void **state)
+{
+	struct qcow2_engine *e = engine_new();
+
+	(void)state;
+	e->bulk = true;
+	alloc(e, 1);
+	fault_plan_arm(&inside_plan, 1u << FAULT_FLUSH, 1, EIO, true);
+	assert_ok(qcow2_flush_all(e, ERR));
+	fault_plan_disarm(&inside_plan);
+	engine_free(e);
+}
+
 static void test_write_back(void **state)
 {
 	struct qcow2_engine *e = engine_new();
@@ -735,6 +985,7 @@ static void test_write_back(void **state)
 
 	(void)state;
 	each_failure(with_l1, moved_and_freed);
+	each_failure(with_l1, l1_and_blocks);
 	/* More neighbours than go out in one write. */
 	for (uint64_t i = 0; i < 2300; i++)
 		assert_ok(qcow2_cache_new(e, (1000 + i) * CLUSTER, SLICE_L2, &s, ERR));
@@ -805,6 +1056,18 @@ static void give_up_more(struct qcow2_engine *e)
 	pthread_rwlock_unlock(&e->map);
 }
 
+static void fail_from_here(struct qcow2_engine *e)
+{
+	(void)e;
+	fault_plan_arm(&inside_plan, 1u << FAULT_WRITE | 1u << FAULT_FLUSH, 1, EIO, true);
+}
+
+static void give_up_then_fail(struct qcow2_engine *e)
+{
+	give_up_more(e);
+	at_flush = fail_from_here;
+}
+
 /* What is given up while a transaction begins is settled first, or it does not begin. */
 static void test_begin_settles(void **state)
 {
@@ -816,9 +1079,11 @@ static void test_begin_settles(void **state)
 	assert_ok(qcow2_txn_begin(e, ERR));
 	assert_int_equal(e->nr_pending, 0);
 	qcow2_txn_abort(e);
+	/* ... where the first write-back works, and what it leaves fails. */
 	alloc(e, 1);
-	at_flush = drop_and_fail;
+	at_flush = give_up_then_fail;
 	assert_int_not_equal(qcow2_txn_begin(e, ERR), 0);
+	assert_null(e->txn);
 	fault_plan_disarm(&inside_plan);
 	engine_free(e);
 }
@@ -875,6 +1140,12 @@ int main(void)
 		T(test_pending_that_cannot_be),
 		T(test_begin_settles),
 		T(test_data_file),
+		T(test_wide_counters),
+		T(test_odd_requests),
+		T(test_trees),
+		T(test_trees_without_counters),
+		T(test_nothing_to_take_back_with),
+		T(test_bulk),
 	};
 
 	return cmocka_run_group_tests_name("inside-qcow2-engine", tests, NULL, NULL);
