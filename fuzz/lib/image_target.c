@@ -132,6 +132,21 @@ static void revert(struct session *s)
 	shadow_read(s->shadow, s->img);
 }
 
+/* Most are refused by most images. */
+static const char *const amendments[] = {
+	"compat=1.1,lazy_refcounts=on",
+	"compat=0.10",
+	"lazy_refcounts=off",
+	"size=1M",
+	"cluster_size=64K",
+	"refcount_bits=64",
+	"compression_type=zstd",
+	"data_file_raw=off",
+	"extended_l2=on",
+	"preallocation=full",
+};
+#define NR_AMENDMENTS (sizeof(amendments) / sizeof(amendments[0]))
+
 static void change_beside(struct session *s)
 {
 	struct img_error err;
@@ -144,8 +159,8 @@ static void change_beside(struct session *s)
 	(void)done(s, img_vmstate_write(s->img, "more state", 10, 100000, &err), &err);
 	(void)done(s, img_vmstate_zero(s->img, 8192, 3000, &err), &err);
 	(void)done(s, img_vmstate_resize(s->img, 70000, &err), &err);
-	if (strcmp(img_format(s->img), "qcow2") == 0)
-		(void)done(s, img_amend(s->img, "compat=1.1,lazy_refcounts=on", &err), &err);
+	for (unsigned i = 0; strcmp(img_format(s->img), "qcow2") == 0 && i < 2; i++)
+		(void)done(s, img_amend(s->img, amendments[below(s, NR_AMENDMENTS)], &err), &err);
 }
 
 /* What the seed of an input adds. */
