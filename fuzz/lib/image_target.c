@@ -36,7 +36,12 @@ struct session {
 	struct shadow *shadow;
 	uint64_t random;
 	bool trusted; /* a check found nothing */
-	bool failed;  /* something was refused: what else is promised is in the parts */
+	/*
+	 * Checksums were made right after changes. In limg a tree may then lack what its child's births say is shared
+	 * with it, which a check does not look for: what the child gives up is not freed. Space is lost, nothing else.
+	 */
+	bool made_fit;
+	bool failed; /* something was refused: what else is promised is in the parts */
 };
 
 static uint64_t below(struct session *s, uint64_t limit)
@@ -206,22 +211,25 @@ static void judge(struct session *s, const char *format, const struct img_check_
 		shadow_compare(s->shadow, s->img);
 		if (img_caps(s->img) & IMG_CAP_CHECK && img_check(s->img, 0, NULL, NULL, NULL, &after, &err) == 0) {
 			FUZZ_CHECK(after.damage == 0 && after.redundancy == 0);
-			FUZZ_CHECK(after.leaks <= before->leaks);
+			FUZZ_CHECK(s->made_fit || after.leaks <= before->leaks);
 		}
 	}
 	FUZZ_CHECK(fuzz_expect(img_close(s->img, &err), &err) == 0);
 }
 
-static void write_session(struct fuzz_host *host, const char *format, unsigned options, const struct fuzz_look *look)
+static void write_session(struct fuzz_host *host, const char *format, const struct fuzz_case *c,
+			  const struct fuzz_look *look)
 {
 	static struct shadow shadow;
 	const struct img_check_result *check = &look->check;
-	struct session s = { .host = host, .shadow = &shadow, .random = 1 + (options >> OPTION_SEED_SHIFT) };
+	struct session s = { .host = host, .shadow = &shadow, .made_fit = c->fix != 0 };
+	unsigned options = c->options;
 	struct img_error err;
 	int ret;
 
 	if (fuzz_open(host, format, NULL, 0, IMG_REFS_ANY, &s.img) != 0)
 		return;
+	s.random = 1 + (options >> OPTION_SEED_SHIFT);
 	shadow_read(&shadow, s.img);
 	FUZZ_CHECK(fuzz_expect(img_close(s.img, &err), &err) == 0);
 	/* Only a check of all data, through the same format, is trusted. */
@@ -259,6 +267,6 @@ void fuzz_image(const char *format, const uint8_t *data, size_t bytes)
 	if (flags || c.options >> OPTION_NAME_SHIFT & 7 || !forced)
 		fuzz_look(&host, format, NULL, 0, &first);
 	if (first.opened)
-		write_session(&host, format, c.options, &first);
+		write_session(&host, format, &c, &first);
 	fuzz_host_destroy(&host);
 }
