@@ -168,6 +168,7 @@ static void judge_states(struct run *r, struct machine *m, size_t first)
 	size_t nr = crash_log_nr(m->host->log);
 
 	walker_init(&w, r->start, m->host->log, m->host);
+	/* cppcheck-suppress autoVariables ; taken back at the end */
 	r->walker = &w;
 	r->point = 0;
 	r->ws = &m->in_flight;
