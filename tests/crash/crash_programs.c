@@ -384,7 +384,7 @@ static int run_all(struct run *r)
 	return bad;
 }
 
-static int run_setup(const struct options *opt, const struct setup *s)
+static int run_setup(const struct options *opt, const struct setup *s, struct totals *all)
 {
 	struct worlds *ws = malloc(sizeof(*ws));
 	struct totals totals = { 0 };
@@ -418,6 +418,7 @@ static int run_setup(const struct options *opt, const struct setup *s)
 	       (unsigned long long)totals.counts.nested_distinct, (unsigned long long)totals.counts.foreign,
 	       (unsigned long long)totals.failures,
 	       (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9);
+	add(all, &totals);
 	hash_set_free(&r.seen);
 	memhost_destroy(&start);
 	free(ws);
@@ -488,6 +489,7 @@ static void usage(void)
 int main(int argc, char **argv)
 {
 	struct options opt;
+	struct totals all = { 0 };
 	unsigned done = 0;
 	int ret = 0;
 
@@ -510,8 +512,11 @@ int main(int argc, char **argv)
 			continue;
 		}
 		done++;
-		if (run_setup(&opt, s) != 0)
+		if (run_setup(&opt, s, &all) != 0)
 			ret = 1;
 	}
+	printf("crash: %llu states of %llu programs, %llu after a second crash: %llu unexplained\n",
+	       (unsigned long long)all.counts.states, (unsigned long long)all.programs,
+	       (unsigned long long)all.counts.nested, (unsigned long long)all.failures);
 	return done == 0 ? 77 : ret;
 }
