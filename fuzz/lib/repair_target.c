@@ -158,6 +158,9 @@ void fuzz_repair(const char *format, const uint8_t *data, size_t bytes)
 	if (!only_check(&host, format, flags, &first))
 		goto out;
 	opens = read_shadow(&host, format, &shadow) && first.ended && !first.shared;
+	/* who writes to a damaged image before it is repaired may write over anything */
+	if (first.damage > 0)
+		c.options &= (uint16_t)~OPTION_WRITE;
 	if (!repair(&host, format, c.options, opens ? &shadow : NULL, &mended)) {
 		/* it may have come half way; what could be read can be */
 		if (opens && !(c.options & OPTION_WRITE))
