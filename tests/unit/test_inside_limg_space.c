@@ -191,6 +191,11 @@ static void test_punching_does_not_help(void **state)
 	inside_plan.free_bytes = 0;
 	assert_ok(space_pool_take(e, &addr, ERR));
 	assert_true(addr >= 128 && addr < 192);
+	/* ... or cannot be given back. */
+	fault_plan_arm(&inside_plan, 1u << FAULT_DISCARD, 1, EIO, true);
+	assert_ok(space_pool_take(e, &addr, ERR));
+	assert_true(addr >= 128 && addr < 192);
+	fault_plan_disarm(&inside_plan);
 	/* Group 0 cannot be looked at then. */
 	free(e->space.group[0].persist);
 	free(e->space.group[0].alloc);
@@ -458,6 +463,20 @@ static void test_wrong_sum(void **state)
 	expect_bad("units in use");
 }
 
+/* Beyond what the superblock calls the end: space that would be handed out unseen. */
+static void test_used_beyond_the_end(void **state)
+{
+	struct map m;
+
+	(void)state;
+	make_map(&m);
+	m.page[0][4000] |= 1;
+	entry_of(&m, 1, 0)->free = le32_of(le32_get(entry_of(&m, 1, 0)->free) - 1);
+	m.sb.used_aus++;
+	map_write(&m, 0);
+	expect_bad("beyond");
+}
+
 /* The bitmap itself is looked at when it is needed first: that fails, and nothing else. */
 static void expect_bad_later(void)
 {
@@ -708,6 +727,7 @@ int main(void)
 		T(test_bad_entries),
 		T(test_bad_root),
 		T(test_wrong_sum),
+		T(test_used_beyond_the_end),
 		T(test_bad_bitmap),
 		T(test_page_beyond_the_end),
 		T(test_last_group_goes),
