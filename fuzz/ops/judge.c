@@ -434,6 +434,18 @@ int survive_fault(struct ops *o)
 
 /* ---- after a crash ----------------------------------------------------------------------------------------------- */
 
+/* A raw file that is cut within a sector is an image of odd size, which the model does not know. */
+static int whole_sectors(struct ops *o)
+{
+	uint64_t size = top(o)->head.size_bytes, more = (OPS_SECTOR - size % OPS_SECTOR) % OPS_SECTOR;
+	struct img_error err = { 0 };
+
+	if (more == 0)
+		return 0;
+	flat_resize(&top(o)->head, size + more);
+	return expect(&o->m, img_resize(o->m.img, size + more, 0, &err), 0, &err, "resize to whole sectors");
+}
+
 int settle_crash(struct ops *o, const uint32_t *r)
 {
 	struct model *m = &o->m;
@@ -455,7 +467,7 @@ int settle_crash(struct ops *o, const uint32_t *r)
 	allow_heads(o, &a, durable_before(o, done == last ? SIZE_MAX : o->version[done]->log_end), last);
 	drop_handle(o);
 	memfs_put(&m->fs, top(o)->name, content);
-	if (judge_disk(o, &a, "after a crash") != 0)
+	if (judge_disk(o, &a, "after a crash") != 0 || whole_sectors(o) != 0)
 		return -1;
 	return history_restart(o);
 }
