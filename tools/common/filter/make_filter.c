@@ -184,7 +184,7 @@ static int allow_parts(scmp_filter_ctx ctx)
 	/* To who is connected already, and without descriptors: sendmsg() is not on the list. Where it goes through
 	 * socketcall, libseccomp would look for the address where it is not. */
 	if (ret == 0 && SCMP_SYS(socketcall) < 0)
-		ret = add_if(ctx, SCMP_SYS(sendto), SCMP_A4(SCMP_CMP_EQ, 0));
+		ret = add_if(ctx, SCMP_SYS(sendto), SCMP_A4(SCMP_CMP_EQ, 0, 0));
 	if (ret == 0)
 		ret = add_if(ctx, SCMP_SYS(clone), thread);
 	if (ret == 0)
