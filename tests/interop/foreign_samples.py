@@ -24,8 +24,9 @@ sys.path.insert(0, HERE)
 from qcow2_lab import IMGTOOL, WRAPPER, Wrong, imgtool    # noqa: E402
 from qcow2_samples import file_digest, unpack, zeros_digest    # noqa: E402
 
-FOLDERS = ('asif/', 'bochs/', 'cloop/', 'dmg/')
-FILES = ('qemu-img-7.2/x.qcow.xz', 'qemu-img-7.2/c.qcow.xz', 'qemu-img-7.2/x.qed.xz', 'qemu-img-7.2/dyn.vdi.xz')
+FOLDERS = ('asif/', 'bochs/', 'cloop/', 'dmg/', 'vhdx/')
+FILES = ('qemu-img-7.2/x.qcow.xz', 'qemu-img-7.2/c.qcow.xz', 'qemu-img-7.2/x.qed.xz', 'qemu-img-7.2/dyn.vdi.xz',
+         'qemu-img-7.2/fixed1M.vhdx.xz')
 
 CONVERT_BYTES, SECONDS = 256 << 20, 120
 
