@@ -113,8 +113,8 @@ static void write_input(struct generator *g, const char *prefix, const char *pat
 		/* Several steps away: one is often a change to what is not looked at. */
 		for (unsigned step = 0; step < 1 + i % 4; step++)
 			n = fuzz_mutate(format_or_all(g), changed, n, sizeof(changed), g->seed++);
-		snprintf(out, sizeof(out), "%s-%s-%u", prefix, name, i);
-		write_case(g, out, changed, n);
+		if (snprintf(out, sizeof(out), "%s-%s-%u", prefix, name, i) < (int)sizeof(out))
+			write_case(g, out, changed, n);
 	}
 }
 

@@ -5,7 +5,7 @@
 #include "checked.h"
 #include "driver.h"
 
-extern const struct img_driver limg_driver, qcow2_driver, vdi_driver, raw_driver, file_driver;
+extern const struct img_driver limg_driver, qcow2_driver, vdi_driver, vhd_driver, raw_driver, file_driver;
 extern const struct img_driver asif_driver, bochs_driver, cloop_driver, dmg_driver, qcow_driver, qed_driver, vhdx_driver;
 
 /* clang-format off */
@@ -13,6 +13,7 @@ static const struct img_driver *const formats[] = {
 	&limg_driver,
 	&qcow2_driver,
 	&vdi_driver,
+	&vhd_driver,
 	/* read only */
 	&asif_driver,
 	&bochs_driver,

@@ -24,11 +24,14 @@ sys.path.insert(0, HERE)
 from qcow2_lab import IMGTOOL, WRAPPER, Wrong, imgtool    # noqa: E402
 from qcow2_samples import file_digest, unpack, zeros_digest    # noqa: E402
 
-FOLDERS = ('asif/', 'bochs/', 'cloop/', 'dmg/', 'vhdx/')
+FOLDERS = ('asif/', 'bochs/', 'cloop/', 'dmg/', 'vhd/', 'vhdx/')
 FILES = ('qemu-img-7.2/x.qcow.xz', 'qemu-img-7.2/c.qcow.xz', 'qemu-img-7.2/x.qed.xz', 'qemu-img-7.2/dyn.vdi.xz',
-         'qemu-img-7.2/fixed1M.vhdx.xz')
+         'qemu-img-7.2/forced.vhd.xz', 'qemu-img-7.2/fixed1M.vhdx.xz')
 
-CONVERT_BYTES, SECONDS = 256 << 20, 120
+# A difference whose parent is not at hand, and nonsense: an error of these kinds, never zeros.
+REFUSED = {'vhd/fat-differential.vhd.xz': (3, 6), 'vhd/afl5.img.bz2': (4, 6)}
+
+CONVERT_BYTES, SECONDS, LARGE_BYTES = 256 << 20, 120, 4 << 30
 
 
 def sparse_digest(path):
@@ -53,13 +56,19 @@ def judge(row, source, folder, sanitized):
     path = unpack(os.path.join(source, row['stored_path']), folder)
     if row['sha256_image'] not in ('-', file_digest(path)):
         raise Wrong('the sample is not the one that the manifest describes')
+    if row['stored_path'] in REFUSED:
+        done = subprocess.run([*WRAPPER, IMGTOOL, 'checksum', path], capture_output=True, check=False, timeout=SECONDS)
+        if done.returncode not in REFUSED[row['stored_path']] or done.stderr.count(b'\n') != 1:
+            raise Wrong('not refused: %d: %s' % (done.returncode, done.stderr.decode(errors='replace')[:300]))
+        return True
     if row['content_sha256'] == '-':
         return False
     size, before, out = int(row['virtual_size']), file_digest(path), os.path.join(folder, 'out.raw')
-    digest = zeros_digest(size) if row['content_sha256'] == 'ALLZERO' else row['content_sha256']
+    empty = row['content_sha256'] == 'ALLZERO' and size > LARGE_BYTES   # not to be read byte by byte
+    digest = zeros_digest(size) if row['content_sha256'] == 'ALLZERO' and not empty else row['content_sha256']
     convert(path, out, sanitized)
-    if os.path.getsize(out) != size or sparse_digest(out) != digest:
-        raise Wrong('the content is %s, not %s' % (sparse_digest(out), digest))
+    if os.path.getsize(out) != size or empty and os.stat(out).st_blocks > 8 or not empty and sparse_digest(out) != digest:
+        raise Wrong('the content is not %s' % digest)
     imgtool('compare', '-q', path, out)
     imgtool('check', '-q', path)
     if sum(e['length'] for e in json.loads(imgtool('map', '--json', path).stdout)['extents']) != size:

@@ -59,6 +59,7 @@ static void found(struct check *k, struct img_finding *f, uint64_t weight, const
 		return;
 	(void)snprintf(f->rule, sizeof(f->rule), "%s", rule ? rule : "");
 	va_start(ap, fmt);
+	/* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): it is, one line above */
 	(void)vsnprintf(f->msg, sizeof(f->msg), fmt, ap);
 	va_end(ap);
 	k->fn(k->ctx, f);
@@ -237,16 +238,18 @@ static bool is_taken(const struct check *k, uint64_t off)
 /* nr places from p on, in order, that begin where others still go on. One hostile map can make them millions. */
 static void tell_overlaps(struct check *k, const struct place *p, uint64_t nr)
 {
-	struct img_finding f = { .kind = IMG_FINDING_DAMAGE,
-				 .file_off = p->off,
-				 .guest_off = p->block * k->bm->shape.block_bytes };
+	struct img_finding f = { .kind = IMG_FINDING_DAMAGE };
 
+	if (nr == 0)
+		return;
+	f.file_off = p->off;
+	f.guest_off = p->block * k->bm->shape.block_bytes;
 	k->nr_overlaps += nr;
 	if (nr == 1)
 		found(k, &f, 1, k->rules->overlap,
 		      "the place of block %" PRIu64 ", 0x%" PRIx64 ", belongs to another block as well", p->block,
 		      p->off);
-	else if (nr > 1)
+	else
 		found(k, &f, nr, k->rules->overlap,
 		      "the places of %" PRIu64 " blocks from block %" PRIu64 " at 0x%" PRIx64
 		      " on belong to other blocks as well",
@@ -316,7 +319,7 @@ static int collect(struct check *k, uint64_t from, uint64_t to, struct img_error
 
 static int compare_places(struct check *k, struct img_error *err)
 {
-	uint64_t nr = k->census->nr_data + k->census->nr_partial, from = k->data_off, end = k->data_off;
+	uint64_t nr = k->census->nr_data + k->census->nr_partial, from = k->data_off, end = from;
 	uint64_t window = nr <= PLACES_MAX ? UINT64_MAX : (PLACES_MAX - 2) * place_bytes(k->bm);
 	int ret = 0;
 

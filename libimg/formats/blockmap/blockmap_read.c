@@ -51,7 +51,8 @@ int run_at_mapped(struct blockmap *bm, uint64_t off, uint64_t bytes, bool may_lo
 		return ret;
 	if (e.state == BLOCKMAP_PARTIAL) {
 		ret = partial_run(bm, block, &e, in, may_load, out, err);
-		out->bytes = min_u64(out->bytes, bytes);
+		if (ret == 0)
+			out->bytes = min_u64(out->bytes, bytes);
 		return ret;
 	}
 	*out = (struct run){ .state = e.state, .bytes = s->block_bytes - in };

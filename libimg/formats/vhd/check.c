@@ -23,6 +23,7 @@ struct check {
 	const struct img_progress *progress;
 	struct img_check_result *out;
 	bool footers_due; /* a repair writes them */
+	bool bad_table;	  /* entries are damaged */
 };
 
 static void found(struct check *k, enum img_finding_kind kind, unsigned rule, uint64_t off, bool repaired,
@@ -275,6 +276,7 @@ static int cut_end(struct check *k, struct img_error *err)
 	uint64_t place = shape->prefix_bytes + shape->block_bytes, was = blockmap_end(k->s->bm), end;
 	struct img_error why = { .code = IMG_OK };
 	struct blockmap_shape now;
+	bool cut;
 	int ret = vhd_content_end(k->s, &end, &why);
 
 	if (ret == IMG_E_CORRUPT || (ret == 0 && (end >= was || was - end < place)))
@@ -284,10 +286,12 @@ static int cut_end(struct check *k, struct img_error *err)
 			*err = why;
 		return ret;
 	}
+	/* Where entries are damaged, what they led to may be there. */
+	cut = k->repair && !k->bad_table;
 	k->out->leaked_bytes += was - end;
-	found(k, IMG_FINDING_LEAK, 12, end, k->repair, "room for %" PRIu64 " blocks behind all others is nobody's",
+	found(k, IMG_FINDING_LEAK, 12, end, cut, "room for %" PRIu64 " blocks behind all others is nobody's",
 	      (was - end) / place);
-	if (!k->repair)
+	if (!cut)
 		return 0;
 	ret = write_footers(k, end, err);
 	vhd_shape(k->s, &now);
@@ -299,6 +303,7 @@ static int check_blocks(struct check *k, struct img_error *err)
 	struct blockmap_rules rules = { .entry = "VHD-7", .overlap = "VHD-9" };
 	struct img_range structures[STRUCTURES_MAX];
 	struct blockmap_census census;
+	uint64_t damage;
 	int ret = 0;
 
 	rules.nr_taken = list_structures(k, structures);
@@ -306,13 +311,15 @@ static int check_blocks(struct check *k, struct img_error *err)
 	check_header(k);
 	k->out->metadata_bytes += 2 * VHD_SECTOR_BYTES + sizeof(k->s->head.disk);
 	ret = check_beyond(k, err);
-	if (ret == 0)
-		ret = cut_end(k, err);
+	damage = k->out->damage;
 	if (ret == 0)
 		ret = blockmap_check(k->s->bm, &rules, VHD_SECTOR_BYTES, k->repair, k->fn, k->ctx, k->progress, k->out,
 				     &census, err);
+	k->bad_table = k->out->damage > damage;
 	if (ret == 0)
 		tell_unused(k, &census, structures, rules.nr_taken);
+	if (ret == 0)
+		ret = cut_end(k, err);
 	if (ret == 0 && k->repair && k->footers_due)
 		ret = write_footers(k, blockmap_end(k->s->bm), err);
 	return ret;

@@ -20,7 +20,7 @@ static void look_at_text(struct inspector *in, enum inspect_id id, const uint8_t
 	char name[NAME_PATH_MAX];
 
 	if (!name_from_utf16(text, bytes, big_endian, name, sizeof(name))) {
-		inspect_found(in, INSPECT_CONTROL_CHARACTERS, off, "%s is no UTF-16", what);
+		inspect_found(in, INSPECT_CONTROL_CHARACTERS, off, "%s: no UTF-16", what);
 		return;
 	}
 	inspect_reference(in, id, (const uint8_t *)name, strlen(name), off, what);
@@ -33,7 +33,7 @@ static int look_at_parent(struct inspector *in, struct node *file, const struct 
 
 	if (!is_zero(h->parent_name, 2))
 		look_at_text(in, id, h->parent_name, sizeof(h->parent_name), true,
-			     off + offsetof(struct disk_vhd_header, parent_name), "the parent's name");
+			     off + offsetof(struct disk_vhd_header, parent_name), "a parent");
 	else if (differencing)
 		inspect_found(in, id, off, "a difference to a parent");
 	for (unsigned i = 0; i < VHD_LOCATORS; i++) {
@@ -51,10 +51,10 @@ static int look_at_parent(struct inspector *in, struct node *file, const struct 
 		if (be32_get(l->length) == 0 || nr == 0)
 			inspect_found(in, INSPECT_TABLE_BOUNDS, at, "the text of locator %u lies outside the file", i);
 		else if (memcmp(l->code, "W2ru", 4) == 0 || memcmp(l->code, "W2ku", 4) == 0)
-			look_at_text(in, id, text, nr, false, be64_get(l->off), "a locator of the parent");
+			look_at_text(in, id, text, nr, false, be64_get(l->off), "a parent, by a locator");
 		else
 			inspect_reference(in, id, text, min_u64(nr, NAME_PATH_MAX), be64_get(l->off),
-					  "a locator of the parent");
+					  "a parent, by a locator");
 	}
 	return 0;
 }
@@ -135,8 +135,6 @@ static void look_at_footers(struct inspector *in, const struct vhd_footers *foot
 	else if (!fixed && (foot->differ || foot->head != foot->tail))
 		inspect_found(in, INSPECT_HEAD_TAIL, 0,
 			      "the copy of the footer at the beginning says something else than the footer");
-	if (foot->stale)
-		inspect_found(in, INSPECT_INCONSISTENT, foot->tail_off, "the footer's checksum does not hold");
 	if (f->saved != 0)
 		inspect_found(in, INSPECT_MACHINE_STATE, foot->tail_off, "marked as in saved state");
 	if (fixed && vhd_footer_size(f) < foot->tail_off)
