@@ -13,7 +13,7 @@
 #define MAX_VERBS 64
 
 int imgtool_main(int argc, char **argv);
-int arguments_take_program(const struct cli_program *program, int argc, char **argv);
+int arguments_take_program(const struct cli_program *from, int argc, char **argv);
 void arguments_no_signals(void);
 
 static struct cli_program program;

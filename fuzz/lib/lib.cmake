@@ -9,6 +9,7 @@ add_custom_target(img_fixed_made DEPENDS ${CMAKE_CURRENT_BINARY_DIR}/libimg_fixe
 file(GLOB fuzz_lib_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/lib/*.c)
 add_library(fuzz_lib STATIC EXCLUDE_FROM_ALL ${fuzz_lib_sources} ${PROJECT_SOURCE_DIR}/tests/model/memfs.c)
 add_dependencies(fuzz_lib img_fixed_made)
+set_target_properties(fuzz_lib PROPERTIES POSITION_INDEPENDENT_CODE ON)
 target_include_directories(fuzz_lib PUBLIC ${CMAKE_CURRENT_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR}/lib
 	${PROJECT_SOURCE_DIR}/tests/model $<TARGET_PROPERTY:img_internal,INTERFACE_INCLUDE_DIRECTORIES>)
 target_link_libraries(fuzz_lib PUBLIC ${CMAKE_CURRENT_BINARY_DIR}/libimg_fixed.a img_flags PkgConfig::zlib
@@ -22,4 +23,11 @@ endforeach()
 # Sizes here are small and its own: no casts for size_t of 32 bits.
 if(CMAKE_SIZEOF_VOID_P EQUAL 4)
 	target_compile_options(fuzz_lib PRIVATE -Wno-conversion)
+endif()
+
+# For afl-fuzz itself, so nothing of it may be instrumented: see afl/mutator.c.
+if(NOT IMG_FUZZ AND NOT IMG_SANITIZE)
+	add_library(fuzz_afl_mutator MODULE afl/mutator.c)
+	target_link_libraries(fuzz_afl_mutator PRIVATE fuzz_lib img_flags)
+	set_target_properties(fuzz_afl_mutator PROPERTIES PREFIX "")
 endif()

@@ -201,7 +201,9 @@ static void look_at_bitmaps(struct looker *l, struct img *img)
 	for (size_t i = 0; i < nr && i < BITMAPS_MAX; i++) {
 		uint64_t off = 0;
 
-		FUZZ_CHECK(memchr(list[i].name, '\0', sizeof(list[i].name)) && list[i].name[0] != '\0');
+		FUZZ_CHECK(memchr(list[i].name, '\0', sizeof(list[i].name)));
+		FUZZ_CHECK(list[i].name[0] != '\0' ||
+			   list[i].flags & (IMG_BITMAP_INCONSISTENT | IMG_BITMAP_UNSUPPORTED));
 		saw(l, list[i].name, strlen(list[i].name));
 		for (unsigned calls = 0; calls < 8; calls++) {
 			if (saw_ret(l, img_bitmap_ranges(img, list[i].name, off, r, CAP, &found, &err), &err) != 0 ||

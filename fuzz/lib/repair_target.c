@@ -23,6 +23,7 @@ enum {
 struct findings {
 	uint64_t damage, leaks, redundancy, repaired;
 	bool ended;
+	bool shared; /* something has two uses, so that data may be metadata, and change with it */
 };
 
 static uint64_t total(const struct findings *f)
@@ -32,7 +33,9 @@ static uint64_t total(const struct findings *f)
 
 static void take_finding(void *ctx, const struct img_finding *f)
 {
-	(void)ctx;
+	struct findings *out = ctx;
+
+	out->shared |= strcmp(f->rule, "QCOW2-14") == 0 || strcmp(f->rule, "LIMG-9") == 0;
 	FUZZ_CHECK(f->kind >= IMG_FINDING_DAMAGE && f->kind <= IMG_FINDING_NOTE);
 	FUZZ_CHECK(f->msg[0] != '\0' && !strpbrk(f->msg, "\r\n"));
 }
@@ -42,7 +45,8 @@ static void check(struct img *img, unsigned flags, struct findings *out)
 	struct img_check_result r;
 	struct img_error err;
 
-	out->ended = fuzz_expect(img_check(img, flags, take_finding, NULL, NULL, &r, &err), &err) == 0;
+	out->shared = false;
+	out->ended = fuzz_expect(img_check(img, flags, take_finding, out, NULL, &r, &err), &err) == 0;
 	out->damage = r.damage;
 	out->leaks = r.leaks;
 	out->redundancy = r.redundancy;
@@ -153,7 +157,10 @@ void fuzz_repair(const char *format, const uint8_t *data, size_t bytes)
 	fuzz_case_put(&c, fuzz_template_get(format, c.number), &host.fs);
 	if (!only_check(&host, format, flags, &first))
 		goto out;
-	opens = read_shadow(&host, format, &shadow);
+	opens = read_shadow(&host, format, &shadow) && first.ended && !first.shared;
+	/* who writes to a damaged image before it is repaired may write over anything */
+	if (first.damage > 0)
+		c.options &= (uint16_t)~OPTION_WRITE;
 	if (!repair(&host, format, c.options, opens ? &shadow : NULL, &mended)) {
 		/* it may have come half way; what could be read can be */
 		if (opens && !(c.options & OPTION_WRITE))

@@ -4,7 +4,7 @@
  * same bytes every time (fixed.h). One process uses them from one thread.
  *
  * A format plugs in with templates_<format>.c, which makes images, refix_<format>.c, which knows where fields and
- * checksums stand, and one line in the table of template.c.
+ * checksums stand, and one line in the table of template.c. New ones stand at the end: inputs know templates by number.
  */
 #ifndef FUZZ_TEMPLATE_H
 #define FUZZ_TEMPLATE_H

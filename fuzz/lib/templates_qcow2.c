@@ -207,6 +207,26 @@ static void make_corrupt(struct memfs *fs)
 	poke64(fs, offsetof(struct disk_qcow2_header, incompatible), QCOW2_CORRUPT);
 }
 
+/* All of a large disk is one cluster: every L1 entry leads to one L2 table, every entry of that to one cluster of data.
+ */
+static void make_aliased(struct memfs *fs)
+{
+	struct img *img = start(fs, UINT64_C(64) << 30, NULL);
+	struct be64 l1_off, l1, l2;
+	struct mem_content *image;
+
+	make_write(img, 0, 64 * KIB, 1, 0);
+	make_close(img);
+	image = memfs_find(fs, FUZZ_IMAGE);
+	mem_content_read(image, &l1_off, 8, offsetof(struct disk_qcow2_header, l1_off));
+	mem_content_read(image, &l1, 8, be64_get(l1_off));
+	mem_content_read(image, &l2, 8, be64_get(l1) & QCOW2_OFFSET_MASK);
+	for (unsigned i = 0; i < 128; i++)
+		poke64(fs, be64_get(l1_off) + i * 8, be64_get(l1) & QCOW2_OFFSET_MASK);
+	for (unsigned i = 0; i < 8192; i++)
+		poke64(fs, (be64_get(l1) & QCOW2_OFFSET_MASK) + i * 8, be64_get(l2) & QCOW2_OFFSET_MASK);
+}
+
 /* As QEMU's crypt_method 2: a header extension names a range that holds a LUKS header of version 1. */
 static void make_luks(struct memfs *fs)
 {
@@ -244,6 +264,7 @@ static const struct fuzz_recipe recipes[] = {
 	{ "dirty", make_dirty },
 	{ "corrupt", make_corrupt },
 	{ "luks", make_luks },
+	{ "aliased", make_aliased },
 };
 
 const struct fuzz_format fuzz_format_qcow2 = { .name = "qcow2",

@@ -339,6 +339,8 @@ static int run_again(struct ops *o, bool poisoned)
 	memcpy(op.r, o->r, sizeof(op.r));
 	if (poisoned || !m->img) {
 		drop_handle(o);
+		if (!top(o)->format->keeps_vm)
+			flat_resize(&top(o)->vm, 0);
 		if (o->kind != OP_COMMIT) {
 			if (open_top(m) != 0)
 				return -1;
@@ -347,8 +349,6 @@ static int run_again(struct ops *o, bool poisoned)
 			return -1;
 		}
 	}
-	if (!top(o)->format->keeps_vm)
-		flat_resize(&top(o)->vm, 0);
 	return model_step(m, &op) != 0 || close_top(m) != 0 || open_top(m) != 0 ? -1 : 0;
 }
 
@@ -434,6 +434,18 @@ int survive_fault(struct ops *o)
 
 /* ---- after a crash ----------------------------------------------------------------------------------------------- */
 
+/* A raw file that is cut within a sector is an image of odd size, which the model does not know. */
+static int whole_sectors(struct ops *o)
+{
+	uint64_t size = top(o)->head.size_bytes, more = (OPS_SECTOR - size % OPS_SECTOR) % OPS_SECTOR;
+	struct img_error err = { 0 };
+
+	if (more == 0)
+		return 0;
+	flat_resize(&top(o)->head, size + more);
+	return expect(&o->m, img_resize(o->m.img, size + more, 0, &err), 0, &err, "resize to whole sectors");
+}
+
 int settle_crash(struct ops *o, const uint32_t *r)
 {
 	struct model *m = &o->m;
@@ -455,7 +467,7 @@ int settle_crash(struct ops *o, const uint32_t *r)
 	allow_heads(o, &a, durable_before(o, done == last ? SIZE_MAX : o->version[done]->log_end), last);
 	drop_handle(o);
 	memfs_put(&m->fs, top(o)->name, content);
-	if (judge_disk(o, &a, "after a crash") != 0)
+	if (judge_disk(o, &a, "after a crash") != 0 || whole_sectors(o) != 0)
 		return -1;
 	return history_restart(o);
 }

@@ -430,6 +430,7 @@ int image_inspect_env(const char *path, const struct img_inspect_options *opts, 
 	int ret;
 
 	error_clear(err);
+	/* cppcheck-suppress uninitvar ; the next line fills it */
 	in.out = out ? out : &unused;
 	memset(in.out, 0, sizeof(*in.out));
 	if (!path)

@@ -57,7 +57,6 @@ static const struct foreign {
 } table[] = {
 	{ "luks", luks },
 	{ "parallels", parallels },
-	{ "vhdx", inspect_vhdx },
 	{ "vmdk", inspect_vmdk },
 };
 

@@ -6,7 +6,7 @@
 #include "driver.h"
 
 extern const struct img_driver limg_driver, qcow2_driver, vdi_driver, vhd_driver, raw_driver, file_driver;
-extern const struct img_driver asif_driver, bochs_driver, cloop_driver, dmg_driver, qcow_driver, qed_driver;
+extern const struct img_driver asif_driver, bochs_driver, cloop_driver, dmg_driver, qcow_driver, qed_driver, vhdx_driver;
 
 /* clang-format off */
 static const struct img_driver *const formats[] = {
@@ -21,6 +21,7 @@ static const struct img_driver *const formats[] = {
 	&dmg_driver,
 	&qcow_driver,
 	&qed_driver,
+	&vhdx_driver,
 	&raw_driver, /* last: it recognises nothing */
 };
 /* clang-format on */

@@ -158,7 +158,6 @@ static int read_padded(struct img *img, uint64_t img_bytes, uint8_t *buf, uint64
 {
 	uint64_t inside = off >= img_bytes ? 0 : min_u64(bytes, img_bytes - off);
 
-	/* NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker): only where there is a base is a piece TRANSFER_DIFF */
 	memset(buf + inside, 0, (size_t)(bytes - inside));
 	return inside > 0 ? img_pread(img, buf, inside, off, 0, err) : 0;
 }
@@ -175,7 +174,7 @@ static int read_piece(struct member *m, struct img_error *err)
 		if (s->action != TRANSFER_DATA && s->action != TRANSFER_DIFF)
 			continue;
 		r = read_padded(job->t->src, job->src_bytes, m->buf + (s->off - p->off), s->bytes, s->off, err);
-		if (r == 0 && s->action == TRANSFER_DIFF)
+		if (r == 0 && s->action == TRANSFER_DIFF && m->base) /* which it is only where there is one */
 			r = read_padded(job->t->base, job->base_bytes, m->base + (s->off - p->off), s->bytes, s->off,
 					err);
 	}

@@ -372,7 +372,7 @@ IMG_API int img_vmstate_verify(struct img *img, const char *snapshot, uint64_t b
 
 /* ---- dirty bitmaps ----------------------------------------------------------------------------------------------- */
 
-#define IMG_BITMAP_NAME_MAX 1023 /* bytes; not empty */
+#define IMG_BITMAP_NAME_MAX 1023 /* bytes; not empty, save where the name of one that is INCONSISTENT is damaged itself */
 
 enum img_bitmap_flags {
 	IMG_BITMAP_ENABLED = 1u << 0,	   /* records what is written */

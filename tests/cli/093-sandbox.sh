@@ -26,7 +26,7 @@ both()
 	sed -i -E -e 's/[0-9a-f]{8}-[0-9a-f-]{27}/UUID/g' -e 's/[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9:]{8}/TIME/g' \
 		-e 's/("created_ns": )[0-9]+/\1NS/' -e 's/"[0-9a-f]{32}"/HASH/g' -e 's/^(content hash: +).*/\1HASH/' \
 		-e 's/[0-9.]+ (s|us|requests\/s|MiB\/s)\b/N/g' off.out require.out off.err require.err
-	diff off.out require.out && diff off.err require.err || fail "imgtool $*: the sandbox makes a difference"
+	{ diff off.out require.out && diff off.err require.err; } || fail "imgtool $*: the sandbox makes a difference"
 	nr=$((nr + 1))
 }
 random_bytes 93 300000 >junk

@@ -10,6 +10,8 @@
 #include "error.h"
 #include "program.h"
 
+#define MADE_SECTORS 512u
+
 static int run_convert(struct machine *m, struct img_error *err)
 {
 	struct img_create_options create = { .struct_size = sizeof(create),
@@ -28,6 +30,26 @@ static int run_convert(struct machine *m, struct img_error *err)
 		worlds_append(&m->in_flight, &m->ws.w[i]);
 	}
 	return operation_expect(image_convert_env(m->img, NEW_FILE, &create, &copy, &m->host->env, err), 0, err);
+}
+
+/* An empty image beside the first; it is there whole or not at all. */
+static int run_make(struct machine *m, struct img_error *err)
+{
+	struct img_create_options create = { .struct_size = sizeof(create),
+					     .format = m->setup->format,
+					     .size_bytes = MADE_SECTORS * SECTOR,
+					     .flags = IMG_CREATE_OVERWRITE,
+					     .options = m->setup->options };
+	unsigned nr = m->ws.nr;
+
+	m->in_flight = m->ws;
+	for (unsigned i = 0; i < nr; i++) {
+		m->ws.w[i].has_new = true;
+		memset(&m->ws.w[i].made, 0, sizeof(m->ws.w[i].made));
+		m->ws.w[i].made.sectors = MADE_SECTORS;
+		worlds_append(&m->in_flight, &m->ws.w[i]);
+	}
+	return operation_expect(image_create_env(NEW_FILE, &create, &m->host->env, err), 0, err);
 }
 
 static int run_commit(struct machine *m, struct img_error *err)
@@ -125,6 +147,7 @@ static int run_repair(struct machine *m, struct img_error *err)
 
 static const struct operation whole_operations[] = {
 	{ "convert", "sjwouqkxvlpdfg", run_convert },
+	{ "makeNew", "soqp", run_make },
 	{ "commit", "oupeh", run_commit },
 	{ "rebase", "oupeh", run_rebase },
 	{ "flatten", "oupeh", run_flatten },

@@ -6,7 +6,8 @@
  * snapshot is taken, the same blocks are written again, until the disk is full. What fails then says IMG_E_NOSPC and
  * changes nothing else. What was flushed is there; snapshots can still be deleted (where a flush failed: after the
  * image was opened again), which makes room, after which writing works again where the snapshot held enough alone; the
- * image closes, opens and checks clean.
+ * image closes, opens and checks clean. So it does where the program is killed when the disk is full, or after it wrote
+ * again.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -125,6 +126,19 @@ static int reopen_if_poisoned(struct test *t)
 		       failed(t, "does not open again", &err);
 }
 
+/* The files as they are now, on a host with room: what a kill at this moment leaves. */
+static int look_as_killed(struct test *t)
+{
+	struct memhost left;
+	struct observed seen;
+	int ret;
+
+	memhost_clone(&left, &t->host);
+	ret = verify_disk(&left, t->setup, &t->ws, false, &seen, t->why);
+	memhost_destroy(&left);
+	return ret;
+}
+
 static int delete_all(struct test *t, struct observed *seen)
 {
 	static const char *const names[] = { "C", "A", "B" };
@@ -179,6 +193,8 @@ static int use(struct test *t)
 	int closed, ret = fill(t, &full);
 
 	if (ret == 0)
+		ret = look_as_killed(t);
+	if (ret == 0)
 		ret = look(t, &seen);
 	if (ret == 0 && full) {
 		ret = reopen_if_poisoned(t);
@@ -188,6 +204,8 @@ static int use(struct test *t)
 			ret = delete_all(t, &seen);
 		if (ret == 0)
 			ret = write_again(t);
+		if (ret == 0 && t->durable)
+			ret = look_as_killed(t);
 		if (ret == 0)
 			ret = look(t, &seen);
 	}

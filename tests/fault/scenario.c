@@ -18,6 +18,7 @@ static const struct scenario scenarios[] = {
 	{ "resize", 'j', false, "grow,leaf,flush,shrink,checkpoint,grow" },
 	{ "machine-state", 's', false, "vmstate,createV,renameA,vmzero,vmstate,vmzero,checkpoint" },
 	{ "check", 's', false, "block,check,diff,list,flush,check" },
+	{ "repair", 's', false, "block,repair,flush,check" },
 	{ "convert", 's', false, "block,convert" },
 	{ "commit", 'o', false, "block,commit,look" },
 	{ "rebase", 'o', false, "block,rebase,look" },

@@ -293,6 +293,31 @@ static void test_timers(void **unused)
 	free(buf);
 }
 
+/* What was due while the machine stood still does not come in one go: after half a second these are fifty ticks. */
+static void test_no_ticks_after_a_long_pause(void **unused)
+{
+	struct rig *rig = open_timers();
+	uint64_t began;
+	uint32_t last;
+
+	(void)unused;
+	vm_resume(rig->vm);
+	wait_for(rig, atomic_load(&rig->probe->last) > 3);
+	vm_pause(rig->vm);
+	usleep(500000);
+	vm_drop_ticks(rig->vm);
+	last = atomic_load(&rig->probe->last);
+	began = now_ms();
+	vm_resume(rig->vm);
+	wait_for(rig, atomic_load(&rig->probe->last) > last + 3);
+	usleep(100000);
+	vm_pause(rig->vm);
+	/* the clock goes on, and no faster than it should */
+	assert_in_range(atomic_load(&rig->probe->last) - last, 4, (now_ms() - began) / 10 + 10);
+	assert_int_equal(atomic_load(&rig->probe->nr_wrong), 0);
+	rig_close(rig);
+}
+
 static int run(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -301,6 +326,7 @@ static int run(void)
 		cmocka_unit_test(test_goes_back_to_another_machine),
 		cmocka_unit_test(test_two_processors),
 		cmocka_unit_test(test_timers),
+		cmocka_unit_test(test_no_ticks_after_a_long_pause),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

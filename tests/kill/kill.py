@@ -3,10 +3,11 @@
 """
 Kills imgtool with SIGKILL at random moments of every verb that writes, and looks at what is left.
 
-Each round copies a prepared image, starts one verb, kills it after a random part of the time that the verb takes, or (where there
-is strace) at a random one of the calls that change files, and then wants: `imgtool check` finds nothing (in qcow2 at worst leaks, as qemu-img check says), the content is one that the
-verb's contract allows, and running the verb again (commit, rebase, flatten, convert, amend, repair) ends well with the content that it
-should have. A third of the images in limg is given to limg_reader.py.
+Each round copies a prepared image, starts one verb, kills it after a random part of the time that the verb takes, or (where
+there is strace) at a random one of the calls that change files, and then wants: `imgtool check` finds nothing (in qcow2 at
+worst leaks, as qemu-img check says), the content is one that the verb's contract allows, and running the verb again (commit,
+rebase, flatten, convert, amend, repair) ends well with the content that it should have. A third of the images in limg is
+given to limg_reader.py.
 
     kill.py [--count N] [--seed N] [--dir FOLDER]... [--writer PROGRAM]    IMGTOOL names the tool
 

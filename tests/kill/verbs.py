@@ -145,6 +145,16 @@ def verb_repair(r):
 # -- raw files and devices --------------------------------------------------------------------------------------------
 
 
+def verb_create(r):
+    """An overlay: there, and as its parent, or not there."""
+    args = ['create', '-q', '-f', r.lab.format, '-b', 'base.img', r.path('new.img')]
+    if not r.killed('make', *args) and not os.path.exists(r.path('new.img')):
+        run(*args)
+    r.check('new.img', 'base.img')
+    if r.content('new.img') != r.lab.head:
+        raise Failed('a new overlay is not what its parent is')
+
+
 @only('limg', 'qcow2')
 def verb_convert_snapshots(r):
     """All of it or nothing, under the name."""
@@ -222,4 +232,4 @@ def verb_device(r):
         subprocess.run(['losetup', '-d', device], check=False)
 
 
-MORE_VERBS = [verb_bitmap, verb_amend, verb_repair, verb_convert_snapshots, verb_raw, verb_device]
+MORE_VERBS = [verb_create, verb_bitmap, verb_amend, verb_repair, verb_convert_snapshots, verb_raw, verb_device]

@@ -77,7 +77,7 @@ int check_clean(struct model *m, struct img *img, const char *what)
 	if (m->leaks_ok && first.kind == IMG_FINDING_LEAK &&
 	    result.damage == 0 && result.redundancy == 0)
 		return 0;
-	if (m->host_fails && result.damage)
+	if (m->host_fails && first.kind != 0)
 		m->refused = IMG_E_IO;
 	if (first.kind != 0 || result.damage || result.leaks || result.redundancy)
 		return fail(m,

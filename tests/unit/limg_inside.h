@@ -26,6 +26,31 @@ static struct img *limg_new(uint64_t size_bytes)
 	return inside_open("a", IMG_OPEN_WRITE);
 }
 
+/* Lets something happen when the engine syncs its file. */
+static void (*limg_at_flush)(struct engine *e);
+static struct engine *limg_flushed;
+
+static int limg_hooked_flush(struct node *node, unsigned flags, struct img_error *err)
+{
+	void (*now)(struct engine * e) = limg_at_flush;
+
+	limg_at_flush = NULL;
+	if (now)
+		now(limg_flushed);
+	return fault_driver.flush(node, flags, err);
+}
+
+static void limg_hook(struct engine *e, void (*at_flush)(struct engine *e))
+{
+	static struct img_driver hooked;
+
+	hooked = fault_driver;
+	hooked.flush = limg_hooked_flush;
+	limg_flushed = e;
+	limg_at_flush = at_flush;
+	e->file->drv = &hooked;
+}
+
 static int plain_checkpoint(struct engine *e)
 {
 	struct ckpt_req req = { .action = CKPT_PLAIN };

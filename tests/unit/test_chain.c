@@ -133,9 +133,9 @@ static int toy_pin(struct node *node, struct pin *out, struct img_error *err)
 	return 0;
 }
 
-#define TOY(name_)                                                                                                  \
-	.name = name_, .kind = DRIVER_FORMAT, .state_bytes = HEADER_BYTES, .caps = IMG_CAP_WRITE | IMG_CAP_BACKING, \
-	.create = toy_create, .open = toy_open, .close = toy_close, .size = toy_size, .limits = toy_limits,         \
+#define TOY(name_)                                                                                                    \
+	.name = (name_), .kind = DRIVER_FORMAT, .state_bytes = HEADER_BYTES, .caps = IMG_CAP_WRITE | IMG_CAP_BACKING, \
+	.create = toy_create, .open = toy_open, .close = toy_close, .size = toy_size, .limits = toy_limits,           \
 	.pread = toy_pread, .pwrite = toy_pwrite, .get_backing = toy_get_backing
 
 static const struct img_driver toy_driver = { TOY("toy"), .probe = toy_probe, .pin = toy_pin };

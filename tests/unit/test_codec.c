@@ -164,6 +164,7 @@ static void damage_never_overruns(void **state)
 	for (size_t i = 0; i < NR_IDS; i++) {
 		size_t n = pack(f, ids[i], 0, 16384);
 
+		assert_int_not_equal(n, 0);
 		for (unsigned round = 0; round < 2000; round++) {
 			size_t at = next_random(&seed) % n;
 			uint8_t old = f->packed[at];

@@ -68,7 +68,7 @@ static int teardown(void **state)
 static struct node *flush_before_write;
 static _Atomic unsigned nr_syncs;
 
-ssize_t pwrite(int fd, const void *buf, size_t bytes, off_t off)
+ssize_t pwrite(int fd, const void *buf, size_t n, off_t offset)
 {
 	ssize_t (*next)(int, const void *, size_t, off_t);
 	struct node *node = flush_before_write;
@@ -78,13 +78,13 @@ ssize_t pwrite(int fd, const void *buf, size_t bytes, off_t off)
 	flush_before_write = NULL;
 	if (node)
 		assert_int_equal(node_flush(node, 0, NULL), 0);
-	return next(fd, buf, bytes, off);
+	return next(fd, buf, n, offset);
 }
 
-int fdatasync(int fd)
+int fdatasync(int fildes)
 {
 	nr_syncs++;
-	return fsync(fd);
+	return fsync(fildes);
 }
 
 static void fill(uint8_t *buf, size_t n, unsigned seed)

@@ -514,6 +514,109 @@ static void test_states_in_passing(void **state)
 	inside_expect_clean("a");
 }
 
+/* Records that flushes append while a checkpoint writes stay: the ring holds them, also around its end. */
+static void append_two(struct engine *e)
+{
+	append_zeros(e, 1);
+	append_zeros(e, 2);
+}
+
+static void test_flush_during_checkpoint(void **state)
+{
+	struct img *img = with_record();
+	struct engine *e = engine_of(img);
+
+	(void)state;
+	inside_fill(img, 6 * BLOCK, BLOCK, 3);
+	limg_hook(e, append_two);
+	assert_ok(plain_checkpoint(e));
+	assert_int_equal(e->journal.used, au_off(3));
+	fill_to(e, e->journal.aus - 2, 1);
+	inside_fill(img, 6 * BLOCK, BLOCK, 4);
+	limg_hook(e, append_two);
+	assert_ok(plain_checkpoint(e)); /* one AU before the end for its own record and the first */
+	assert_true(e->journal.head < e->journal.tail);
+	assert_true(e->journal.used >= au_off(3) && e->journal.used < au_off(6));
+	expect_recovers(img, (unsigned)(e->journal.seq - e->sb.ring_seq));
+	inside_close(img);
+}
+
+/* A file that is being filled is not synced before it is closed. */
+static void test_bulk(void **state)
+{
+	struct img *img = limg_new(DISK);
+
+	(void)state;
+	inside_close(img);
+	img = inside_open("a", IMG_OPEN_WRITE | IMG_OPEN_BULK);
+	inside_fill(img, 0, BLOCK, 1);
+	fault_plan_arm(&inside_plan, 1u << FAULT_FLUSH, 1, EIO, true);
+	assert_ok(plain_checkpoint(engine_of(img)));
+	assert_ok(engine_flush(engine_of(img), ERR));
+	fault_plan_disarm(&inside_plan);
+	inside_close(img);
+	inside_expect_clean("a");
+}
+
+static void *flush_in_thread(void *arg)
+{
+	return engine_flush(arg, NULL) ? arg : NULL;
+}
+
+/* Several that asked while the journal was busy: one leads, and its sync serves them all. */
+static void test_group_commit(void **state)
+{
+	struct img *img = with_record();
+	struct engine *e = engine_of(img);
+	pthread_t other[4];
+	void *bad;
+
+	(void)state;
+	inside_fill(img, 6 * BLOCK, BLOCK, 3);
+	journal_begin(e);
+	for (unsigned i = 0; i < ARRAY_LEN(other); i++)
+		assert_int_equal(pthread_create(&other[i], NULL, flush_in_thread, e), 0);
+	for (unsigned i = 0; i < 2000; i++) {
+		uint64_t asked;
+
+		pthread_mutex_lock(&e->lock);
+		asked = e->flush_asked - e->flush_done;
+		pthread_mutex_unlock(&e->lock);
+		if (asked == ARRAY_LEN(other))
+			break;
+		usleep(1000);
+	}
+	journal_end(e);
+	for (unsigned i = 0; i < ARRAY_LEN(other); i++) {
+		pthread_join(other[i], &bad);
+		assert_null(bad);
+	}
+	inside_close(img);
+}
+
+static void *end_checkpoint(void *arg)
+{
+	usleep(20000);
+	checkpoint_end(arg);
+	return NULL;
+}
+
+/* Before there is a ring a flush that finds nothing to do still waits for a checkpoint that is under way. */
+static void test_flush_waits_for_checkpoint(void **state)
+{
+	struct img *img = with_record();
+	struct engine *e = engine_of(img);
+	pthread_t other;
+
+	(void)state;
+	e->has_ring = false;
+	checkpoint_begin(e);
+	assert_int_equal(pthread_create(&other, NULL, end_checkpoint, e), 0);
+	assert_ok(engine_flush(e, ERR));
+	pthread_join(other, NULL);
+	inside_close(img);
+}
+
 static void *hold_journal(void *arg)
 {
 	struct engine *e = arg;
@@ -636,6 +739,10 @@ int main(void)
 		T(test_states_in_passing),
 		T(test_flush_meets_another),
 		T(test_poison),
+		T(test_flush_during_checkpoint),
+		T(test_bulk),
+		T(test_group_commit),
+		T(test_flush_waits_for_checkpoint),
 		T(test_flush_without_error),
 		T(test_read_only),
 		T(test_no_memory_for_a_record),

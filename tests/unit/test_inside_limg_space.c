@@ -154,6 +154,70 @@ static void test_recycle(void **state)
 	bare_free(e);
 }
 
+/* Blocks of several AUs: what is left at the end of a group is no whole block. */
+static void test_rests_of_blocks(void **state)
+{
+	struct engine *e = bare();
+	uint64_t addr, got, free_below;
+
+	(void)state;
+	e->block_bytes = 4 * AU_BYTES;
+	e->block_aus = 4;
+	take(e, 118, 118, 118);
+	take(e, GROUP_AUS, 1, GROUP_AUS - MIN_FILE_AUS);
+	take(e, GROUP_AUS - 4 - 6, GROUP_AUS - 4 - 6, GROUP_AUS - 4 - 6);
+	free_below = e->space.free_below;
+	assert_ok(space_alloc_data(e, 64, false, &addr, &got, ERR));
+	assert_int_equal(got, 4);
+	assert_int_equal(e->space.free_below, free_below + 2);
+	take(e, GROUP_AUS - 4 - 6, GROUP_AUS - 4 - 6, GROUP_AUS - 4 - 6);
+	assert_ok(space_alloc_data(e, 4, true, &addr, &got, ERR)); /* a stream of six */
+	assert_ok(space_alloc_data(e, 4, true, &addr, &got, ERR));
+	assert_int_equal(addr / GROUP_AUS, 3);
+	space_streams_release(e);
+	bare_free(e);
+}
+
+/* The host is full, and what can be given back to it makes no room. */
+static void test_punching_does_not_help(void **state)
+{
+	struct engine *e = bare();
+	uint64_t addr = take(e, 118, 118, 118);
+
+	(void)state;
+	take(e, 100, 100, 100);
+	space_free(e, addr + 20, 50);
+	inside_plan.disk_full_mode = true;
+	inside_plan.free_bytes = 0;
+	assert_ok(space_pool_take(e, &addr, ERR));
+	assert_true(addr >= 128 && addr < 192);
+	/* ... or cannot be given back. */
+	fault_plan_arm(&inside_plan, 1u << FAULT_DISCARD, 1, EIO, true);
+	assert_ok(space_pool_take(e, &addr, ERR));
+	assert_true(addr >= 128 && addr < 192);
+	fault_plan_disarm(&inside_plan);
+	/* Group 0 cannot be looked at then. */
+	free(e->space.group[0].persist);
+	free(e->space.group[0].alloc);
+	free(e->space.group[0].touched);
+	e->space.group[0].touched = NULL;
+	e->space.group[0].persist = e->space.group[0].alloc = NULL;
+	e->space.group[0].loaded = false;
+	e->space.group[0].present = true;
+	e->space.tail = GROUP_AUS + 100;
+	assert_ok(space_groups_room(e, 2, ERR));
+	assert_ok(space_group_load(e, 1, ERR));
+	e->space.free_below = 0;
+	assert_fails(space_pool_take(e, &addr, ERR), IMG_E_CORRUPT, "checksum");
+	inside_plan.disk_full_mode = false;
+	fault_plan_arm(&inside_plan, 1u << FAULT_RESIZE | 1u << FAULT_ALLOCATE, 1, EIO, true);
+	assert_int_equal(space_pool_take(e, &addr, NULL), IMG_E_IO);
+	fault_plan_arm(&inside_plan, 1u << FAULT_WRITE, 1, EIO, true);
+	assert_int_equal(space_write_data(e, &addr, 8, 300, NULL), IMG_E_IO);
+	fault_plan_disarm(&inside_plan);
+	bare_free(e);
+}
+
 /* ---- failures ---------------------------------------------------------------------------------------------------- */
 
 struct attempt {
@@ -211,14 +275,15 @@ static int some_pool(struct engine *e)
 	uint64_t addr, gap, got;
 	int rc = space_reserve(e, 30, ERR);
 
-	/* Two that are neighbours, and one that is not. */
+	/* Two that are neighbours, and more that are not than the list has room for at first. */
 	if (!rc)
-		rc = space_reserve(e, 200, ERR);
-	if (!rc)
+		rc = space_reserve(e, 100, ERR);
+	for (unsigned i = 2; !rc && i < 16; i++) {
 		rc = space_alloc(e, 3, 3, &gap, &got, ERR);
-	if (!rc)
-		rc = space_reserve(e, 400, ERR);
-	for (unsigned i = 0; !rc && i < 1000; i++)
+		if (!rc)
+			rc = space_reserve(e, 100 * i, ERR);
+	}
+	for (unsigned i = 0; !rc && i < 2000; i++)
 		rc = space_pool_take(e, &addr, ERR);
 	space_pool_release(e);
 	return rc;
@@ -398,6 +463,20 @@ static void test_wrong_sum(void **state)
 	expect_bad("units in use");
 }
 
+/* Beyond what the superblock calls the end: space that would be handed out unseen. */
+static void test_used_beyond_the_end(void **state)
+{
+	struct map m;
+
+	(void)state;
+	make_map(&m);
+	m.page[0][4000] |= 1;
+	entry_of(&m, 1, 0)->free = le32_of(le32_get(entry_of(&m, 1, 0)->free) - 1);
+	m.sb.used_aus++;
+	map_write(&m, 0);
+	expect_bad("beyond");
+}
+
 /* The bitmap itself is looked at when it is needed first: that fails, and nothing else. */
 static void expect_bad_later(void)
 {
@@ -533,6 +612,90 @@ static void after_repair(void *ctx, int ret)
 		inside_expect_clean("a");
 }
 
+/* A map that loads, and counts too much: when its repair fails half way, the handle must not go on with what there is
+ * of it. */
+static void leaky(void *ctx)
+{
+	(void)ctx;
+	inside_copy("bad", "a");
+	repaired = inside_open("a", IMG_OPEN_WRITE);
+	assert_false(engine_of(repaired)->space_bad);
+}
+
+static void go_on(void *ctx, int ret)
+{
+	static uint8_t before[40 * BLOCK], now[40 * BLOCK];
+	struct img_check_result result;
+	struct img *img;
+
+	(void)ctx;
+	assert_ok(img_pread(repaired, before, sizeof(before), 0, 0, ERR));
+	memset(now, 0xa5, sizeof(now));
+	if (img_pwrite(repaired, now, sizeof(now), MIB, 0, ERR) == 0)
+		(void)img_flush(repaired, 0, ERR);
+	else
+		assert_int_not_equal(ret, 0);
+	(void)img_close(repaired, NULL);
+	img = inside_open("a", 0);
+	assert_ok(img_pread(img, now, sizeof(now), 0, 0, ERR));
+	assert_memory_equal(now, before, sizeof(now));
+	assert_ok(img_check(img, 0, NULL, NULL, NULL, &result, ERR));
+	assert_int_equal(result.damage, 0);
+	inside_close(img);
+}
+
+static void test_repair_of_a_leak_fails(void **state)
+{
+	struct img_check_result result;
+	struct inside_failures f = { leaky, repair, go_on, &result, FAULT_ALL, false };
+	struct img *img = limg_new(DISK);
+	struct map m;
+
+	(void)state;
+	inside_fill(img, 0, 40 * BLOCK, 1);
+	assert_ok(plain_checkpoint(engine_of(img)));
+	skip_to_group(engine_of(img), 2);
+	inside_fill(img, 2 * MIB, BLOCK, 2);
+	inside_close(img);
+	map_read(&m);
+	assert_true(m.sb.nr_groups >= 2);
+	assert_int_equal(m.page[0][16] & 4, 0);
+	m.page[0][16] |= 4; /* of the last reserve */
+	entry_of(&m, 1, 0)->free = le32_of(le32_get(entry_of(&m, 1, 0)->free) - 1);
+	m.sb.used_aus++;
+	map_write(&m, 0);
+	inside_copy("a", "bad");
+	assert_true(inside_fail_each(&f) > 5);
+	f.memory = true;
+	assert_true(inside_fail_each(&f) > 5);
+}
+
+/* Groups that this session added, and a map that says that everything is in use. */
+static void test_rebuild(void **state)
+{
+	struct img *img = limg_new(DISK);
+	struct engine *e = engine_of(img);
+	uint8_t used[AU_BYTES];
+
+	(void)state;
+	inside_fill(img, 0, BLOCK, 1);
+	assert_ok(plain_checkpoint(e));
+	skip_to_group(e, 2);
+	assert_int_equal(e->sb.nr_groups, 1);
+	memcpy(used, e->space.group[0].persist, AU_BYTES);
+	assert_ok(space_rebuild(e, used, ERR));
+	assert_ok(plain_checkpoint(e));
+	inside_close(img);
+	inside_expect_clean("a");
+	img = inside_open("a", IMG_OPEN_WRITE);
+	e = engine_of(img);
+	memset(used, 0xff, AU_BYTES);
+	assert_ok(space_rebuild(e, used, ERR));
+	assert_int_equal(e->space.free_below, 0);
+	engine_poison(e, ERR);
+	assert_int_equal(img_close(img, NULL), IMG_E_POISONED);
+}
+
 static void test_repair_fails(void **state)
 {
 	struct img_check_result result;
@@ -564,11 +727,16 @@ int main(void)
 		T(test_bad_entries),
 		T(test_bad_root),
 		T(test_wrong_sum),
+		T(test_used_beyond_the_end),
 		T(test_bad_bitmap),
 		T(test_page_beyond_the_end),
 		T(test_last_group_goes),
 		T(test_many_groups),
 		T(test_repair_fails),
+		T(test_rests_of_blocks),
+		T(test_punching_does_not_help),
+		T(test_rebuild),
+		T(test_repair_of_a_leak_fails),
 	};
 
 	return cmocka_run_group_tests_name("inside-limg-space", tests, NULL, NULL);

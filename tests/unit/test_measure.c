@@ -85,14 +85,33 @@ static void limg_in_small_pieces(void **state)
 	close_image(src);
 }
 
+/* What is created is no larger, down to a disk of no size. */
+static void small_qcow2_is_foretold(void **state)
+{
+	static const uint64_t sizes[] = { 0, 512, 4096, 64 * KIB, MIB };
+	struct img_create_options create = {
+		.struct_size = sizeof(create), .format = "qcow2", .options = "cluster_size=4096", .size_given = true
+	};
+	struct img_measure m;
+	struct stat sb;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		create.size_bytes = sizes[i];
+		assert_ok(img_measure(NULL, sizes[i], "qcow2", create.options, &m, ERR));
+		assert_ok(img_create(in_dir("q"), &create, ERR));
+		assert_int_equal(stat(in_dir("q"), &sb), 0);
+		assert_true((uint64_t)sb.st_size <= m.required_bytes);
+		unlink(in_dir("q"));
+	}
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, fixture_setup, fixture_teardown)
 	const struct CMUnitTest tests[] = {
-		T(raw_is_its_size),
-		T(refuses_nonsense),
-		T(limg_is_foretold),
-		T(limg_in_small_pieces),
+		T(raw_is_its_size),	 T(refuses_nonsense),	     T(limg_is_foretold),
+		T(limg_in_small_pieces), T(small_qcow2_is_foretold),
 	};
 
 	return cmocka_run_group_tests_name("measure", tests, NULL, NULL);

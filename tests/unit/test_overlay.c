@@ -142,7 +142,7 @@ static void test_deep_chain(void **state)
 			uint64_t bytes = random_below(60000) + 1, off = random_below(SIZE - bytes);
 
 			if (k % 3)
-				put(img, off, bytes, (uint64_t)(i * 100 + k));
+				put(img, off, bytes, (uint64_t)i * 100 + (uint64_t)k);
 			else
 				put_zero(img, off, bytes);
 		}

@@ -58,8 +58,8 @@ static struct qcow2_mapping map(struct qcow2_engine *e, uint64_t off, uint64_t b
 
 #define assert_maps(m, k, n)                  \
 	do {                                  \
-		assert_int_equal(m.kind, k);  \
-		assert_int_equal(m.bytes, n); \
+		assert_int_equal((m).kind, k);  \
+		assert_int_equal((m).bytes, n); \
 	} while (0)
 
 static void test_compressed_descriptors(void **state)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* How a command line finds its verb in the program's table. See cli.h. */
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli.h"
 #include "output.h"
@@ -113,8 +115,23 @@ static int dispatch(int argc, char **argv)
 	return EXIT_USAGE;
 }
 
+/*
+ * Who is started without one of the standard descriptors would get the next file under its number, perhaps an image, and
+ * print into it. What takes the place fails as nothing would: it cannot be used in the direction that is asked of it.
+ */
+static int reserve_descriptors(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd)
+			return EXIT_SYSTEM;
+	}
+	return EXIT_DONE;
+}
+
 int cli_main(const struct cli_program *program, int argc, char **argv)
 {
 	cli_program = program;
+	if (reserve_descriptors() != EXIT_DONE)
+		return EXIT_SYSTEM;
 	return output_finish(dispatch(argc - 1, argv + 1));
 }

@@ -197,10 +197,12 @@ static void print_details(json_t *details)
 
 static void print_state(const struct img_info *info)
 {
-	if (info->dirty && strcmp(info->format, "limg") != 0)
+	if (info->dirty && strcmp(info->format, "qcow2") == 0)
 		puts("state:          was not closed: its refcounts are rebuilt when it is opened for writing");
-	else if (info->dirty)
+	else if (info->dirty && strcmp(info->format, "limg") == 0)
 		puts("state:          was not closed: what was flushed is in its journal");
+	else if (info->dirty)
+		puts("state:          was not closed by its last writer");
 	if (info->corrupt)
 		puts("state:          damaged: see " PROGRAM " check");
 	if (info->encrypted)

@@ -30,6 +30,7 @@ static int find_snapshot(struct img *img, const char *name, const uint8_t *uuid,
 		ret = all ? img_snapshot_list(img, all, cap, &nr, err) : fail(err, IMG_E_NOMEM, "out of memory");
 	}
 	for (size_t i = 0; ret == 0 && i < nr; i++) {
+		/* cppcheck-suppress nullPointer ; name or uuid, one of them is there */
 		if (uuid ? memcmp(all[i].uuid, uuid, sizeof(all[i].uuid)) == 0 : strcmp(all[i].name, name) == 0) {
 			*out = all[i];
 			free(all);

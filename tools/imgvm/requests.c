@@ -91,6 +91,8 @@ static json_t *resume(struct run *run, const json_t *request, struct img_error *
 		     "going back failed half way: only another revert, or a reset, can go on from here");
 		return NULL;
 	}
+	if (!run->machine.running)
+		vm_drop_ticks(run->machine.vm);
 	machine_resume(&run->machine);
 	return done();
 }

@@ -18,6 +18,8 @@
 #include "vm_int.h"
 
 #define KVM_PATH      "/dev/kvm"
+#define PIT_RATE      2u /* Intel 8254, modes of a counter: rate generator, square wave */
+#define PIT_SQUARE    3u
 #define ROM_SLOT      MEMORY_MAX_SLOTS
 #define ROM_MAX_BYTES (UINT64_C(16) << 20)
 /* A task state segment of three pages and a page table, for real mode on processors that cannot run it as a guest. */
@@ -322,6 +324,22 @@ void vm_resume(struct vm *vm)
 	atomic_store(&vm->stop, false);
 	pthread_cond_broadcast(&vm->wake);
 	pthread_mutex_unlock(&vm->lock);
+}
+
+/*
+ * KVM keeps count of the ticks that the guest did not take, and delivers them one after the other. Setting the counters
+ * makes it forget them, and begin a period. A single shot is left alone: it would come once more.
+ */
+void vm_drop_ticks(struct vm *vm)
+{
+	struct kvm_pit_state2 pit;
+	unsigned mode;
+
+	if (ioctl(vm->fd, KVM_GET_PIT2, &pit) < 0)
+		return;
+	mode = pit.channels[0].mode;
+	if (mode == PIT_RATE || mode == PIT_SQUARE)
+		ioctl(vm->fd, KVM_SET_PIT2, &pit);
 }
 
 void vm_pause(struct vm *vm)

@@ -46,6 +46,9 @@ void vm_resume(struct vm *vm);
 /* Returns when every processor has left the guest, the access in flight has been retired (immediate_exit), and its
  * thread waits. */
 void vm_pause(struct vm *vm);
+/* Paused, after long: ticks of the PIT that were due meanwhile will not be made up for. Without it a guest that keeps
+ * time by them gets all of them at once. */
+void vm_drop_ticks(struct vm *vm);
 /* After MACHINE_ERROR: what happened, on which processor, at which address. */
 void vm_error(struct vm *vm, struct img_error *err);
 

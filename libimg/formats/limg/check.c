@@ -530,12 +530,18 @@ static int repair(struct check *k, uint64_t content_damage, struct img_error *er
 		return 0;
 	}
 	if (k->map_errors) {
-		rc = space_rebuild(e, k->used, err);
-		if (rc)
+		struct img_error why = { .code = IMG_OK };
+
+		rc = space_rebuild(e, k->used, &why);
+		if (!rc)
+			rc = recovery_claim(e, &why);
+		if (rc) { /* what there is of the map now must not be allocated from */
+			e->space_cause = why;
+			e->space_bad = true;
+			if (err)
+				*err = why;
 			return rc;
-		rc = recovery_claim(e, err);
-		if (rc)
-			return rc;
+		}
 		e->space_bad = false;
 	}
 	/* Two generations: both slots, at both places, are new. */

@@ -152,7 +152,7 @@ static void journal_follow(struct engine *e)
 	struct journal *j = &e->journal;
 
 	journal_begin(e);
-	if (j->addr != e->sb.ring_addr || j->aus != e->sb.ring_aus) {
+	if (j->addr != e->sb.ring_addr) { /* made or dropped: a ring never moves or changes its length */
 		memset(j, 0, sizeof *j);
 		j->addr = e->sb.ring_addr;
 		j->aus = e->sb.ring_aus;

@@ -225,6 +225,15 @@ struct delta {
 	uint64_t csum[LEAF_ENTRIES];
 };
 
+/*
+ * While a snapshot is being made, what is flushed beside it already belongs to the next epoch. Where that snapshot did
+ * not come about there is no such epoch, and nothing in a tree is younger than its superblock (LIMG-7).
+ */
+static uint64_t born_by_now(const struct engine *e, uint64_t word)
+{
+	return word_birth(word) > e->sb.epoch ? word_make(word_addr(word), e->sb.epoch, word_state(word)) : word;
+}
+
 static bool delta_load(struct engine *e, const uint8_t *p, size_t left, struct delta *out, size_t *taken)
 {
 	struct disk_delta d;
@@ -236,7 +245,7 @@ static bool delta_load(struct engine *e, const uint8_t *p, size_t left, struct d
 		return false;
 	memcpy(&d, p, sizeof d);
 	out->block = le64_get(d.block);
-	out->word = le64_get(d.word);
+	out->word = born_by_now(e, le64_get(d.word));
 	out->nr = le32_get(d.nr);
 	out->vol = d.vol;
 	st = word_state(out->word);

@@ -39,6 +39,7 @@
 #define MAX_VOLUME_BYTES (UINT64_C(1) << 45)
 #define MAX_SNAPSHOTS	 65536u
 #define MAX_RING_AUS	 16384u /* 64 MiB */
+#define MAX_COUNTER	 (UINT64_C(1) << 62) /* generation, ids, sequence: no writer gets there, and none wraps */
 
 struct disk_entry {
 	struct le64 word, csum;

@@ -329,6 +329,21 @@ int limg_open(struct node *n, const struct driver_open *args, struct img_error *
 
 /* ---- close ---- */
 
+/* What deleted snapshots hold is given back, as long as that takes no time to speak of. */
+static int close_reclaims(struct engine *e, struct img_error *err)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && reclaim_possible(e, e->sb.head_parent); i++) {
+		struct ckpt_req step = { .action = CKPT_PLAIN, .reclaim_leaves = RECLAIM_LEAVES };
+
+		if (i == CLOSE_ROUNDS) /* GCOV_EXCL_BR_LINE: a million leaves, 1 TiB of data */
+			break;
+		rc = engine_checkpoint(e, &step, err);
+	}
+	return rc;
+}
+
 static int close_writable(struct engine *e, struct img_error *err)
 {
 	struct ckpt_req req = { .action = CKPT_CLOSE };
@@ -337,13 +352,8 @@ static int close_writable(struct engine *e, struct img_error *err)
 	engine_stop_worker(e);
 	if (atomic_load(&e->poisoned))
 		return engine_writable(e, err);
-	for (unsigned i = 0; !rc && i < CLOSE_ROUNDS && atomic_load(&e->write_count) && !e->bulk &&
-			     reclaim_possible(e, e->sb.head_parent);
-	     i++) {
-		struct ckpt_req step = { .action = CKPT_PLAIN, .reclaim_leaves = RECLAIM_LEAVES };
-
-		rc = engine_checkpoint(e, &step, err);
-	}
+	if (atomic_load(&e->write_count) && !e->bulk)
+		rc = close_reclaims(e, err);
 	if (!rc && !e->space_bad && (engine_unmerged(e) || e->sb.ring_aus || e->bulk))
 		rc = engine_checkpoint(e, &req, err);
 	if (rc || !e->dirty_session)
@@ -385,6 +395,7 @@ int limg_create(struct node *file, const struct driver_create *args, struct img_
 	struct limg_options o;
 	struct engine *e;
 	struct timespec now;
+	uint8_t uuid[16];
 	int rc = options_parse(args->options, args->size_bytes, &o, err);
 
 	if (rc)
@@ -392,6 +403,8 @@ int limg_create(struct node *file, const struct driver_create *args, struct img_
 	if (args->size_bytes % 512 || args->size_bytes > MAX_VOLUME_BYTES)
 		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
 				 "a limg disk is a multiple of 512 bytes, at most 32 TiB");
+	if (getrandom(uuid, 16, 0) != 16) /* GCOV_EXCL_BR_LINE: once it is seeded, the kernel has 16 bytes */
+		return error_set(err, IMG_E_IO, 0, NO_OFFSET, LAYER, "no random numbers from the kernel");
 	e = engine_new(NULL, file, 0, err);
 	if (!e)
 		return IMG_E_NOMEM;
@@ -410,13 +423,11 @@ int limg_create(struct node *file, const struct driver_create *args, struct img_
 		e->sb.has_backing = true;
 		e->sb.backing = *args->backing;
 	}
-	if (getrandom(e->sb.uuid, 16, 0) != 16) /* GCOV_EXCL_BR_LINE: once it is seeded, the kernel has 16 bytes */
-		rc = error_set(err, IMG_E_IO, 0, NO_OFFSET, LAYER, "no random numbers from the kernel");
+	memcpy(e->sb.uuid, uuid, sizeof uuid);
 	e->sb.uuid[6] = (uint8_t)((e->sb.uuid[6] & 0x0f) | 0x40); /* RFC 4122, version 4 */
 	e->sb.uuid[8] = (uint8_t)((e->sb.uuid[8] & 0x3f) | 0x80);
 	engine_adopt(e);
-	if (!rc)
-		rc = space_init_new(e, err);
+	rc = space_init_new(e, err);
 	if (!rc)
 		rc = engine_checkpoint(e, &req, err);
 	if (!rc) {

@@ -122,56 +122,6 @@ static int table_load(struct engine *e, unsigned level, uint64_t index, const st
 	return rc;
 }
 
-int space_load(struct engine *e, struct img_error *err)
-{
-	struct space *sp = &e->space;
-	struct space_table root;
-	uint8_t *page = malloc(AU_BYTES);
-	uint64_t sum = 0;
-	int rc = page ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
-
-	if (!rc)
-		rc = space_groups_room(e, e->sb.nr_groups, err);
-	if (!rc)
-		rc = tables_room(sp, e->sb.nr_groups, err);
-	if (!rc)
-		rc = entry_load(&e->sb.space, &root, NULL, err);
-	if (!rc && root.present)
-		rc = table_load(e, 3, 0, &root, page, err);
-	for (unsigned l = 2; l >= 1; l--)
-		for (uint64_t i = 0; !rc && i < sp->nr_table[l]; i++)
-			if (sp->table[l][i].present)
-				rc = table_load(e, l, i, &sp->table[l][i], page, err);
-	free(page);
-	if (rc)
-		return rc;
-	sp->tail = e->sb.file_bytes >> AU_SHIFT;
-	sp->file_aus = node_size(e->file) >> AU_SHIFT;
-	sp->used = e->sb.used_aus - space_fixed_count(e->sb.nr_groups);
-	for (uint64_t i = 0; i < sp->nr_groups; i++)
-		sum += GROUP_AUS - sp->group[i].persist_free;
-	if (sum != e->sb.used_aus)
-		return error_set(
-			err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
-			"the free-space map counts %llu units in use, the superblock %llu: run imgtool check --repair (LIMG-10)",
-			(unsigned long long)sum, (unsigned long long)e->sb.used_aus);
-	sp->free_below = sp->tail > sum ? sp->tail - sum : 0;
-	sp->cursor = min_u64(e->sb.hint * GROUP_AUS, sp->tail - 1);
-	return 0;
-}
-
-int space_read_bitmap(struct engine *e, uint64_t group, uint8_t *page, struct img_error *err)
-{
-	struct group *g = &e->space.group[group];
-
-	if (g->present)
-		return space_page_read(e, 0, group, g->version, g->csum, page, err);
-	space_fixed_bits(group, page);
-	return 0;
-}
-
-/* ---- writing ---- */
-
 /* Highest AU in use that is not a fixed one; 0 if none. */
 static int last_used(struct engine *e, uint64_t *out, struct img_error *err)
 {
@@ -201,6 +151,61 @@ static int last_used(struct engine *e, uint64_t *out, struct img_error *err)
 	}
 	return 0;
 }
+
+int space_load(struct engine *e, struct img_error *err)
+{
+	struct space *sp = &e->space;
+	struct space_table root;
+	uint8_t *page = malloc(AU_BYTES);
+	uint64_t sum = 0, last;
+	int rc = page ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+
+	if (!rc)
+		rc = space_groups_room(e, e->sb.nr_groups, err);
+	if (!rc)
+		rc = tables_room(sp, e->sb.nr_groups, err);
+	if (!rc)
+		rc = entry_load(&e->sb.space, &root, NULL, err);
+	if (!rc && root.present)
+		rc = table_load(e, 3, 0, &root, page, err);
+	for (unsigned l = 2; l >= 1; l--)
+		for (uint64_t i = 0; !rc && i < sp->nr_table[l]; i++)
+			if (sp->table[l][i].present)
+				rc = table_load(e, l, i, &sp->table[l][i], page, err);
+	free(page);
+	if (rc)
+		return rc;
+	sp->tail = e->sb.file_bytes >> AU_SHIFT;
+	sp->file_aus = node_size(e->file) >> AU_SHIFT;
+	sp->used = e->sb.used_aus - space_fixed_count(e->sb.nr_groups);
+	for (uint64_t i = 0; i < sp->nr_groups; i++)
+		sum += GROUP_AUS - sp->group[i].persist_free;
+	if (sum != e->sb.used_aus)
+		return error_set(
+			err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+			"the free-space map counts %llu units in use, the superblock %llu: run imgtool check --repair (LIMG-10)",
+			(unsigned long long)sum, (unsigned long long)e->sb.used_aus);
+	sp->free_below = sp->tail > sum ? sp->tail - sum : 0;
+	sp->cursor = min_u64(e->sb.hint * GROUP_AUS, sp->tail - 1);
+	rc = last_used(e, &last, err);
+	if (!rc && last >= sp->tail) /* what lies above is handed out without a look at its bits */
+		rc = error_set(
+			err, IMG_E_CORRUPT, 0, au_off(last), LAYER,
+			"space in use lies beyond the length that the superblock states: run imgtool check --repair (LIMG-3)");
+	return rc;
+}
+
+int space_read_bitmap(struct engine *e, uint64_t group, uint8_t *page, struct img_error *err)
+{
+	struct group *g = &e->space.group[group];
+
+	if (g->present)
+		return space_page_read(e, 0, group, g->version, g->csum, page, err);
+	space_fixed_bits(group, page);
+	return 0;
+}
+
+/* ---- writing ---- */
 
 int space_last_used(struct engine *e, uint64_t *aus, struct img_error *err)
 {
@@ -367,16 +372,14 @@ static int group_rebuild(struct engine *e, uint64_t index, const uint8_t *page, 
 int space_rebuild(struct engine *e, const uint8_t *used, struct img_error *err)
 {
 	struct space *sp = &e->space;
-	uint64_t nr = e->sb.nr_groups, sum = 0;
+	uint64_t nr = e->sb.nr_groups, sum = 0, last;
 	int rc;
 
 	/* What streams and pool hold is free in `used`: forget it with the old maps. */
 	space_streams_release(e);
 	space_pool_release(e);
 	pthread_mutex_lock(&sp->lock);
-	rc = space_groups_room(e, nr, err);
-	if (!rc)
-		rc = tables_room(sp, sp->nr_groups, err);
+	rc = tables_room(sp, sp->nr_groups, err); /* groups there are: space_load() begins with them */
 	sp->used = 0;
 	for (uint64_t k = 0; !rc && k < nr; k++) {
 		rc = group_rebuild(e, k, used + k * AU_BYTES, err);
@@ -384,7 +387,9 @@ int space_rebuild(struct engine *e, const uint8_t *used, struct img_error *err)
 	}
 	for (uint64_t k = nr; k < sp->nr_groups; k++)
 		sp->group[k].present = false;
-	sp->tail = e->sb.file_bytes >> AU_SHIFT;
+	if (!rc)
+		rc = last_used(e, &last, err);
+	sp->tail = rc ? 0 : max_u64(e->sb.file_bytes >> AU_SHIFT, last + 1);
 	sp->file_aus = node_size(e->file) >> AU_SHIFT;
 	sp->free_below = sp->tail > sum ? sp->tail - sum : 0;
 	sp->cursor = 0;

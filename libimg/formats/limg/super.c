@@ -248,7 +248,8 @@ static int counters_load(const struct disk_super *d, struct super *out, struct i
 	out->hint = le64_get(d->hint);
 	out->created_ns = (int64_t)le64_get(d->created);
 
-	if (out->generation == 0 || out->epoch == 0 || out->epoch > MAX_EPOCH || out->next_id == 0 ||
+	if (out->generation == 0 || out->generation > MAX_COUNTER || out->epoch == 0 || out->epoch > MAX_EPOCH ||
+	    out->next_id == 0 || out->next_id > MAX_COUNTER || out->ring_seq > MAX_COUNTER ||
 	    out->head_parent >= out->next_id || out->nr_slots > MAX_SNAPSHOTS + 1)
 		return error_set(err, IMG_E_CORRUPT, 0, 56, LAYER,
 				 "generation, epoch or ids are out of range (LIMG-1)");

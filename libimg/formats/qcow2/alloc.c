@@ -224,7 +224,7 @@ static uint64_t fit_run(const struct qcow2_engine *e, uint64_t first, uint64_t f
 		*missing = missing_blocks(e, first, nr);
 		if (nr + *missing <= found)
 			return nr;
-		if (found < least + *missing || found - *missing >= nr)
+		if (found < least + *missing)
 			return 0;
 		nr = found - *missing;
 	}

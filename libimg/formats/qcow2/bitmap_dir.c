@@ -43,6 +43,9 @@ int qcow2_bitmap_check(const struct qcow2_engine *e, const struct qcow2_bitmap *
 		return error_set(err, IMG_E_CORRUPT, 0, b->entry_off, LAYER,
 				 "bitmap at 0x%" PRIx64 ": the name has %" PRIu32 " bytes, not 1 to %u: remove it",
 				 b->entry_off, b->name_bytes, QCOW2_BITMAP_NAME_MAX);
+	if (memchr(b->name, '\0', b->name_bytes))
+		return error_set(err, IMG_E_CORRUPT, 0, b->entry_off, LAYER,
+				 "bitmap at 0x%" PRIx64 ": there is a NUL in the name: remove it", b->entry_off);
 	if (b->granularity_bits < BITMAP_GRANULARITY_MIN || b->granularity_bits > BITMAP_GRANULARITY_MAX)
 		return error_set(err, IMG_E_CORRUPT, 0, b->entry_off, LAYER,
 				 "bitmap at 0x%" PRIx64 ": granularity 2^%u, not 2^%u to 2^%u: remove it", b->entry_off,

@@ -17,6 +17,8 @@
 #include "qcow2_check.h"
 #include "qcow2_refcount.h"
 
+/* References up to twice as far as the file, and this much, are thought to be of the part that was cut off. */
+#define DANGLING_BYTES (UINT64_C(64) << 20)
 #define REPORT_BYTES (UINT64_C(1) << 20)
 
 /* ---- what the parts share ---- */
@@ -84,6 +86,15 @@ bool check_beyond(const struct check *k, uint64_t off, uint64_t bytes)
 	return add_overflows(off, bytes, &end) || (end > k->file_bytes && end - k->file_bytes >= k->e->cluster_bytes);
 }
 
+/* A cut file: what stood there may come back, and must not be taken for something else meanwhile. */
+static void note_dangling(struct check *k, uint64_t off, uint64_t bytes)
+{
+	uint64_t end;
+
+	if (!add_overflows(off, bytes, &end) && end / 2 <= k->file_bytes + DANGLING_BYTES)
+		k->dangling_end = max_u64(k->dangling_end, end);
+}
+
 int check_refer(struct check *k, uint64_t off, uint64_t bytes, uint64_t times, unsigned uses, uint64_t guest_off,
 		struct img_error *err)
 {
@@ -95,6 +106,7 @@ int check_refer(struct check *k, uint64_t off, uint64_t bytes, uint64_t times, u
 		check_damage(k, 9, off, guest_off, times,
 			     "0x%" PRIx64 " bytes at 0x%" PRIx64 " are in use, but the file ends at 0x%" PRIx64, bytes,
 			     off, k->file_bytes);
+		note_dangling(k, off, bytes);
 		return 0;
 	}
 	return counts_add(&k->counts, off >> shift, ((off + bytes - 1) >> shift) - (off >> shift) + 1, times, uses,

@@ -181,11 +181,13 @@ static int walk_slice(const struct qcow2_engine *e, const struct qcow2_slice *s,
 	return 0;
 }
 
-static uint64_t l1_entry(const struct qcow2_view *v, uint64_t i)
+/* *past: there is none, nor any behind it. A snapshot may claim to be larger than its table by any measure. */
+static uint64_t l1_entry(const struct qcow2_view *v, uint64_t i, bool *past)
 {
-	if (v->is_snapshot)
-		return i < v->l1_entries ? v->l1[i] : 0;
-	return i < v->e->h.l1_entries ? v->e->l1[i] : 0;
+	*past = i >= (v->is_snapshot ? v->l1_entries : v->e->h.l1_entries);
+	if (*past)
+		return 0;
+	return v->is_snapshot ? v->l1[i] : v->e->l1[i];
 }
 
 /*
@@ -202,8 +204,9 @@ static int walk(struct qcow2_view *v, uint64_t off, uint64_t end, struct qcow2_m
 	*out = (struct qcow2_mapping){ 0 };
 	*miss = 0;
 	while (more && off < end) {
-		uint64_t g = off >> e->h.cluster_bits, l1 = l1_entry(v, g >> e->l2_shift), table;
-		uint64_t stop = ((g | l2_mask(e)) + 1) << e->h.cluster_bits;
+		bool past;
+		uint64_t g = off >> e->h.cluster_bits, l1 = l1_entry(v, g >> e->l2_shift, &past), table;
+		uint64_t stop = past ? end : ((g | l2_mask(e)) + 1) << e->h.cluster_bits;
 		const struct qcow2_slice *s;
 		int rc = qcow2_table_off(e, l1, g >> e->l2_shift, &table, err);
 

@@ -48,7 +48,8 @@ int qcow2_measure(const struct img_measure_args *args, struct img_measure *out, 
 		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER,
 				 "0x%" PRIx64 " bytes need a larger cluster_size than 0x%" PRIx64, args->size_bytes,
 				 c.cluster_bytes);
-	l1_clusters = round_up(l2_clusters * 8, c.cluster_bytes) >> o.cluster_bits;
+	/* An L1 table has an entry even where there is no disk. */
+	l1_clusters = round_up(max_u64(l2_clusters, 1) * 8, c.cluster_bytes) >> o.cluster_bits;
 	all = 1 + l1_clusters + l2_clusters + (data >> o.cluster_bits);
 	qcow2_refcount_clusters(all, o.cluster_bits, o.refcount_order, &blocks, &table);
 	if (mul_overflows(all + blocks + table, c.cluster_bytes, &out->fully_allocated_bytes))

@@ -96,6 +96,7 @@ struct check {
 			     NULL: all */
 	const char *where;
 	uint64_t file_bytes;
+	uint64_t dangling_end; /* of what is referred to not far behind the end of the file: nothing is to be put there */
 
 	struct counts counts;
 	struct check_tree *tree;

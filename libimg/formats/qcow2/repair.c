@@ -165,7 +165,10 @@ static int forget_snapshot_table(struct check *k, struct img_error *err)
 	return rc;
 }
 
-/* The last cluster of the old structure, of which nothing is written over before the switch. */
+/*
+ * The last cluster of the old structure, of which nothing is written over before the switch, and of what a cut file
+ * lacks: tables that lead there must not lead into the new structure.
+ */
 static uint64_t old_last(const struct check *k)
 {
 	const struct qcow2_header *h = &k->e->h;
@@ -176,7 +179,10 @@ static uint64_t old_last(const struct check *k)
 	for (uint64_t i = 0; i < k->nr_blocks; i++)
 		if (!check_beyond(k, k->table[i], k->e->cluster_bytes))
 			last = max_u64(last, (k->table[i] >> h->cluster_bits) + 1);
-	return max_u64(last, (h->snapshots_off + k->old_snapshots_bytes + k->e->cluster_bytes - 1) >> h->cluster_bits);
+	if (!check_beyond(k, h->snapshots_off, k->old_snapshots_bytes))
+		last = max_u64(last,
+			       (h->snapshots_off + k->old_snapshots_bytes + k->e->cluster_bytes - 1) >> h->cluster_bits);
+	return max_u64(last, k->dangling_end >> h->cluster_bits);
 }
 
 int repair_rebuild(struct check *k, struct img_error *err)

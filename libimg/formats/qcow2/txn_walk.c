@@ -5,7 +5,6 @@
  * transaction runs, all is written back. Neighbouring clusters are counted together, since files are mostly written
  * front to back.
  */
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,17 +37,12 @@ static void table_free(struct table *t)
 	free(t->disk);
 }
 
-static int table_read(struct qcow2_engine *e, struct table *t, uint64_t l1_entry, uint32_t l1_index,
-		      struct img_error *err)
+/* The entry is that of an L1 that qcow2_l1_load() has looked at: the offset of a cluster. */
+static int table_read(struct qcow2_engine *e, struct table *t, uint64_t l1_entry, struct img_error *err)
 {
 	int ret;
 
 	t->off = l1_entry & QCOW2_OFFSET_MASK;
-	if (t->off % e->cluster_bytes)
-		return error_set(err, IMG_E_CORRUPT, 0, t->off, LAYER,
-				 "L1 entry %" PRIu32 " is 0x%" PRIx64
-				 ", not the offset of a cluster: run imgtool check",
-				 l1_index, l1_entry);
 	ret = qcow2_read_clipped(e, t->disk, e->cluster_bytes, t->off, err);
 	for (size_t i = 0; ret == 0 && i < t->words; i++)
 		t->word[i] = be64_get(t->disk[i]);
@@ -112,7 +106,7 @@ int qcow2_txn_walk(struct qcow2_engine *e, const uint64_t *l1, uint32_t n, int d
 	for (uint32_t i = 0; ret == 0 && i < n; i++) {
 		if ((l1[i] & QCOW2_OFFSET_MASK) == 0)
 			continue;
-		ret = table_read(e, &t, l1[i], i, err);
+		ret = table_read(e, &t, l1[i], err);
 		if (ret == 0)
 			ret = qcow2_refcount_add(e, t.off >> e->h.cluster_bits, 1, delta, err);
 		if (ret == 0)
@@ -202,7 +196,7 @@ int qcow2_txn_fix_copied_shared(struct qcow2_engine *e, uint64_t *l1, uint64_t *
 
 		if ((l1[i] & QCOW2_OFFSET_MASK) == 0)
 			continue;
-		ret = table_read(e, &t, l1[i], i, err);
+		ret = table_read(e, &t, l1[i], err);
 		if (ret == 0)
 			ret = fix_table(e, &t, &changed, err);
 		if (ret != 0)

@@ -31,7 +31,7 @@ bool vhd_get_backing(struct node *n, struct backing_ref *out)
 	out->id = out->pin;
 	return true;
 }
-_Static_assert(sizeof(((struct backing_ref *)0)->name) == VHD_PATH_MAX, "a parent's path fits");
+_Static_assert(sizeof(((struct backing_ref *)0)->name) == NAME_PATH_MAX, "a parent's path fits");
 
 void vhd_id(struct node *n, struct pin *out)
 {

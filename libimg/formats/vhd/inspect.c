@@ -17,9 +17,9 @@
 static void look_at_text(struct inspector *in, enum inspect_id id, const uint8_t *text, size_t bytes, bool big_endian,
 			 uint64_t off, const char *what)
 {
-	char name[VHD_PATH_MAX];
+	char name[NAME_PATH_MAX];
 
-	if (!vhd_utf16_decode(text, bytes, big_endian, name, sizeof(name))) {
+	if (!name_from_utf16(text, bytes, big_endian, name, sizeof(name))) {
 		inspect_found(in, INSPECT_CONTROL_CHARACTERS, off, "%s: no UTF-16", what);
 		return;
 	}
@@ -39,7 +39,7 @@ static int look_at_parent(struct inspector *in, struct node *file, const struct 
 	for (unsigned i = 0; i < VHD_LOCATORS; i++) {
 		const struct disk_vhd_locator *l = &h->locator[i];
 		uint64_t at = off + offsetof(struct disk_vhd_header, locator) + i * sizeof(*l);
-		uint8_t text[2 * VHD_PATH_MAX];
+		uint8_t text[2 * NAME_PATH_MAX];
 		size_t nr;
 		int ret;
 
@@ -53,7 +53,7 @@ static int look_at_parent(struct inspector *in, struct node *file, const struct 
 		else if (memcmp(l->code, "W2ru", 4) == 0 || memcmp(l->code, "W2ku", 4) == 0)
 			look_at_text(in, id, text, nr, false, be64_get(l->off), "a parent, by a locator");
 		else
-			inspect_reference(in, id, text, min_u64(nr, VHD_PATH_MAX), be64_get(l->off),
+			inspect_reference(in, id, text, min_u64(nr, NAME_PATH_MAX), be64_get(l->off),
 					  "a parent, by a locator");
 	}
 	return 0;

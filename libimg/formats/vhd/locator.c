@@ -22,31 +22,31 @@ int vhd_locator_text(struct node *file, const struct disk_vhd_header *h, unsigne
 	return node_pread(file, out, *nr, off, 0, err);
 }
 
-static bool take(const uint8_t *text, size_t nr, const char *code, char out[VHD_PATH_MAX])
+static bool take(const uint8_t *text, size_t nr, const char *code, char out[NAME_PATH_MAX])
 {
-	char name[VHD_PATH_MAX];
+	char name[NAME_PATH_MAX];
 
 	if (strcmp(code, "MacX") == 0) {
 		if (nr >= sizeof(name))
 			return false;
 		memcpy(name, text, nr);
 		name[nr] = '\0';
-		return vhd_url_path(name, out) && out[0] != '\0';
+		return name_from_url(name, out) && out[0] != '\0';
 	}
-	if (!vhd_utf16_decode(text, nr, false, name, sizeof(name)))
+	if (!name_from_utf16(text, nr, false, name, sizeof(name)))
 		return false;
-	vhd_host_path(name, strcmp(code, "W2ru") == 0, out);
+	name_from_windows(name, strcmp(code, "W2ru") == 0, out);
 	return out[0] != '\0';
 }
 
-int vhd_parent_name(struct node *file, const struct disk_vhd_header *h, char out[VHD_PATH_MAX], struct img_error *err)
+int vhd_parent_name(struct node *file, const struct disk_vhd_header *h, char out[NAME_PATH_MAX], struct img_error *err)
 {
 	static const char *const codes[] = { "W2ru", "W2ku", "MacX" };
-	char name[VHD_PATH_MAX];
+	char name[NAME_PATH_MAX];
 
 	for (size_t c = 0; c < ARRAY_LEN(codes); c++) {
 		for (unsigned i = 0; i < VHD_LOCATORS; i++) {
-			uint8_t text[2 * VHD_PATH_MAX];
+			uint8_t text[2 * NAME_PATH_MAX];
 			size_t nr;
 			int ret;
 
@@ -60,8 +60,8 @@ int vhd_parent_name(struct node *file, const struct disk_vhd_header *h, char out
 		}
 	}
 	out[0] = '\0';
-	if (vhd_utf16_decode(h->parent_name, sizeof(h->parent_name), true, name, sizeof(name)))
-		vhd_host_path(name, false, out);
+	if (name_from_utf16(h->parent_name, sizeof(h->parent_name), true, name, sizeof(name)))
+		name_from_windows(name, false, out);
 	return 0;
 }
 
@@ -78,7 +78,7 @@ static int put_locator(struct disk_vhd_locator *l, const char *code, const char 
 {
 	size_t bytes;
 
-	if (!vhd_utf16_encode(text, false, room, VHD_LOCATOR_ROOM_BYTES, &bytes))
+	if (!name_to_utf16(text, false, room, VHD_LOCATOR_ROOM_BYTES, &bytes))
 		return cannot_be_named(name, "it is no UTF-8, or too long", err);
 	memcpy(l->code, code, sizeof(l->code));
 	l->space = be32_of(VHD_LOCATOR_ROOM_BYTES);
@@ -93,7 +93,7 @@ static void put_name(struct disk_vhd_header *h, const char *name)
 	const char *slash = strrchr(name, '/');
 	size_t bytes;
 
-	if (!vhd_utf16_encode(slash ? slash + 1 : name, true, h->parent_name, sizeof(h->parent_name) - 2, &bytes))
+	if (!name_to_utf16(slash ? slash + 1 : name, true, h->parent_name, sizeof(h->parent_name) - 2, &bytes))
 		memset(h->parent_name, 0, sizeof(h->parent_name));
 }
 
@@ -101,7 +101,7 @@ int vhd_set_parent(struct disk_vhd_header *h, const struct backing_ref *ref, uin
 		   struct img_error *err)
 {
 	const struct pin *id;
-	char path[VHD_PATH_MAX + 2];
+	char path[NAME_PATH_MAX + 2];
 	int ret = 0;
 
 	memset(h->parent_uuid, 0, sizeof(h->parent_uuid));
@@ -123,7 +123,7 @@ int vhd_set_parent(struct disk_vhd_header *h, const struct backing_ref *ref, uin
 	if (ref->pin.kind == PIN_WEAK)
 		h->parent_timestamp = be32_of(vhd_timestamp(ref->pin.mtime_ns / 1000000000));
 	put_name(h, ref->name);
-	vhd_windows_path(ref->name, path);
+	name_to_windows(ref->name, path);
 	if (ref->name[0] != '/')
 		ret = put_locator(&h->locator[1], "W2ru", path, room + VHD_LOCATOR_ROOM_BYTES,
 				  off + VHD_LOCATOR_ROOM_BYTES, ref->name, err);

@@ -4,7 +4,6 @@
  *
  *   footer.c     the footer and its copy: loading, choosing, writing
  *   header.c     the dynamic disk header
- *   name.c       UTF-16, and paths of Windows as paths of this host
  *   locator.c    the parent's name
  *   options.c    what images are created with; create.c, measure.c
  *   open.c       the state of an open image; closing
@@ -22,6 +21,7 @@
 #include "blockmap.h"
 #include "checked.h"
 #include "error.h"
+#include "foreign_name.h"
 #include "node.h"
 #include "vhd_disk.h"
 
@@ -84,29 +84,13 @@ uint32_t vhd_bitmap_bytes(uint32_t block_bytes);
 /* Bytes of a table as it is written, whole sectors. */
 uint64_t vhd_table_bytes(uint64_t entries);
 
-/* ---- name.c ---- */
-
-#define VHD_PATH_MAX 1024u /* with the NUL: as struct backing_ref has it */
-
-/* False: no valid UTF-16, or too long. Ends at the first NUL. */
-bool vhd_utf16_decode(const uint8_t *text, size_t bytes, bool big_endian, char *out, size_t room);
-/* Without a NUL; *bytes: how many. False: no valid UTF-8, or more than room. */
-bool vhd_utf16_encode(const char *text, bool big_endian, uint8_t *out, size_t room, size_t *bytes);
-/* As the locator of a relative path ("..\base.vhd") or of an absolute one ("C:\disks\base.vhd") has it, to a path of
- * this host. */
-void vhd_host_path(const char *windows, bool relative, char out[VHD_PATH_MAX]);
-/* The other way round; a relative path gets a leading ".\". */
-void vhd_windows_path(const char *host, char out[VHD_PATH_MAX + 2]);
-/* "file://localhost/a%20b" to a path. False: no such. */
-bool vhd_url_path(const char *url, char out[VHD_PATH_MAX]);
-
 /* ---- locator.c ---- */
 
 #define VHD_LOCATOR_ROOM_BYTES 2048u /* of each that we write; holds the longest name */
 #define VHD_LOCATORS_BYTES     (2 * VHD_LOCATOR_ROOM_BYTES)
 
 /* The parent's path by the locators; "" where they name none. Damage is not told: see check.c. */
-int vhd_parent_name(struct node *file, const struct disk_vhd_header *h, char out[VHD_PATH_MAX], struct img_error *err);
+int vhd_parent_name(struct node *file, const struct disk_vhd_header *h, char out[NAME_PATH_MAX], struct img_error *err);
 /* Text of locator i, as bytes. *nr: how many of its bytes fit into room; 0 where it lies outside the file. */
 int vhd_locator_text(struct node *file, const struct disk_vhd_header *h, unsigned i, uint8_t *out, size_t room,
 		     size_t *nr, struct img_error *err);
@@ -148,12 +132,12 @@ struct vhd_state {
 	bool check_only;
 	bool bulk;
 	bool names_parent;
-	char parent[VHD_PATH_MAX];
+	char parent[NAME_PATH_MAX];
 	struct img_range structure[VHD_STRUCTURES_MAX]; /* what is no block's; ascending, merged */
 	size_t nr_structures;
 	bool structures_overlap;
-	uint64_t last_place,
-		end_before; /* the last place that was given, and the end of all others; under the engine's map */
+	/* The last place that was given, and the end of all others; under the engine's map. */
+	uint64_t last_place, end_before;
 	_Atomic uint64_t disk_bytes;
 	_Atomic bool dirty;  /* fixed: something changed that no flush has covered */
 	_Atomic bool broken; /* fixed */

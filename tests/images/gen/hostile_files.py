@@ -14,6 +14,7 @@ import sys
 import zlib
 
 import qcow2_hostile
+import vhdx_image
 from qcow2_image import COPIED, DATA_FILE, EXT_DATA, EXT_FORMAT, EXT_LUKS, Image, sample
 
 SECTOR = 512
@@ -457,11 +458,11 @@ def guid(text):
     return struct.pack("<IHH", int(a, 16), int(b, 16), int(c, 16)) + bytes.fromhex(d + e)
 
 
-def vhdx(parent=False, locator=None, second=True, log=False):
+def vhdx(parent=False, locator=None, second=True):
     b = bytearray(4 << 20)
     put(b, 0, b"vhdxfile")
     for i, off in enumerate((64 << 10, 128 << 10)):
-        put(b, off, b"head" + bytes(4) + struct.pack("<Q", i + 1) + bytes(32) + (b"L" * 16 if log else bytes(16)))
+        put(b, off, b"head" + bytes(4) + struct.pack("<Q", i + 1) + bytes(48))
     regions = b"regi" + bytes(4) + struct.pack("<II", 2, 0)
     regions += guid("2DC27766-F623-4200-9D64-115E9BFD4A08") + struct.pack("<QII", 3 << 20, 1 << 20, 1)
     regions += guid("8B7CA206-4790-4B9A-B8FE-575F050F886E") + struct.pack("<QII", 2 << 20, 1 << 20, 1)
@@ -485,9 +486,9 @@ def vhdx(parent=False, locator=None, second=True, log=False):
     return b
 
 
-@case("vhdx-honest", 6, "unverified-format", "pass", "an empty dynamic disk")
+@case("vhdx-honest", 0, "", "pass", "an empty dynamic disk")
 def _():
-    return vhdx()
+    return vhdx_image.Vhdx(8 << 20).build()
 
 
 @case("vhdx-parent", 6, "parent reference-outside", "pass", "a difference to ..\\base.vhdx")
@@ -505,9 +506,14 @@ def _():
     return vhdx(second=False)
 
 
-@case("vhdx-log", 6, "replay-needed unverified-format", "pass", "a log that waits to be replayed")
+@case("vhdx-log", 0, "replay-needed", "pass", "a log that waits to be replayed")
 def _():
-    return vhdx(log=True)
+    return vhdx_image.logged("plain")[0].build()
+
+
+@case("vhdx-no-checksums", 4, "bad-header", "pass", "headers of which no checksum holds")
+def _():
+    return vhdx()
 
 
 def vdi(kind=1, link=b""):

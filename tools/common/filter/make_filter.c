@@ -74,8 +74,6 @@ static const int calls[] = {
 	SCMP_SYS(mincore),
 	/* the broker: a socket that is there already, and the end of that process */
 	SCMP_SYS(recvmsg),
-	SCMP_SYS(sendmsg),
-	SCMP_SYS(sendto),
 	SCMP_SYS(wait4),
 	/* ourselves, and our end */
 	SCMP_SYS(getpid),
@@ -86,6 +84,10 @@ static const int calls[] = {
 	SCMP_SYS(geteuid),
 	SCMP_SYS(getgid),
 	SCMP_SYS(getegid),
+	SCMP_SYS(getuid32),
+	SCMP_SYS(geteuid32),
+	SCMP_SYS(getgid32),
+	SCMP_SYS(getegid32),
 	SCMP_SYS(rt_sigreturn),
 	SCMP_SYS(sigreturn),
 	SCMP_SYS(rt_sigaction),
@@ -107,6 +109,10 @@ static const unsigned long requests[] = {
 
 /* Locks and flags; not F_SETOWN, which has signals sent. */
 static const int commands[] = { F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW };
+
+/* Where sockets go through one call (32-bit x86, IBM Z), its first argument says what is meant: send() has no address,
+ * recvmsg(). */
+static const unsigned long socket_calls[] = { 9 /* SYS_SEND */, 17 /* SYS_RECVMSG */ }; /* linux/net.h */
 
 /* What C libraries try and can do without: an error, not the end. */
 static const int refused[] = { SCMP_SYS(open),	    SCMP_SYS(openat),	  SCMP_SYS(openat2),  SCMP_SYS(stat),
@@ -140,6 +146,8 @@ static int allow_calls(scmp_filter_ctx ctx)
 		if (ret == 0)
 			ret = add_if(ctx, SCMP_SYS(fcntl64), is);
 	}
+	for (size_t i = 0; ret == 0 && i < ARRAY_LEN(socket_calls); i++)
+		ret = add_if(ctx, SCMP_SYS(socketcall), SCMP_A0(SCMP_CMP_MASKED_EQ, UINT32_MAX, socket_calls[i]));
 	for (size_t i = 0; ret == 0 && i < ARRAY_LEN(refused); i++)
 		ret = add(ctx, SCMP_ACT_ERRNO(EACCES), refused[i]);
 	return ret;
@@ -173,6 +181,10 @@ static int allow_parts(scmp_filter_ctx ctx)
 		ret = add_if(ctx, SCMP_SYS(fstatat64), by_descriptor);
 	if (ret == 0)
 		ret = add_if(ctx, SCMP_SYS(statx), statx_by_descriptor);
+	/* To who is connected already, and without descriptors: sendmsg() is not on the list. Where it goes through
+	 * socketcall, libseccomp would look for the address where it is not. */
+	if (ret == 0 && SCMP_SYS(socketcall) < 0)
+		ret = add_if(ctx, SCMP_SYS(sendto), SCMP_A4(SCMP_CMP_EQ, 0, 0));
 	if (ret == 0)
 		ret = add_if(ctx, SCMP_SYS(clone), thread);
 	if (ret == 0)

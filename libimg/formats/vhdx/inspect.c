@@ -1,60 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * VHDX without a driver: region tables (two copies that must agree), the metadata table, the parent locator, the log.
- * Source: [MS-VHDX] sections 2.2 (layout, headers, region table) and 2.6 (metadata).
+ * What a stranger's VHDX holds: region tables (two copies that must agree), the metadata table, the parent locator, the
+ * log; then, if the image could be opened, its table of blocks as the log leaves it.
  */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "checked.h"
-#include "disk_int.h"
-#include "error.h"
 #include "inspect.h"
 #include "is_zero.h"
-
-#define LAYER	    "inspect"
-#define KIB	    UINT64_C(1024)
-#define HEADER_A    (64 * KIB)
-#define HEADER_B    (128 * KIB)
-#define REGIONS_A   (192 * KIB)
-#define REGIONS_B   (256 * KIB)
-#define TABLE_BYTES (64 * KIB)
-#define ENTRIES_MAX 2047u
-#define DISK_MAX    (UINT64_C(64) << 40)
-#define LOCATOR_MAX (64 * KIB)
-#define HAS_PARENT  2u
-#define IS_REQUIRED 4u /* of a metadata item */
-
-struct disk_region {
-	uint8_t guid[16];
-	struct le64 off;
-	struct le32 bytes, required;
-};
-_Static_assert(sizeof(struct disk_region) == 32, "region table entry");
-
-struct disk_item {
-	uint8_t guid[16];
-	struct le32 off, bytes, flags, reserved;
-};
-_Static_assert(sizeof(struct disk_item) == 32, "metadata table entry");
-
-static const uint8_t guid_bat[16] = { 0x66, 0x77, 0xc2, 0x2d, 0x23, 0xf6, 0x00, 0x42,
-				      0x9d, 0x64, 0x11, 0x5e, 0x9b, 0xfd, 0x4a, 0x08 };
-static const uint8_t guid_metadata[16] = { 0x06, 0xa2, 0x7c, 0x8b, 0x90, 0x47, 0x9a, 0x4b,
-					   0xb8, 0xfe, 0x57, 0x5f, 0x05, 0x0f, 0x88, 0x6e };
-static const uint8_t guid_parameters[16] = { 0x37, 0x67, 0xa1, 0xca, 0x36, 0xfa, 0x43, 0x4d,
-					     0xb3, 0xb6, 0x33, 0xf0, 0xaa, 0x44, 0xe7, 0x6b };
-static const uint8_t guid_size[16] = { 0x24, 0x42, 0xa5, 0x2f, 0x1b, 0xcd, 0x76, 0x48,
-				       0xb2, 0x11, 0x5d, 0xbe, 0xd8, 0x3b, 0xf4, 0xb8 };
-static const uint8_t guid_logical[16] = { 0x1d, 0xbf, 0x41, 0x81, 0x6f, 0xa9, 0x09, 0x47,
-					  0xba, 0x47, 0xf2, 0x33, 0xa8, 0xfa, 0xab, 0x5f };
-static const uint8_t guid_physical[16] = { 0xc7, 0x48, 0xa3, 0xcd, 0x5d, 0x44, 0x71, 0x44,
-					   0x9c, 0xc9, 0xe9, 0x88, 0x52, 0x51, 0xc5, 0x56 };
-static const uint8_t guid_page83[16] = { 0xab, 0x12, 0xca, 0xbe, 0xe6, 0xb2, 0x23, 0x45,
-					 0x93, 0xef, 0xc3, 0x09, 0xe0, 0x00, 0xc7, 0x46 };
-static const uint8_t guid_locator[16] = { 0x2d, 0x5f, 0xd3, 0xa8, 0x0b, 0xb3, 0x4d, 0x45,
-					  0xab, 0xf7, 0xd3, 0xd8, 0x48, 0x34, 0xab, 0x0c };
+#include "vhdx.h"
 
 static bool is_guid(const uint8_t *a, const uint8_t *b)
 {
@@ -63,7 +18,7 @@ static bool is_guid(const uint8_t *a, const uint8_t *b)
 
 static int headers(struct inspector *in, struct node *file, struct img_error *err)
 {
-	static const uint64_t place[2] = { HEADER_A, HEADER_B };
+	static const uint64_t place[2] = { VHDX_HEADER_A, VHDX_HEADER_B };
 	uint8_t h[80];
 	unsigned good = 0;
 	int ret = 0;
@@ -77,7 +32,7 @@ static int headers(struct inspector *in, struct node *file, struct img_error *er
 			inspect_found(in, INSPECT_REPLAY, place[i] + 48, "a log waits to be replayed");
 	}
 	if (ret == 0 && good == 0)
-		inspect_found(in, INSPECT_BAD_HEADER, HEADER_A, "neither copy of the header is there");
+		inspect_found(in, INSPECT_BAD_HEADER, VHDX_HEADER_A, "neither copy of the header is there");
 	return ret;
 }
 
@@ -95,10 +50,10 @@ static int locator(struct inspector *in, struct node *file, uint64_t off, uint64
 		   struct img_error *err)
 {
 	enum inspect_id id = has_parent ? INSPECT_PARENT : INSPECT_HIDDEN_REFERENCE;
-	uint8_t *p = calloc(1, LOCATOR_MAX);
+	uint8_t *p = calloc(1, VHDX_LOCATOR_MAX);
 	int ret = p ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 
-	bytes = min_u64(bytes, LOCATOR_MAX);
+	bytes = min_u64(bytes, VHDX_LOCATOR_MAX);
 	if (ret == 0)
 		ret = inspect_read(file, p, bytes, off, err);
 	for (uint32_t i = 0, nr = ret == 0 ? le16_at(p, 18) : 0; i < nr && 20 + 12 * (i + 1) <= bytes; i++) {
@@ -127,7 +82,7 @@ struct items {
 	uint64_t locator_off, locator_bytes;
 };
 
-static int item(struct inspector *in, struct node *file, uint64_t base, const struct disk_item *d, struct items *s,
+static int item(struct inspector *in, struct node *file, uint64_t base, const struct disk_vhdx_item *d, struct items *s,
 		struct img_error *err)
 {
 	uint64_t off = base + le32_get(d->off), bytes = le32_get(d->bytes);
@@ -139,20 +94,22 @@ static int item(struct inspector *in, struct node *file, uint64_t base, const st
 		return ret;
 	if (!range_inside(off, bytes, node_size(file)))
 		inspect_found(in, INSPECT_TABLE_BOUNDS, off, "a metadata item lies outside the file");
-	if (is_guid(d->guid, guid_parameters)) {
-		s->has_parent = le32_at(v, 4) & HAS_PARENT;
-	} else if (is_guid(d->guid, guid_size)) {
+	if (is_guid(d->guid, vhdx_guid_parameters)) {
+		s->has_parent = le32_at(v, 4) & VHDX_HAS_PARENT;
+	} else if (is_guid(d->guid, vhdx_guid_size)) {
 		memcpy(&size, v, sizeof(size));
 		in->out->virtual_bytes = le64_get(size);
-		if (le64_get(size) > DISK_MAX)
+		if (le64_get(size) > VHDX_DISK_MAX)
 			inspect_found(in, INSPECT_BAD_HEADER, off, "a disk of %" PRIu64 " bytes", le64_get(size));
 		inspect_limit(in, BUDGET_VIRTUAL, le64_get(size), off);
-	} else if (is_guid(d->guid, guid_locator)) {
+	} else if (is_guid(d->guid, vhdx_guid_locator)) {
 		s->locator_off = off;
 		s->locator_bytes = bytes;
-	} else if (!is_guid(d->guid, guid_logical) && !is_guid(d->guid, guid_physical) &&
-		   !is_guid(d->guid, guid_page83)) {
-		inspect_found(in, le32_get(d->flags) & IS_REQUIRED ? INSPECT_UNKNOWN_FEATURE : INSPECT_OPTIONAL_FEATURE,
+	} else if (!is_guid(d->guid, vhdx_guid_logical) && !is_guid(d->guid, vhdx_guid_physical) &&
+		   !is_guid(d->guid, vhdx_guid_page83)) {
+		inspect_found(in,
+			      le32_get(d->flags) & VHDX_ITEM_REQUIRED ? INSPECT_UNKNOWN_FEATURE :
+									INSPECT_OPTIONAL_FEATURE,
 			      off, "a metadata item that is not known");
 	}
 	return 0;
@@ -164,12 +121,12 @@ static int metadata(struct inspector *in, struct node *file, uint64_t base, cons
 	struct items s = { 0 };
 	int ret = 0;
 
-	if (memcmp(buf, "metadata", 8) != 0 || nr > ENTRIES_MAX) {
+	if (memcmp(buf, "metadata", 8) != 0 || nr > VHDX_ENTRIES_MAX) {
 		inspect_found(in, INSPECT_BAD_HEADER, base, "there is no metadata table at 0x%" PRIx64, base);
 		return 0;
 	}
 	for (uint32_t i = 0; i < nr && ret == 0; i++) {
-		struct disk_item d;
+		struct disk_vhdx_item d;
 
 		memcpy(&d, buf + 32 + 32 * i, sizeof(d));
 		ret = item(in, file, base, &d, &s, err);
@@ -187,47 +144,83 @@ static void regions(struct inspector *in, struct node *file, const uint8_t *a, u
 	uint32_t nr = le32_at(a, 8);
 
 	*base = 0;
-	if (memcmp(a, "regi", 4) != 0 || nr > ENTRIES_MAX) {
-		inspect_found(in, INSPECT_BAD_HEADER, REGIONS_A, "there is no region table");
+	if (memcmp(a, "regi", 4) != 0 || nr > VHDX_ENTRIES_MAX) {
+		inspect_found(in, INSPECT_BAD_HEADER, VHDX_REGIONS_A, "there is no region table");
 		return;
 	}
 	for (uint32_t i = 0; i < nr; i++) {
-		uint64_t at = REGIONS_A + 16 + 32 * i;
-		struct disk_region d;
+		uint64_t at = VHDX_REGIONS_A + 16 + 32 * i;
+		struct disk_vhdx_region d;
 
 		memcpy(&d, a + 16 + 32 * i, sizeof(d));
-		if (!range_inside(le64_get(d.off), le32_get(d.bytes), node_size(file)) || le64_get(d.off) < 1024 * KIB)
+		if (!range_inside(le64_get(d.off), le32_get(d.bytes), node_size(file)) || le64_get(d.off) < VHDX_MIB)
 			inspect_found(in, INSPECT_TABLE_BOUNDS, at, "a region at 0x%" PRIx64, le64_get(d.off));
-		else if (is_guid(d.guid, guid_metadata))
+		else if (is_guid(d.guid, vhdx_guid_metadata))
 			*base = le64_get(d.off);
-		else if (!is_guid(d.guid, guid_bat))
+		else if (!is_guid(d.guid, vhdx_guid_bat))
 			inspect_found(in, le32_get(d.required) & 1 ? INSPECT_UNKNOWN_FEATURE : INSPECT_OPTIONAL_FEATURE,
 				      at, "a region that is not known");
 	}
 	if (*base == 0)
-		inspect_found(in, INSPECT_BAD_HEADER, REGIONS_A, "there is no metadata region");
+		inspect_found(in, INSPECT_BAD_HEADER, VHDX_REGIONS_A, "there is no metadata region");
 }
 
-int inspect_vhdx(struct inspector *in, struct node *file, struct img_error *err)
+/* What opening would say; the file is as its log will leave it. */
+static int deep(struct inspector *in, struct node *file, struct img_error *err)
 {
-	uint8_t *a = malloc(TABLE_BYTES), *b = malloc(TABLE_BYTES);
+	struct img_error why = { 0 };
+	struct vhdx_header h;
+	struct vhdx_meta m;
+	struct node *over = file;
+	uint64_t mapped = 0, bad = 0;
+	int ret = vhdx_header_load(file, &h, &why);
+
+	if (ret == 0)
+		ret = vhdx_log_open(file, &h, &in->budget, &over, &why);
+	if (ret == 0)
+		ret = vhdx_meta_load(over, &m, &why);
+	if (ret == 0)
+		ret = vhdx_bat_sum(over, &m, &mapped, &bad, &why);
+	if (over != file) {
+		over->file = NULL; /* it is the caller's */
+		node_close(over, NULL);
+	}
+	if (ret == IMG_E_NOMEM || ret == IMG_E_IO) {
+		if (err)
+			*err = why;
+		return ret;
+	}
+	if (ret != 0) {
+		inspect_found(in, ret == IMG_E_LIMIT ? INSPECT_LIMIT : INSPECT_BAD_HEADER, why.offset, "%s", why.msg);
+		return 0;
+	}
+	if (bad > 0)
+		inspect_found(in, INSPECT_ENTRY_BOUNDS, m.bat.off,
+			      "%" PRIu64 " entries of the table of blocks lead nowhere", bad);
+	inspect_expansion(in, mapped, node_size(file), m.bat.off, "the disk");
+	return 0;
+}
+
+int vhdx_inspect(struct node *file, struct inspector *in, struct img_error *err)
+{
+	uint8_t *a = malloc(VHDX_TABLE_BYTES), *b = malloc(VHDX_TABLE_BYTES);
 	uint64_t base = 0;
 	int ret = a && b ? headers(in, file, err) : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 
 	if (ret == 0)
-		ret = inspect_read(file, a, TABLE_BYTES, REGIONS_A, err);
+		ret = inspect_read(file, a, VHDX_TABLE_BYTES, VHDX_REGIONS_A, err);
 	if (ret == 0)
-		ret = inspect_read(file, b, TABLE_BYTES, REGIONS_B, err);
+		ret = inspect_read(file, b, VHDX_TABLE_BYTES, VHDX_REGIONS_B, err);
 	if (ret == 0) {
-		if (memcmp(a, b, TABLE_BYTES) != 0)
-			inspect_found(in, INSPECT_HEAD_TAIL, REGIONS_B, "the two region tables differ");
+		if (memcmp(a, b, VHDX_TABLE_BYTES) != 0)
+			inspect_found(in, INSPECT_HEAD_TAIL, VHDX_REGIONS_B, "the two region tables differ");
 		regions(in, file, a, &base);
 	}
 	if (ret == 0 && base)
-		ret = inspect_read(file, a, TABLE_BYTES, base, err);
+		ret = inspect_read(file, a, VHDX_TABLE_BYTES, base, err);
 	if (ret == 0 && base)
 		ret = metadata(in, file, base, a, err);
 	free(a);
 	free(b);
-	return ret;
+	return ret ? ret : deep(in, file, err);
 }

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The parent's name: UTF-16 of the format, UTF-8 here; paths of Windows as paths of this host and back.
+ * A parent's name: UTF-16 of the format, UTF-8 here; paths of Windows as paths of this host and back.
  *
  * A relative path means the same on both sides, but for its separators. A drive or a server is nothing that this host
- * could look at: of such a path the last part stays, a file beside the child; that it is the right one the unique id
- * says (VHD-11).
+ * could look at: of such a path the last part stays, a file beside the child; that it is the right one its identity
+ * says.
  */
 #include <stdio.h>
 #include <string.h>
 
-#include "vhd.h"
+#include "foreign_name.h"
 
 /* ---- UTF-16 ------------------------------------------------------------------------------------------------------ */
 
@@ -42,7 +42,7 @@ static size_t put_utf8(uint32_t c, uint8_t out[4])
 	return 4;
 }
 
-bool vhd_utf16_decode(const uint8_t *text, size_t bytes, bool big_endian, char *out, size_t room)
+bool name_from_utf16(const uint8_t *text, size_t bytes, bool big_endian, char *out, size_t room)
 {
 	size_t n = 0;
 
@@ -101,7 +101,7 @@ static void put_unit(uint8_t *out, uint32_t unit, bool big_endian)
 	out[big_endian ? 1 : 0] = (uint8_t)unit;
 }
 
-bool vhd_utf16_encode(const char *text, bool big_endian, uint8_t *out, size_t room, size_t *bytes)
+bool name_to_utf16(const char *text, bool big_endian, uint8_t *out, size_t room, size_t *bytes)
 {
 	const uint8_t *p = (const uint8_t *)text;
 	size_t n = 0;
@@ -138,12 +138,12 @@ static bool has_drive(const char *path)
 	return ((path[0] >= 'A' && path[0] <= 'Z') || (path[0] >= 'a' && path[0] <= 'z')) && path[1] == ':';
 }
 
-void vhd_host_path(const char *windows, bool relative, char out[VHD_PATH_MAX])
+void name_from_windows(const char *windows, bool relative, char out[NAME_PATH_MAX])
 {
 	bool of_windows = has_drive(windows) || windows[0] == '\\';
 	const char *from;
 
-	(void)snprintf(out, VHD_PATH_MAX, "%s", windows);
+	(void)snprintf(out, NAME_PATH_MAX, "%s", windows);
 	for (char *p = out; *p; p++)
 		if (*p == '\\')
 			*p = '/';
@@ -161,13 +161,13 @@ void vhd_host_path(const char *windows, bool relative, char out[VHD_PATH_MAX])
 	memmove(out, from, strlen(from) + 1);
 }
 
-void vhd_windows_path(const char *host, char out[VHD_PATH_MAX + 2])
+void name_to_windows(const char *host, char out[NAME_PATH_MAX + 2])
 {
 	if (host[0] == '/') {
-		(void)snprintf(out, VHD_PATH_MAX + 2, "%s", host);
+		(void)snprintf(out, NAME_PATH_MAX + 2, "%s", host);
 		return;
 	}
-	(void)snprintf(out, VHD_PATH_MAX + 2, "%s%s", strncmp(host, "./", 2) == 0 ? "" : ".\\", host);
+	(void)snprintf(out, NAME_PATH_MAX + 2, "%s%s", strncmp(host, "./", 2) == 0 ? "" : ".\\", host);
 	for (char *p = out; *p; p++)
 		if (*p == '/')
 			*p = '\\';
@@ -182,7 +182,7 @@ static int hex_digit(char c)
 	return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
-bool vhd_url_path(const char *url, char out[VHD_PATH_MAX])
+bool name_from_url(const char *url, char out[NAME_PATH_MAX])
 {
 	static const char scheme[] = "file://", host[] = "localhost/";
 	size_t n = 0;
@@ -205,7 +205,7 @@ bool vhd_url_path(const char *url, char out[VHD_PATH_MAX])
 			c = high << 4 | low;
 			url += 2;
 		}
-		if (c == 0 || n + 1 >= VHD_PATH_MAX)
+		if (c == 0 || n + 1 >= NAME_PATH_MAX)
 			return false;
 		out[n++] = (char)c;
 	}
