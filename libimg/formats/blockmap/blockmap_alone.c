@@ -122,25 +122,45 @@ int blockmap_wipe(struct blockmap *bm, uint64_t block, struct img_error *err)
 	return ret == 0 ? wipe_place(bm, &e, 0, err) : ret;
 }
 
-static int copy_place(struct blockmap *bm, uint64_t from, uint64_t to, struct img_error *err)
+static int copy_data(struct blockmap *bm, uint8_t *buf, uint64_t from, uint64_t to, uint64_t bytes,
+		     struct img_error *err)
 {
-	uint64_t left = place_bytes(bm), there;
-	uint8_t *buf = malloc((size_t)min_u64(left, COPY_BYTES));
 	int ret = 0;
 
-	if (!buf)
-		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
-	/* The last place of a file may be short. */
-	there = from < node_size(bm->file) ? min_u64(left, node_size(bm->file) - from) : 0;
-	while (there > 0 && ret == 0) {
-		uint64_t n = min_u64(there, COPY_BYTES);
+	while (bytes > 0 && ret == 0) {
+		uint64_t n = min_u64(bytes, COPY_BYTES);
 
 		ret = node_pread(bm->file, buf, n, from, 0, err);
 		if (ret == 0)
 			ret = node_pwrite(bm->file, buf, n, to, IMG_IO_DETECT_ZEROES, err);
 		from += n;
 		to += n;
-		there -= n;
+		bytes -= n;
+	}
+	return ret;
+}
+
+/* Holes are left out: where it goes reads as zeros. The last place of a file may be short. */
+static int copy_place(struct blockmap *bm, uint64_t from, uint64_t to, struct img_error *err)
+{
+	uint64_t size = node_size(bm->file), left = from < size ? min_u64(place_bytes(bm), size - from) : 0;
+	uint8_t *buf = malloc((size_t)min_u64(place_bytes(bm), COPY_BYTES));
+	int ret = 0;
+
+	if (!buf)
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+	while (left > 0 && ret == 0) {
+		struct status_extent e;
+		size_t nr;
+
+		ret = node_status(bm->file, left, from, &e, 1, &nr, err);
+		if (ret == 0 && e.kind == STATUS_DATA)
+			ret = copy_data(bm, buf, from, to, e.bytes, err);
+		if (ret == 0) {
+			from += e.bytes;
+			to += e.bytes;
+			left -= e.bytes;
+		}
 	}
 	free(buf);
 	return ret;
