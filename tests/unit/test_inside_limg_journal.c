@@ -140,6 +140,21 @@ static void test_torn_deltas(void **state)
 	torn_or_damaged(&(struct bad_delta){ .vol = VOL_DISK, .nr = 2, .state = ST_RAW, .addr = 150 }, NULL);
 }
 
+/* A durable record names space that something else has: it can be read, but nothing can be built on it. */
+static void test_space_in_use(void **state)
+{
+	struct img *img = with_record();
+	struct engine *e = engine_of(img);
+
+	(void)state;
+	append_bad(e, &(struct bad_delta){ .vol = VOL_DISK, .nr = 1, .state = ST_RAW, .addr = 2 });
+	e->journal.stable = e->journal.seq - 1;
+	append_zeros(e, 1);
+	assert_ok(reopen_copy(0));
+	assert_fails(reopen_copy(IMG_OPEN_WRITE), IMG_E_CORRUPT, "LIMG-9");
+	inside_close(img);
+}
+
 /* ---- one wrong field of a record --------------------------------------------------------------------------------- */
 
 /* Offset in the file of the last record that the engine wrote, of one AU. */
@@ -726,6 +741,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_bad_deltas),
 		T(test_torn_deltas),
+		T(test_space_in_use),
 		T(test_fields),
 		T(test_lost_record),
 		T(test_wrap),
