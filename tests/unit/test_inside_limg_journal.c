@@ -454,6 +454,7 @@ static void test_no_room(void **state)
 	uint64_t generation;
 
 	(void)state;
+	e->worker_stop = true; /* or it would make room */
 	while (journal_has_room(&e->journal, AU_BYTES))
 		append_zeros(e, 1);
 	inside_fill(img, 7 * BLOCK, BLOCK, 4);
@@ -676,7 +677,7 @@ static void test_poison(void **state)
 	/* One that was allowed when it asked, and not any more when it is its turn. */
 	checkpoint_begin(e);
 	assert_int_equal(pthread_create(&other, NULL, checkpoint_in_thread, e), 0);
-	usleep(50000);
+	usleep(100000);
 	engine_poison(e, &why);
 	engine_poison(e, &later);
 	checkpoint_end(e);
