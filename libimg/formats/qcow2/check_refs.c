@@ -109,6 +109,9 @@ static int uncounted(struct check *k, uint64_t first, struct run *r, struct img_
 		} else {
 			if (!is_replaced(k, uses) && !k->part)
 				overlap(k, c, want, uses);
+			/* what the new block will say, which is too little */
+			if (k->repair && want > k->e->refcount_max)
+				run_add(k, r, c, k->e->refcount_max, want, false);
 			if (k->repair)
 				counts_mark_one(&k->counts, c, want == 1);
 		}
