@@ -687,16 +687,16 @@ static void leaky(void *ctx)
 static void go_on(void *ctx, int ret)
 {
 	static uint8_t before[40 * BLOCK], now[40 * BLOCK];
+	const struct img_check_result *repair_said = ctx;
 	struct img_check_result result;
 	struct img *img;
 
-	(void)ctx;
 	assert_ok(img_pread(repaired, before, sizeof(before), 0, 0, ERR));
 	memset(now, 0xa5, sizeof(now));
 	if (img_pwrite(repaired, now, sizeof(now), MIB, 0, ERR) == 0)
 		(void)img_flush(repaired, 0, ERR);
 	else
-		assert_int_not_equal(ret, 0);
+		assert_true(ret != 0 || repair_said->damage > 0);
 	(void)img_close(repaired, NULL);
 	img = inside_open("a", 0);
 	assert_ok(img_pread(img, now, sizeof(now), 0, 0, ERR));
