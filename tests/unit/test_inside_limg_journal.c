@@ -155,6 +155,26 @@ static void test_space_in_use(void **state)
 	inside_close(img);
 }
 
+/* Flushed beside a snapshot that did not come about: born in an epoch that there is not. */
+static void test_record_of_the_next_epoch(void **state)
+{
+	struct img *img = with_record();
+	struct engine *e = engine_of(img);
+	struct record_buf r;
+
+	(void)state;
+	record_begin(&r);
+	record_delta(&r, VOL_DISK, 5, word_make(0, e->sb.epoch + 1, ST_ZERO), 1, NULL);
+	journal_begin(e);
+	assert_ok(journal_append(e, &r, ERR));
+	journal_end(e);
+	record_free(&r);
+	assert_ok(reopen_copy(0));
+	assert_ok(reopen_copy(IMG_OPEN_WRITE));
+	inside_expect_clean("b");
+	inside_close(img);
+}
+
 /* ---- one wrong field of a record --------------------------------------------------------------------------------- */
 
 /* Offset in the file of the last record that the engine wrote, of one AU. */
@@ -743,6 +763,7 @@ int main(void)
 		T(test_bad_deltas),
 		T(test_torn_deltas),
 		T(test_space_in_use),
+		T(test_record_of_the_next_epoch),
 		T(test_fields),
 		T(test_lost_record),
 		T(test_wrap),

@@ -682,6 +682,8 @@ static void leaky(void *ctx)
 	inside_copy("bad", "a");
 	repaired = inside_open("a", IMG_OPEN_WRITE);
 	assert_false(engine_of(repaired)->space_bad);
+	inside_fill(repaired, 3 * MIB, BLOCK, 9);
+	assert_ok(img_flush(repaired, 0, ERR));
 }
 
 static void go_on(void *ctx, int ret)
