@@ -233,6 +233,7 @@ static void write_session(struct fuzz_host *host, const char *format, const stru
 	shadow_read(&shadow, s.img);
 	FUZZ_CHECK(fuzz_expect(img_close(s.img, &err), &err) == 0);
 	/* Only a check of all data, through the same format, is trusted. */
+	/* NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker): only fuzz_open() takes no format for an answer */
 	s.trusted = (look->checked && check->damage == 0 && check->redundancy == 0) || strcmp(format, "raw") == 0;
 	if (fuzz_open(host, format, NULL, IMG_OPEN_WRITE | (options & OPTION_BULK ? IMG_OPEN_BULK : 0u), IMG_REFS_ANY,
 		      &s.img) != 0)

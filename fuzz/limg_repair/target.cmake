@@ -1,2 +1,3 @@
 # SPDX-License-Identifier: MIT
+# templates: limg
 set(fuzz_libraries fuzz_lib)

@@ -46,6 +46,7 @@ struct wire_head {
 	uint64_t number;
 	int32_t fd;
 	uint32_t a_bytes, b_bytes; /* with the NUL; 0: there is none */
+	uint32_t reserved;	   /* 0: no byte of a packet is left to chance */
 };
 struct wire_request {
 	struct wire_head head;

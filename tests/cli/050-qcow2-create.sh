@@ -29,7 +29,10 @@ for options in compat=0.10 compat=1.1 cluster_size=512 cluster_size=2M refcount_
 		imgtool check -q b.qcow2 || fail "check: $options $size"
 		same "size with $options" "$(imgtool info --json b.qcow2 | json 'd["virtual_size"]')" "$(qemu_size b.qcow2)"
 		case $options in compression=*) continue ;; esac
-		same "measure with $options $size" "$(ours -o "$options" --size $size)" "$(theirs -o "$options" --size $size)"
+		# Our disk without size has an L1 table of one entry, QEMU's has none.
+		want="($(stat -c %s b.qcow2), $(stat -c %s b.qcow2))"
+		[[ $size == 0 ]] || want=$(theirs -o "$options" --size $size)
+		same "measure with $options $size" "$(ours -o "$options" --size $size)" "$want"
 	done
 	qemu-img convert -O raw b.qcow2 zero.raw
 	cmp zero.raw <(head -c 40M /dev/zero) || fail "$options: not empty"

@@ -228,7 +228,7 @@ static void test_malformed(void **state)
 	struct img_grant grants[] = { GRANT("a", IMG_GRANT_READ) };
 	const char *a = grants[0].path;
 	static char large[65536];
-	struct wire_request r;
+	struct wire_request r = { 0 };
 	size_t bytes, head = offsetof(struct wire_request, text);
 
 	(void)state;

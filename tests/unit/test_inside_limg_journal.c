@@ -140,6 +140,41 @@ static void test_torn_deltas(void **state)
 	torn_or_damaged(&(struct bad_delta){ .vol = VOL_DISK, .nr = 2, .state = ST_RAW, .addr = 150 }, NULL);
 }
 
+/* A durable record names space that something else has: it can be read, but nothing can be built on it. */
+static void test_space_in_use(void **state)
+{
+	struct img *img = with_record();
+	struct engine *e = engine_of(img);
+
+	(void)state;
+	append_bad(e, &(struct bad_delta){ .vol = VOL_DISK, .nr = 1, .state = ST_RAW, .addr = 2 });
+	e->journal.stable = e->journal.seq - 1;
+	append_zeros(e, 1);
+	assert_ok(reopen_copy(0));
+	assert_fails(reopen_copy(IMG_OPEN_WRITE), IMG_E_CORRUPT, "LIMG-9");
+	inside_close(img);
+}
+
+/* Flushed beside a snapshot that did not come about: born in an epoch that there is not. */
+static void test_record_of_the_next_epoch(void **state)
+{
+	struct img *img = with_record();
+	struct engine *e = engine_of(img);
+	struct record_buf r;
+
+	(void)state;
+	record_begin(&r);
+	record_delta(&r, VOL_DISK, 5, word_make(0, e->sb.epoch + 1, ST_ZERO), 1, NULL);
+	journal_begin(e);
+	assert_ok(journal_append(e, &r, ERR));
+	journal_end(e);
+	record_free(&r);
+	assert_ok(reopen_copy(0));
+	assert_ok(reopen_copy(IMG_OPEN_WRITE));
+	inside_expect_clean("b");
+	inside_close(img);
+}
+
 /* ---- one wrong field of a record --------------------------------------------------------------------------------- */
 
 /* Offset in the file of the last record that the engine wrote, of one AU. */
@@ -439,6 +474,7 @@ static void test_no_room(void **state)
 	uint64_t generation;
 
 	(void)state;
+	e->worker_stop = true; /* or it would make room */
 	while (journal_has_room(&e->journal, AU_BYTES))
 		append_zeros(e, 1);
 	inside_fill(img, 7 * BLOCK, BLOCK, 4);
@@ -661,7 +697,7 @@ static void test_poison(void **state)
 	/* One that was allowed when it asked, and not any more when it is its turn. */
 	checkpoint_begin(e);
 	assert_int_equal(pthread_create(&other, NULL, checkpoint_in_thread, e), 0);
-	usleep(50000);
+	usleep(100000);
 	engine_poison(e, &why);
 	engine_poison(e, &later);
 	checkpoint_end(e);
@@ -726,6 +762,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_bad_deltas),
 		T(test_torn_deltas),
+		T(test_space_in_use),
+		T(test_record_of_the_next_epoch),
 		T(test_fields),
 		T(test_lost_record),
 		T(test_wrap),

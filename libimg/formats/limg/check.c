@@ -527,6 +527,11 @@ static int repair(struct check *k, uint64_t content_damage, struct img_error *er
 	if (k->map_errors && content_damage) {
 		finding(k, IMG_FINDING_NOTE, "", NO_OFFSET, NO_OFFSET,
 			"not repaired: trees are damaged, so the free-space map cannot be rebuilt from them");
+		/* nothing more is written by a map that is known to be wrong, and no tail is cut that it calls free */
+		if (!e->space_bad)
+			error_set(&e->space_cause, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+				  "the free-space map does not agree with the trees (LIMG-10)");
+		e->space_bad = true;
 		return 0;
 	}
 	if (k->map_errors) {

@@ -356,7 +356,7 @@ static int close_writable(struct engine *e, struct img_error *err)
 		rc = close_reclaims(e, err);
 	if (!rc && !e->space_bad && (engine_unmerged(e) || e->sb.ring_aus || e->bulk))
 		rc = engine_checkpoint(e, &req, err);
-	if (rc || !e->dirty_session)
+	if (rc || !e->dirty_session || e->space_bad)
 		return rc;
 	space_streams_release(e);
 	space_pool_release(e);

@@ -108,10 +108,15 @@ void qcow2_bitmaps_note(struct qcow2_engine *e, uint64_t off, uint64_t bytes)
 	pthread_rwlock_rdlock(&bs->lock);
 	for (uint32_t i = 0; i < bs->nr && off < bs->disk_bytes; i++) {
 		struct qcow2_bitmap *b = bs->list[i];
-		uint64_t first = off >> b->granularity_bits, last = (off + bytes - 1) >> b->granularity_bits;
+		uint64_t first;
 
-		if (b->followed && (b->flags & QCOW2_BITMAP_AUTO) && first < b->bits)
-			qcow2_bitmap_pages_set(e, &b->pages, first, min_u64(last, b->bits - 1));
+		/* one that is not followed may claim any granularity */
+		if (!b->followed || !(b->flags & QCOW2_BITMAP_AUTO))
+			continue;
+		first = off >> b->granularity_bits;
+		if (first < b->bits)
+			qcow2_bitmap_pages_set(e, &b->pages, first,
+					       min_u64((off + bytes - 1) >> b->granularity_bits, b->bits - 1));
 	}
 	pthread_rwlock_unlock(&bs->lock);
 }

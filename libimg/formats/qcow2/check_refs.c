@@ -83,8 +83,8 @@ static int judge(struct check *k, struct run *r, uint64_t cluster, uint64_t disk
 		run_add(k, r, cluster, disk, want, k->repair && !keep && fits);
 	if (want)
 		counts_mark_one(&k->counts, cluster, (k->repair ? *target : disk) == 1);
-	/* A rebuild takes its numbers from here. */
-	if (k->repair && *target != want)
+	/* A rebuild takes its numbers from here. What is too many for now may not be, less what the old structure had. */
+	if (k->repair && *target != want && (fits || !(uses & USE_REFS)))
 		return counts_set(&k->counts, cluster, *target, err);
 	return 0;
 }
@@ -109,6 +109,9 @@ static int uncounted(struct check *k, uint64_t first, struct run *r, struct img_
 		} else {
 			if (!is_replaced(k, uses) && !k->part)
 				overlap(k, c, want, uses);
+			/* what the new block will say, which is too little */
+			if (k->repair && want > k->e->refcount_max)
+				run_add(k, r, c, k->e->refcount_max, want, false);
 			if (k->repair)
 				counts_mark_one(&k->counts, c, want == 1);
 		}
