@@ -16,12 +16,12 @@ judged()
 
 # Exactly the size that was asked for, to every reader.
 run imgtool create -f vhd -o help
-for size in 512 3000320 1G; do
+for size in 512 3000320 40M 1G; do
 	for type in dynamic fixed; do
 		imgtool create -q --force -f vhd -o subformat=$type a.vhd $size
 		want=$(imgtool info --json a.vhd | json 'd["virtual_size"]')
 		same "size to qemu-img" "$(qemu-img info -f vpc --output=json a.vhd | json 'd["virtual-size"]')" "$want"
-		judged a.vhd
+		[ $size = 1G ] || judged a.vhd
 	done
 done
 imgtool create -q --force -f vhd -o align=1M a.vhd 3000320
@@ -53,11 +53,11 @@ run imgtool measure -O vhd -o subformat=fixed --size 1G
 
 # A table that has to move, and a disk that becomes small again.
 imgtool convert -q -f raw -O vhd --force r.raw a.vhd
-for size in 21504512 100M 3G; do
+for size in 21504512 100M 400M; do
 	imgtool resize -q a.vhd $size
 	judged a.vhd
 done
-imgtool write -q a.vhd --offset 2G <<<"far away"
+imgtool write -q a.vhd --offset 350M <<<"far away"
 imgtool resize -q --shrink a.vhd 21504000
 judged a.vhd
 same "content" "$(digest a.vhd)" "$(sha r.raw)"
