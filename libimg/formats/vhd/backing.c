@@ -174,7 +174,9 @@ static int go_back(struct change *c, uint64_t end_before, struct img_error *err)
 		return 0;
 	c->h.off = VHD_HEADER_OFF;
 	c->h.table_off = c->table_off;
-	c->end = all_back ? end_before : texts + VHD_LOCATORS_BYTES;
+	c->end = !all_back ? texts + VHD_LOCATORS_BYTES :
+		 c->ref	   ? max_u64(end_before, texts + VHD_LOCATORS_BYTES) :
+			     end_before;
 	if (all_back && c->empty && c->table_off == VHD_TABLE_OFF)
 		c->end = VHD_TABLE_OFF + table_bytes(&c->h) + (c->ref ? VHD_LOCATORS_BYTES : 0);
 	return write_and_switch(c, texts, c->end, err);
@@ -188,7 +190,10 @@ static int restructure(struct change *c, struct img_error *err)
 	int ret;
 
 	c->old = c->s->head;
-	c->end = end = blockmap_end(c->s->bm);
+	c->end = blockmap_end(c->s->bm);
+	/* Places that failed writes were given are nobody's. Where entries are damaged, who knows. */
+	if (vhd_content_end(c->s, &end, NULL) != 0)
+		end = c->end;
 	ret = find_room(c, err);
 	if (ret == 0)
 		ret = go_beside(c, err);
@@ -203,6 +208,7 @@ static int restructure(struct change *c, struct img_error *err)
 		memcpy(c->s->parent, c->ref->name, sizeof(c->s->parent));
 	vhd_learn_structures(c->s, node_size(c->n->file));
 	vhd_shape(c->s, &shape);
+	shape.end_off = max_u64(shape.end_off, c->end);
 	ret = blockmap_reshape(c->s->bm, &shape, err);
 	if (ret != 0)
 		vhd_break(c->s);

@@ -43,7 +43,8 @@ static int decode(const struct blockmap *bm, uint64_t block, const uint8_t *raw,
 	if (sector == 0)
 		return error_set(err, IMG_E_CORRUPT, 0, 0, LAYER, "block %" PRIu64 " leads to the footer's copy",
 				 block);
-	if (s->writable && !s->check_only && in_the_way(bm, s, (uint64_t)sector * VHD_SECTOR_BYTES))
+	if (s->writable && !s->check_only && !atomic_load(&s->broken) &&
+	    in_the_way(bm, s, (uint64_t)sector * VHD_SECTOR_BYTES))
 		return error_set(err, IMG_E_CORRUPT, 0, (uint64_t)sector * VHD_SECTOR_BYTES, LAYER,
 				 "block %" PRIu64 " lies over the image's own structures", block);
 	/* A clear bit of a dynamic disk means zeros, as one of a differencing disk means the parent (VHD-8). */
