@@ -322,6 +322,7 @@ int op_resize(struct model *m, const uint32_t *r)
 	want = size < now && !may_shrink ? IMG_E_REFUSED : 0;
 	if (m->verbose)
 		printf("      resize %" PRIu64 " to %" PRIu64 "\n", now, size);
+	touches(m, size, 0);
 	ret = img_resize(m->img, size, may_shrink ? IMG_RESIZE_SHRINK : 0, &err);
 	if (ret == IMG_E_UNSUPPORTED && top(m)->nr_snaps && m->geometry.snaps_fix_size)
 		return 0;

@@ -167,6 +167,11 @@ void blockmap_set_end(struct blockmap *bm, uint64_t end)
 	bm->allocated = true;
 }
 
+bool blockmap_lost_places(const struct blockmap *bm)
+{
+	return bm->lost;
+}
+
 void blockmap_break(struct blockmap *bm)
 {
 	atomic_store(&bm->broken, true);

@@ -147,6 +147,8 @@ int blockmap_may_change(struct blockmap *bm, struct img_error *err);
 /* ops->begin, if it is due; for changes that the format makes by itself. */
 int blockmap_touch(struct blockmap *bm, struct img_error *err);
 void blockmap_break(struct blockmap *bm);
+/* A failed write left places that are nobody's, before others. Stopped, or alone. */
+bool blockmap_lost_places(const struct blockmap *bm);
 /* The last flush, for the driver's close; makes all durable, after bulk too. IMG_E_POISONED if broken. */
 int blockmap_finish(struct blockmap *bm, struct img_error *err);
 

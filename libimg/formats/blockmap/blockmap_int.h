@@ -72,6 +72,7 @@ struct blockmap {
 	uint64_t end_off;    /* the first byte behind all places */
 	uint64_t clean_from; /* the file reads as zeros from here on */
 	bool allocated;	     /* end_off moved since ops->settle */
+	bool lost;	     /* a failed write left places that are nobody's */
 
 	/* What the host says of holes: asked once for a long range, as asking costs a walk to the next hole each time. */
 	pthread_mutex_t holes_lock;

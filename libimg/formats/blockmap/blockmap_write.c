@@ -192,8 +192,12 @@ static void give_back(struct blockmap *bm, const struct fresh *f)
 {
 	uint64_t end = f->place + span(bm, f);
 
-	if (f->partial || bm->end_off != end)
+	if (f->partial)
 		return;
+	if (bm->end_off != end) {
+		bm->lost = true;
+		return;
+	}
 	bm->end_off = bm->ops->release ? bm->ops->release(bm, f->place) : f->place;
 	bm->clean_from = max_u64(bm->clean_from, end);
 }

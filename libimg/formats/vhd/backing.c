@@ -206,7 +206,8 @@ static int restructure(struct change *c, struct img_error *err)
 	memset(c->s->parent, 0, sizeof(c->s->parent));
 	if (c->ref)
 		memcpy(c->s->parent, c->ref->name, sizeof(c->s->parent));
-	vhd_learn_structures(c->s, node_size(c->n->file));
+	c->s->texts_limit = node_size(c->n->file);
+	vhd_learn_structures(c->s);
 	vhd_shape(c->s, &shape);
 	shape.end_off = max_u64(shape.end_off, c->end);
 	ret = blockmap_reshape(c->s->bm, &shape, err);

@@ -256,6 +256,9 @@ static int cut_end(struct check *k, struct img_error *err)
 			*err = why;
 		return ret;
 	}
+	/* What failed writes of this handle left goes when it is closed. */
+	if (k->s->writable && !k->s->check_only && blockmap_lost_places(k->s->bm) && !k->repair)
+		return 0;
 	/* Where entries are damaged, what they led to may be there. */
 	cut = k->repair && !k->bad_table;
 	k->out->leaked_bytes += was - end;
@@ -285,6 +288,11 @@ static int check_blocks(struct check *k, struct img_error *err)
 	if (ret == 0)
 		ret = blockmap_check(k->s->bm, &rules, VHD_SECTOR_BYTES, k->repair, k->fn, k->ctx, k->progress, k->out,
 				     &census, err);
+	/* What the disk needs of it may be there, and is read. */
+	if (ret == 0 && census.end_off > blockmap_end(k->s->bm))
+		found(k, IMG_FINDING_DAMAGE, 7, census.end_off, false,
+		      "a block reaches to 0x%" PRIx64 ", but everything ends at 0x%" PRIx64, census.end_off,
+		      blockmap_end(k->s->bm));
 	k->bad_table = k->out->damage > damage;
 	if (ret == 0)
 		tell_unused(k, &census);

@@ -3,13 +3,16 @@
  * Opening and closing. A fixed disk is its file without the footer; any other one gets the block engine, and the
  * parent's name if it has one.
  *
- * New blocks go behind the footer: it is where everything ends. Where it is missing (a crash while the file grew) they
- * go behind the file's end, and what was allocated before and never entered into the table is leaked.
+ * New blocks go behind the footer: it is where everything ends. What a crash left before it, or behind it where it is
+ * missing, is nobody's, and goes when the image is opened for writing.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "vhd.h"
+
+#define TRIM_BLOCKS_MAX \
+	(UINT64_C(1) << 20) /* entries that are looked at at every opening for writing: 2 TiB of usual blocks */
 
 void vhd_shape(const struct vhd_state *s, struct blockmap_shape *out)
 {
@@ -39,7 +42,7 @@ static int by_off(const void *a, const void *b)
 	return x->off < y->off ? -1 : x->off > y->off;
 }
 
-void vhd_learn_structures(struct vhd_state *s, uint64_t file_bytes)
+void vhd_learn_structures(struct vhd_state *s)
 {
 	const struct vhd_header *h = &s->head;
 	struct img_range *r = s->structure;
@@ -52,7 +55,7 @@ void vhd_learn_structures(struct vhd_state *s, uint64_t file_bytes)
 	for (unsigned i = 0; i < VHD_LOCATORS; i++) {
 		uint64_t off = be64_get(h->disk.locator[i].off), bytes = be32_get(h->disk.locator[i].length);
 
-		if (bytes > 0 && range_inside(off, bytes, file_bytes))
+		if (bytes > 0 && range_inside(off, bytes, s->texts_limit))
 			r[nr++] = (struct img_range){ off, bytes };
 	}
 	qsort(r, nr, sizeof(*r), by_off);
@@ -116,7 +119,8 @@ static int open_blocks(struct node *n, struct vhd_state *s, const struct driver_
 	}
 	if (ret != 0)
 		return ret;
-	vhd_learn_structures(s, node_size(n->file));
+	s->texts_limit = node_size(n->file);
+	vhd_learn_structures(s);
 	if (args->writable && !args->for_check)
 		ret = judge_structures(n, s, err);
 	if (ret != 0)
@@ -145,6 +149,24 @@ static int put_right(struct node *n, struct vhd_state *s, struct img_error *err)
 				 err);
 }
 
+/* What a crash left behind everything else goes, if the table is short enough to be looked at and says so. */
+static int trim(struct node *n, struct vhd_state *s, struct img_error *err)
+{
+	const struct blockmap_shape *shape = blockmap_shape(s->bm);
+	struct blockmap_shape now;
+	uint64_t end;
+	int ret;
+
+	if (shape->nr_blocks > TRIM_BLOCKS_MAX || vhd_content_end(s, &end, NULL) != 0 ||
+	    end + shape->prefix_bytes + shape->block_bytes > blockmap_end(s->bm))
+		return 0;
+	ret = vhd_write_tail(s, n->file, end, err);
+	if (ret != 0)
+		return ret;
+	vhd_shape(s, &now);
+	return blockmap_reshape(s->bm, &now, err);
+}
+
 int vhd_open(struct node *n, const struct driver_open *args, struct img_error *err)
 {
 	struct vhd_state *s = vhd_state(n);
@@ -169,11 +191,27 @@ int vhd_open(struct node *n, const struct driver_open *args, struct img_error *e
 		atomic_store(&s->disk_bytes, vhd_footer_size(&s->foot.f));
 	if (ret == 0 && args->writable && !args->for_check)
 		ret = put_right(n, s, err);
+	if (ret == 0 && args->writable && !args->for_check && s->bm)
+		ret = trim(n, s, err);
 	if (ret != 0) {
 		blockmap_free(s->bm);
 		s->bm = NULL;
 	}
 	return ret;
+}
+
+/* What failed writes left behind everything else goes; it is no fault if it cannot. */
+static int close_blocks(struct node *n, struct vhd_state *s, struct img_error *err)
+{
+	uint64_t end;
+	int ret = blockmap_finish(s->bm, err);
+
+	if (ret != 0 || !blockmap_lost_places(s->bm) || blockmap_stop(s->bm, NULL) != 0)
+		return ret;
+	if (vhd_content_end(s, &end, NULL) == 0 && end < blockmap_end(s->bm))
+		(void)vhd_write_tail(s, n->file, end, NULL);
+	blockmap_start(s->bm);
+	return 0;
 }
 
 int vhd_close(struct node *n, struct img_error *err)
@@ -182,7 +220,7 @@ int vhd_close(struct node *n, struct img_error *err)
 	int ret = 0;
 
 	if (s->bm && s->writable && !s->check_only)
-		ret = blockmap_finish(s->bm, err);
+		ret = close_blocks(n, s, err);
 	else if (!s->bm && s->writable && atomic_load(&s->dirty))
 		ret = node_flush(n->file, 0, err);
 	blockmap_free(s->bm);

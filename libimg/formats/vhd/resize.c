@@ -195,7 +195,7 @@ static int reshape(struct vhd_state *s, uint64_t size, uint64_t end, struct img_
 	struct blockmap_shape shape;
 	int ret;
 
-	vhd_learn_structures(s, node_size(blockmap_node(s->bm)->file));
+	vhd_learn_structures(s);
 	vhd_shape(s, &shape);
 	shape.disk_bytes = size;
 	shape.nr_blocks = blocks_of(s, size);

@@ -136,6 +136,7 @@ struct vhd_state {
 	struct img_range structure[VHD_STRUCTURES_MAX]; /* what is no block's; ascending, merged */
 	size_t nr_structures;
 	bool structures_overlap;
+	uint64_t texts_limit; /* texts that reach over it were no part of the file, and are not now that it is longer */
 	/* The last place that was given, and the end of all others; under the engine's map. */
 	uint64_t last_place, end_before;
 	_Atomic uint64_t disk_bytes;
@@ -156,8 +157,8 @@ int vhd_create(struct node *file, const struct driver_create *args, struct img_e
 int vhd_measure(const struct img_measure_args *args, struct img_measure *out, struct img_error *err);
 int vhd_open(struct node *n, const struct driver_open *args, struct img_error *err);
 int vhd_close(struct node *n, struct img_error *err);
-/* Fills structure[] from head, for what lies inside a file of file_bytes. */
-void vhd_learn_structures(struct vhd_state *s, uint64_t file_bytes);
+/* Fills structure[] from head and texts_limit. */
+void vhd_learn_structures(struct vhd_state *s);
 /* What the engine is to know of the disk as it is described by foot and head. */
 void vhd_shape(const struct vhd_state *s, struct blockmap_shape *out);
 extern const struct blockmap_ops vhd_block_ops;
