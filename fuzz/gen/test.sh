@@ -14,7 +14,14 @@ diff -r "$folder/one" "$folder/two"
 for format in limg qcow2; do
 	"$here/../gen-corpus" "$folder/all" --format $format --no-hostile --generator "$1"
 	for image in "$folder/all/$format"/template-*; do
-		case $image in *luks*) continue ;; esac # which is recognised, not read
+		case $image in
+		*luks*) continue ;; # which is recognised, not read
+		*aliased*) # valid, and more than its file is worth
+			! "$2" info -f $format "$image" >/dev/null 2>&1 || { echo "$image: read under the default budget"; exit 1; }
+			"$2" info -f $format --limit expansion=1000000 "$image" >/dev/null
+			continue
+			;;
+		esac
 		"$2" info -f $format --allow-refs=dir "$image" >/dev/null
 	done
 	inputs=$(find "$here/../${format}_image/corpus" -type f | wc -l)
