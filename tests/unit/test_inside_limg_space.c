@@ -174,6 +174,26 @@ static void test_recycle(void **state)
 	bare_free(e);
 }
 
+/* A file that could not grow gave nobody anything: the stream that asked begins anew. */
+static void test_stream_after_a_failed_growth(void **state)
+{
+	struct engine *e = bare();
+	uint64_t addr, got, next;
+
+	(void)state;
+	while (e->space.tail < e->space.file_aus)
+		assert_ok(space_alloc(e, e->space.file_aus - e->space.tail, 1, &addr, &got, ERR));
+	fault_plan_arm(&inside_plan, 1u << FAULT_RESIZE, 1, EIO, false);
+	assert_int_equal(space_alloc_data(e, 1, true, &addr, &got, ERR), IMG_E_IO);
+	fault_plan_disarm(&inside_plan);
+	assert_ok(space_alloc_data(e, 1, true, &addr, &got, ERR));
+	assert_true(addr + got <= e->space.tail);
+	next = take(e, 64, 64, 64);
+	assert_true(next >= addr + got || next + 64 <= addr);
+	space_streams_release(e);
+	bare_free(e);
+}
+
 /* Blocks of several AUs: what is left at the end of a group is no whole block. */
 static void test_rests_of_blocks(void **state)
 {
@@ -787,6 +807,7 @@ int main(void)
 		T(test_outside),
 		T(test_claim),
 		T(test_recycle),
+		T(test_stream_after_a_failed_growth),
 		T(test_failures),
 		T(test_full_disk),
 		T(test_bad_entries),

@@ -481,14 +481,17 @@ int space_alloc_data(struct engine *e, uint64_t want, bool exact, uint64_t *addr
 		return 0;
 	}
 	if (s->end - s->cur < min) {
-		uint64_t run;
+		uint64_t at, run;
 
 		drop_at = s->cur;
 		drop = s->end - s->cur;
 		s->cur = s->end = 0;
-		rc = space_alloc(e, max_u64(RUN_AUS, want), min, &s->cur, &run, err);
-		if (!rc)
-			s->end = s->cur + run;
+		/* Not into the stream itself: a failure may leave a place there that nobody was given. */
+		rc = space_alloc(e, max_u64(RUN_AUS, want), min, &at, &run, err);
+		if (!rc) {
+			s->cur = at;
+			s->end = at + run;
+		}
 	}
 	if (!rc) {
 		*addr = s->cur;
