@@ -622,7 +622,7 @@ IMG_API int img_amend(struct img *img, const char *options, struct img_error *er
  * after a crash. Errors: REFUSED (no backing; img has snapshots; the backing's head moved on from the snapshot that img stands on),
  * BUSY, and those of img_open() for the backing. The caller opened img for writing; the backing is reopened for writing here.
  * After a failure or cancellation half way img reads as before, but only another img_commit() opens the way again: open it with
- * IMG_OPEN_NO_BACKING for that.
+ * IMG_OPEN_NO_BACKING for that. Where the host also failed to open the backing again, what lies there is REFUSED to readers of img.
  */
 IMG_API int img_commit(struct img *img, const struct img_copy_options *opts, struct img_error *err);
 
