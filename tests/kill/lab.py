@@ -22,8 +22,16 @@ class Failed(Exception):
     pass
 
 
+BUSY, BUSY_SECONDS = 5, 3
+
+
 def run(*args, stdin=None, want=0):
+    # The broker of one that was killed ends by itself, a moment later, and may have a file open until then.
+    end = time.monotonic() + BUSY_SECONDS
     done = subprocess.run([IMGTOOL, *args], input=stdin, capture_output=True, check=False)
+    while done.returncode == BUSY and want != BUSY and time.monotonic() < end:
+        time.sleep(.05)
+        done = subprocess.run([IMGTOOL, *args], input=stdin, capture_output=True, check=False)
     if want is not None and done.returncode != want:
         raise Failed('imgtool %s ended with %d, not %d: %s' % (' '.join(args), done.returncode, want,
                                                              done.stderr.decode(errors='replace').strip()))
@@ -130,7 +138,9 @@ class Round:
         path = self.path(name)
         found = json.loads(run('check', '--json', path, want=None).stdout)
         theirs = subprocess.run(['qemu-img', 'check', '-q', '-f', 'qcow2', path], capture_output=True, check=False)
-        if found['damage'] or theirs.returncode not in (0, 3) or bool(found['leaks']) != (theirs.returncode == 3):
+        # qemu-img does not look at refcounts of what lies behind the end of the file, where a cluster was to come.
+        inside = any(f['kind'] == 'leak' and (f['file_offset'] or 0) < os.path.getsize(path) for f in found['findings'])
+        if found['damage'] or theirs.returncode not in (0, 3) or inside != (theirs.returncode == 3):
             raise Failed('%s: imgtool check finds %d damage and %d leaks, qemu-img check ends with %d: %s %s' % (
                 name, found['damage'], found['leaks'], theirs.returncode, found['findings'][:3],
                 theirs.stderr.decode(errors='replace')[:300]))
