@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* See lookup.h. lookup_check.c has the walk over everything. */
+/* See lookup.h. lookup_check.c has the walk over everything, lookup_driver.c what drivers have in common. */
 #include "lookup.h"
 
 #include <inttypes.h>
@@ -9,22 +9,6 @@
 #include "checked.h"
 #include "error.h"
 #include "lookup_int.h"
-
-int lookup_open(struct lookup *l, struct img_error *err)
-{
-	l->codec = codec_ctx_new();
-	if (!l->codec)
-		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", l->node->path);
-	pthread_mutex_init(&l->lock, NULL);
-	return 0;
-}
-
-void lookup_close(struct lookup *l)
-{
-	codec_ctx_free(l->codec);
-	free(l->kept);
-	pthread_mutex_destroy(&l->lock);
-}
 
 static uint64_t entry_of(const struct lookup *l, const uint8_t raw[8])
 {
@@ -130,45 +114,91 @@ int lookup_expand(struct lookup *l, struct codec_ctx *codec, const struct lookup
 	return ret;
 }
 
-/* lock is held: one reader expands at a time. These formats are old; what they hold is to be got out of them. */
+/* The expander that is kept, or another one. NULL: no memory. */
+static struct codec_ctx *borrow(struct lookup *l)
+{
+	struct codec_ctx *codec;
+
+	pthread_mutex_lock(&l->lock);
+	codec = l->codec;
+	l->codec = NULL;
+	pthread_mutex_unlock(&l->lock);
+	return codec ? codec : codec_ctx_new();
+}
+
+static void give_back(struct lookup *l, struct codec_ctx *codec)
+{
+	pthread_mutex_lock(&l->lock);
+	if (!l->codec) {
+		l->codec = codec;
+		codec = NULL;
+	}
+	pthread_mutex_unlock(&l->lock);
+	codec_ctx_free(codec);
+}
+
+static int expand(struct lookup *l, const struct lookup_entry *e, uint8_t *out, struct img_error *err)
+{
+	struct codec_ctx *codec = borrow(l);
+	int ret;
+
+	if (!codec)
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", l->node->path);
+	ret = lookup_expand(l, codec, e, out, err);
+	give_back(l, codec);
+	return ret;
+}
+
+static bool take_kept(struct lookup *l, const struct lookup_entry *e, uint64_t within, void *buf, uint64_t bytes)
+{
+	bool is;
+
+	pthread_mutex_lock(&l->lock);
+	is = l->kept_off == e->off && l->kept_bytes == e->bytes && l->kept_bytes > 0;
+	if (is)
+		memcpy(buf, l->kept + within, bytes);
+	pthread_mutex_unlock(&l->lock);
+	return is;
+}
+
 static int read_packed(struct lookup *l, const struct lookup_entry *e, uint64_t within, void *buf, uint64_t bytes,
 		       struct img_error *err)
 {
-	int ret = 0;
+	uint8_t *whole, *old;
+	int ret;
 
 	if (bytes == l->cluster_bytes)
-		return lookup_expand(l, l->codec, e, buf, err);
-	if (!l->kept)
-		l->kept = malloc(l->cluster_bytes);
-	if (!l->kept)
+		return expand(l, e, buf, err);
+	if (take_kept(l, e, within, buf, bytes))
+		return 0;
+	whole = malloc(l->cluster_bytes);
+	if (!whole)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", l->node->path);
-	if (l->kept_off != e->off || l->kept_bytes != e->bytes) {
-		l->kept_bytes = 0;
-		ret = lookup_expand(l, l->codec, e, l->kept, err);
-		if (ret != 0)
-			return ret;
-		l->kept_off = e->off;
-		l->kept_bytes = e->bytes;
+	ret = expand(l, e, whole, err);
+	if (ret != 0) {
+		free(whole);
+		return ret;
 	}
-	memcpy(buf, l->kept + within, bytes);
+	memcpy(buf, whole + within, bytes);
+	pthread_mutex_lock(&l->lock);
+	old = l->kept;
+	l->kept = whole;
+	l->kept_off = e->off;
+	l->kept_bytes = e->bytes;
+	pthread_mutex_unlock(&l->lock);
+	free(old);
 	return 0;
 }
 
 static int read_run(struct lookup *l, const struct run *run, void *buf, uint64_t off, struct img_error *err)
 {
-	int ret = 0;
-
 	switch (run->first.kind) {
 	case LOOKUP_BELOW: return node_read_backing(l->node, buf, run->bytes, off, err);
 	case LOOKUP_ZERO: memset(buf, 0, run->bytes); break;
 	case LOOKUP_DATA: return node_pread(l->node->file, buf, run->bytes, run->first.off, 0, err);
-	case LOOKUP_PACKED:
-		pthread_mutex_lock(&l->lock);
-		ret = read_packed(l, &run->first, off % l->cluster_bytes, buf, run->bytes, err);
-		pthread_mutex_unlock(&l->lock);
-		break;
+	case LOOKUP_PACKED: return read_packed(l, &run->first, off % l->cluster_bytes, buf, run->bytes, err);
 	}
-	return ret;
+	return 0;
 }
 
 int lookup_pread(struct lookup *l, void *buf, uint64_t bytes, uint64_t off, struct img_error *err)

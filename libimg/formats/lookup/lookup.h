@@ -19,7 +19,7 @@
 
 struct inspector;
 
-#define LOOKUP_MAX_PACKED (UINT64_C(2) << 20) /* bytes of a cluster that may be packed */
+#define LOOKUP_NAME_MAX 1023u /* bytes of a backing file's name */
 
 enum lookup_kind {
 	LOOKUP_BELOW, /* the backing, or zeros */
@@ -51,32 +51,51 @@ struct lookup {
 	uint64_t first_off;	/* table of the first level: offset, in a place that the format has judged */
 	uint64_t table_entries; /* of one table of the second level */
 	uint64_t file_bytes;
+	/* The format fills them, or not. */
+	const char *packed;		   /* how clusters are compressed; NULL: they never are */
+	char backing[LOOKUP_NAME_MAX + 1]; /* "" for none */
+	const char *backing_format;	   /* NULL: not on record */
+	bool dirty;
 	/* its own */
-	pthread_mutex_t lock;
-	struct codec_ctx *codec;
+	pthread_mutex_t lock;	       /* of what follows; not held while anything is read or expanded */
+	struct codec_ctx *codec;       /* NULL: a reader has it */
 	uint8_t *kept;		       /* expanded cluster */
 	uint64_t kept_off, kept_bytes; /* where it is in the file; bytes 0: none */
 };
 
-/* The fields up to file_bytes are filled. NOMEM. */
-int lookup_open(struct lookup *l, struct img_error *err);
-void lookup_close(struct lookup *l);
-
-/* As driver.h's members. */
-int lookup_pread(struct lookup *l, void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
-int lookup_status(struct lookup *l, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap, size_t *nr,
-		  struct img_error *err);
-/* Every entry, and every cluster with them unless flags say otherwise. Memory: a bit for each 512 bytes of the file. */
-int lookup_check(struct lookup *l, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
-		 struct img_check_result *out, struct img_error *err);
 /*
  * Bytes of the disk that entries lead to, for budgets; stops at more than limit. *bad: entries that lead nowhere. What
  * it takes is bounded by the size of the file.
  */
 int lookup_mapped(struct lookup *l, uint64_t limit, uint64_t *bytes, uint64_t *bad, struct img_error *err);
-/* LIMIT: the mapping leads to more data than the file is worth. */
-int lookup_judge(struct lookup *l, const struct budget *budget, struct img_error *err);
-/* Findings on the mapping. */
-int lookup_inspect(struct lookup *l, struct inspector *in, struct img_error *err);
+
+/* ---- driver members of formats whose state begins with a struct lookup ---- */
+
+/* The last step of open: node->state is filled up to `dirty`. NOMEM; LIMIT: the mapping is more than the file is worth.
+ */
+int lookup_node_open(struct node *node, const struct budget *budget, struct img_error *err);
+int lookup_node_close(struct node *node, struct img_error *err);
+uint64_t lookup_node_size(const struct node *node);
+void lookup_node_limits(const struct node *node, struct driver_limits *out);
+int lookup_node_pread(struct node *node, void *buf, uint64_t bytes, uint64_t off, unsigned flags,
+		      struct img_error *err);
+int lookup_node_status(struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
+		       size_t *nr, struct img_error *err);
+bool lookup_node_get_backing(struct node *node, struct backing_ref *out);
+int lookup_node_info(struct node *node, struct img_info *out, struct img_error *err);
+/* Every entry, and every cluster with them unless flags say otherwise. Memory: a bit for each 512 bytes of the file. */
+int lookup_node_check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx,
+		      const struct img_progress *progress, struct img_check_result *out, struct img_error *err);
+
+/* The name of the backing file into l->backing; at: of the header's field, for messages. CORRUPT, IO. */
+int lookup_read_backing(struct lookup *l, struct node *node, uint64_t off, uint64_t bytes, uint64_t at,
+			struct img_error *err);
+
+/* ---- inspection: findings on the backing file's name and on the mapping ---- */
+
+int lookup_inspect_backing(struct inspector *in, struct node *file, uint64_t off, uint64_t bytes,
+			   struct img_error *err);
+/* l as for lookup_node_open(), but for node. */
+int lookup_inspect(struct lookup *l, struct node *file, struct inspector *in, struct img_error *err);
 
 #endif

@@ -6,7 +6,6 @@
 
 #include "checked.h"
 #include "error.h"
-#include "inspect.h"
 #include "lookup_int.h"
 
 #define SECTOR_BYTES 512u
@@ -72,6 +71,7 @@ static int walk(struct lookup *l, entry_fn fn, void *ctx, struct img_error *err)
 
 struct check {
 	struct lookup *l;
+	struct codec_ctx *codec;
 	unsigned flags;
 	img_finding_fn fn;
 	void *ctx;
@@ -114,7 +114,7 @@ static int read_cluster(struct check *k, uint64_t cluster, uint64_t at, const st
 	int ret;
 
 	if (e->kind == LOOKUP_PACKED)
-		ret = lookup_expand(k->l, k->l->codec, e, k->buf, &why);
+		ret = lookup_expand(k->l, k->codec, e, k->buf, &why);
 	else
 		ret = node_pread(k->l->node->file, k->buf, e->bytes, e->off, 0, &why);
 	if (ret == IMG_E_CORRUPT || ret == IMG_E_IO) {
@@ -151,21 +151,21 @@ static int check_entry(void *ctx, uint64_t cluster, uint64_t at, const struct lo
 	return ret;
 }
 
-int lookup_check(struct lookup *l, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
-		 struct img_check_result *out, struct img_error *err)
+int lookup_node_check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx,
+		      const struct img_progress *progress, struct img_check_result *out, struct img_error *err)
 {
+	struct lookup *l = node->state;
 	struct check k = { .l = l, .flags = flags, .fn = fn, .ctx = ctx, .progress = progress, .out = out };
-	int ret = 0;
+	int ret;
 
+	k.codec = codec_ctx_new();
 	k.used = calloc(l->file_bytes / SECTOR_BYTES / 8 + 1, 1);
 	k.buf = malloc(l->cluster_bytes);
-	if (!k.used || !k.buf)
-		ret = error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", l->node->path);
-	if (ret == 0) {
-		pthread_mutex_lock(&l->lock); /* the expander is the readers', too */
+	if (k.codec && k.used && k.buf)
 		ret = walk(l, check_entry, &k, err);
-		pthread_mutex_unlock(&l->lock);
-	}
+	else
+		ret = error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", node->path);
+	codec_ctx_free(k.codec);
 	free(k.used);
 	free(k.buf);
 	return ret;
@@ -200,29 +200,4 @@ int lookup_mapped(struct lookup *l, uint64_t limit, uint64_t *bytes, uint64_t *b
 	*bytes = s.bytes;
 	*bad = s.bad;
 	return ret > 0 ? 0 : ret;
-}
-
-int lookup_judge(struct lookup *l, const struct budget *budget, struct img_error *err)
-{
-	uint64_t bytes, bad;
-	int ret;
-
-	if (budget_expansion_fits(budget, l->disk_bytes, l->file_bytes))
-		return 0;
-	ret = lookup_mapped(l, INT64_MAX, &bytes, &bad, err);
-	return ret ? ret : budget_expansion(budget, l->node->path, bytes, l->file_bytes, err);
-}
-
-int lookup_inspect(struct lookup *l, struct inspector *in, struct img_error *err)
-{
-	uint64_t bytes, bad;
-	int ret = lookup_mapped(l, INT64_MAX, &bytes, &bad, err);
-
-	if (ret != 0)
-		return ret;
-	if (bad > 0)
-		inspect_found(in, INSPECT_ENTRY_BOUNDS, l->first_off, "%" PRIu64 " entries of its tables lead nowhere",
-			      bad);
-	inspect_expansion(in, bytes, l->file_bytes, l->first_off, "the disk");
-	return 0;
 }

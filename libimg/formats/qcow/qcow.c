@@ -17,7 +17,6 @@
 #define MAX_CLUSTER_BITS 16u
 #define MIN_TABLE_BITS	 6u
 #define MAX_TABLE_BITS	 13u
-#define NAME_MAX_BYTES	 1023u
 #define PACKED		 (UINT64_C(1) << 63)
 
 struct disk_qcow_header {
@@ -34,9 +33,8 @@ struct disk_qcow_header {
 } __attribute__((packed));
 
 struct qcow_state {
-	struct lookup lookup;
+	struct lookup lookup; /* first */
 	unsigned cluster_bits;
-	char backing[NAME_MAX_BYTES + 1]; /* "" for none */
 };
 
 static int probe(const struct probe_data *d)
@@ -93,25 +91,6 @@ static const char *take_geometry(const struct disk_qcow_header *h, uint64_t file
 	return NULL;
 }
 
-static int read_backing(struct node *node, const struct disk_qcow_header *h, struct qcow_state *s,
-			struct img_error *err)
-{
-	uint64_t off = be64_get(h->backing_off), bytes = be32_get(h->backing_bytes);
-	int ret;
-
-	if (off == 0)
-		return 0;
-	if (bytes == 0 || bytes > NAME_MAX_BYTES || !range_inside(off, bytes, node_size(node->file)))
-		return error_set(err, IMG_E_CORRUPT, 0, 8, LAYER,
-				 "%s: the name of the backing file has %" PRIu64 " bytes at 0x%" PRIx64, node->path,
-				 bytes, off);
-	ret = node_pread(node->file, s->backing, bytes, off, 0, err);
-	if (ret == 0 && strlen(s->backing) != bytes)
-		ret = error_set(err, IMG_E_CORRUPT, 0, off, LAYER, "%s: the name of the backing file has a NUL in it",
-				node->path);
-	return ret;
-}
-
 static int open_member(struct node *node, const struct driver_open *args, struct img_error *err)
 {
 	struct qcow_state *s = node->state;
@@ -133,115 +112,27 @@ static int open_member(struct node *node, const struct driver_open *args, struct
 	if (bad)
 		return error_set(err, IMG_E_CORRUPT, 0, 24, LAYER, "%s: %s does not fit the rest of the header",
 				 node->path, bad);
-	ret = read_backing(node, &h, s, err);
+	if (be64_get(h.backing_off) != 0)
+		ret = lookup_read_backing(&s->lookup, node, be64_get(h.backing_off), be32_get(h.backing_bytes), 8, err);
 	if (ret != 0)
 		return ret;
 	s->lookup.ops = &ops;
-	s->lookup.node = node;
-	ret = lookup_open(&s->lookup, err);
-	if (ret != 0)
-		return ret;
-	ret = lookup_judge(&s->lookup, args->budget, err);
-	if (ret != 0)
-		lookup_close(&s->lookup);
-	return ret;
-}
-
-static int close_member(struct node *node, struct img_error *err)
-{
-	(void)err;
-	lookup_close(&((struct qcow_state *)node->state)->lookup);
-	return 0;
-}
-
-static uint64_t size(const struct node *node)
-{
-	return ((const struct qcow_state *)node->state)->lookup.disk_bytes;
-}
-
-static void limits(const struct node *node, struct driver_limits *out)
-{
-	const struct qcow_state *s = node->state;
-
-	*out = (struct driver_limits){
-		.request_align = 1,
-		.block_bytes = (uint32_t)s->lookup.cluster_bytes,
-		.optimal_bytes = 1u << 20,
-		.unit_bytes = (uint32_t)s->lookup.cluster_bytes,
-		.max_size_bytes = INT64_MAX,
-	};
-}
-
-static int pread_member(struct node *node, void *buf, uint64_t bytes, uint64_t off, unsigned flags,
-			struct img_error *err)
-{
-	(void)flags;
-	return lookup_pread(&((struct qcow_state *)node->state)->lookup, buf, bytes, off, err);
-}
-
-static int status(struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap, size_t *nr,
-		  struct img_error *err)
-{
-	return lookup_status(&((struct qcow_state *)node->state)->lookup, bytes, off, out, cap, nr, err);
-}
-
-static bool get_backing(struct node *node, struct backing_ref *out)
-{
-	const struct qcow_state *s = node->state;
-
-	memset(out, 0, sizeof(*out));
-	strcpy(out->name, s->backing);
-	return s->backing[0] != '\0';
-}
-
-static int info(struct node *node, struct img_info *out, struct img_error *err)
-{
-	const struct qcow_state *s = node->state;
-
-	(void)err;
-	out->block_bytes = out->unit_bytes = (uint32_t)s->lookup.cluster_bytes;
-	memcpy(out->compression, "zlib", sizeof("zlib"));
-	return 0;
-}
-
-static int check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
-		 struct img_check_result *out, struct img_error *err)
-{
-	return lookup_check(&((struct qcow_state *)node->state)->lookup, flags, fn, ctx, progress, out, err);
-}
-
-static int inspect_name(struct inspector *in, struct node *file, const struct disk_qcow_header *h,
-			struct img_error *err)
-{
-	uint64_t off = be64_get(h->backing_off), bytes = be32_get(h->backing_bytes);
-	uint8_t name[NAME_MAX_BYTES];
-	int ret;
-
-	if (off == 0 && bytes == 0)
-		return 0;
-	ret = inspect_read(file, name, min_u64(bytes, sizeof(name)), off, err);
-	if (ret == 0 && (bytes > sizeof(name) || !range_inside(off, bytes, node_size(file))))
-		inspect_found(in, INSPECT_TABLE_BOUNDS, off, "the name of the backing file has %" PRIu64 " bytes",
-			      bytes);
-	if (ret == 0) {
-		inspect_reference(in, INSPECT_BACKING, name, (size_t)min_u64(bytes, sizeof(name)), off,
-				  "a backing file");
-		inspect_found(in, INSPECT_BACKING_FORMAT, 8,
-			      "the format of the backing file cannot be recorded in qcow");
-	}
-	return ret;
+	s->lookup.packed = "zlib";
+	return lookup_node_open(node, args->budget, err);
 }
 
 static int inspect(struct node *file, struct inspector *in, struct img_error *err)
 {
-	struct node shell = { .file = file, .path = (char *)(uintptr_t)in->path };
 	struct qcow_state s = { 0 };
 	struct disk_qcow_header h;
 	const char *bad;
 	int ret = inspect_read(file, &h, sizeof(h), 0, err);
 
-	if (ret == 0)
-		ret = inspect_name(in, file, &h, err);
+	if (ret == 0 && (be64_get(h.backing_off) != 0 || be32_get(h.backing_bytes) != 0)) {
+		inspect_found(in, INSPECT_BACKING_FORMAT, 8,
+			      "the format of the backing file cannot be recorded in qcow");
+		ret = lookup_inspect_backing(in, file, be64_get(h.backing_off), be32_get(h.backing_bytes), err);
+	}
 	if (ret != 0)
 		return ret;
 	in->out->virtual_bytes = be64_get(h.disk_bytes);
@@ -254,8 +145,7 @@ static int inspect(struct node *file, struct inspector *in, struct img_error *er
 		return 0;
 	}
 	s.lookup.ops = &ops;
-	s.lookup.node = &shell;
-	return lookup_inspect(&s.lookup, in, err);
+	return lookup_inspect(&s.lookup, file, in, err);
 }
 
 const struct img_driver qcow_driver = {
@@ -265,13 +155,13 @@ const struct img_driver qcow_driver = {
 	.caps = IMG_CAP_CHECK | IMG_CAP_BACKING,
 	.probe = probe,
 	.open = open_member,
-	.close = close_member,
-	.size = size,
-	.limits = limits,
-	.pread = pread_member,
-	.status = status,
-	.get_backing = get_backing,
-	.info = info,
-	.check = check,
+	.close = lookup_node_close,
+	.size = lookup_node_size,
+	.limits = lookup_node_limits,
+	.pread = lookup_node_pread,
+	.status = lookup_node_status,
+	.get_backing = lookup_node_get_backing,
+	.info = lookup_node_info,
+	.check = lookup_node_check,
 	.inspect = inspect,
 };
