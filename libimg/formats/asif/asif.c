@@ -37,12 +37,6 @@ struct disk_asif_header {
 	struct be64 metadata_chunk;
 } __attribute__((packed));
 
-struct asif_state {
-	struct chunks_state shared; /* first */
-	uint32_t chunk_bytes;
-	uint8_t uuid[16];
-};
-
 struct geometry {
 	uint64_t disk_bytes, max_bytes;
 	uint32_t chunk_bytes;
@@ -226,14 +220,16 @@ static int read_directory(const struct chunks_source *src, struct chunks *c, con
 
 static int load(const struct chunks_source *src, struct chunks_state *state, struct img_error *err)
 {
-	struct asif_state *s = (struct asif_state *)state;
 	struct geometry g;
-	int ret = read_header(src, &g, s->uuid, err);
+	int ret = read_header(src, &g, state->uuid, err);
 
 	if (ret != 0)
 		return ret;
-	s->chunk_bytes = g.chunk_bytes;
-	return read_directory(src, s->shared.chunks, &g, err);
+	state->block_bytes = g.chunk_bytes;
+	state->has_uuid = true;
+	state->rule = "ASIF-6";
+	state->metadata_bytes = sizeof(struct disk_asif_header) + (g.nr_tables + 1) * sizeof(struct be64);
+	return read_directory(src, state->chunks, &g, err);
 }
 
 static int open_member(struct node *node, const struct driver_open *args, struct img_error *err)
@@ -241,60 +237,26 @@ static int open_member(struct node *node, const struct driver_open *args, struct
 	return chunks_node_open(node, args, load, err);
 }
 
-static void limits(const struct node *node, struct driver_limits *out)
-{
-	const struct asif_state *s = node->state;
-
-	*out = (struct driver_limits){
-		.request_align = 1,
-		.block_bytes = s->chunk_bytes,
-		.optimal_bytes = s->chunk_bytes,
-		.max_size_bytes = INT64_MAX,
-	};
-}
-
-static int info(struct node *node, struct img_info *out, struct img_error *err)
-{
-	const struct asif_state *s = node->state;
-
-	(void)err;
-	out->block_bytes = s->chunk_bytes;
-	memcpy(out->compression, "none", sizeof("none"));
-	out->has_uuid = true;
-	memcpy(out->uuid, s->uuid, sizeof(s->uuid));
-	out->used_bytes = chunks_host_bytes(s->shared.chunks);
-	return 0;
-}
-
-static int check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
-		 struct img_check_result *out, struct img_error *err)
-{
-	const struct chunks_check k = { .rule = "ASIF-6", .fn = fn, .ctx = ctx, .progress = progress, .out = out };
-
-	out->metadata_bytes = sizeof(struct disk_asif_header);
-	return flags & IMG_CHECK_METADATA ? 0 : chunks_check(node, &k, err);
-}
-
 static int inspect(struct node *file, struct inspector *in, struct img_error *err)
 {
-	struct asif_state s = { 0 };
+	struct chunks_state s = { 0 };
 
-	return chunks_inspect(file, in, load, &s.shared, err);
+	return chunks_inspect(file, in, load, &s, err);
 }
 
 const struct img_driver asif_driver = {
 	.name = "asif",
 	.kind = DRIVER_FORMAT,
-	.state_bytes = sizeof(struct asif_state),
+	.state_bytes = sizeof(struct chunks_state),
 	.caps = IMG_CAP_CHECK,
 	.probe = probe,
 	.open = open_member,
 	.close = chunks_node_close,
 	.size = chunks_node_size,
-	.limits = limits,
+	.limits = chunks_node_limits,
 	.pread = chunks_node_pread,
 	.status = chunks_node_status,
-	.info = info,
-	.check = check,
+	.info = chunks_node_info,
+	.check = chunks_node_check,
 	.inspect = inspect,
 };

@@ -36,11 +36,6 @@ struct disk_bochs_header {
 	struct le64 disk_bytes;
 } __attribute__((packed));
 
-struct bochs_state {
-	struct chunks_state shared; /* first */
-	uint32_t extent_bytes;
-};
-
 /* What the header says, as numbers. */
 struct geometry {
 	uint64_t header_bytes, disk_bytes;
@@ -191,14 +186,15 @@ static int read_catalog(const struct chunks_source *src, struct chunks *c, const
 
 static int load(const struct chunks_source *src, struct chunks_state *state, struct img_error *err)
 {
-	struct bochs_state *s = (struct bochs_state *)state;
 	struct geometry g;
 	int ret = read_header(src, &g, err);
 
 	if (ret != 0)
 		return ret;
-	s->extent_bytes = g.extent_bytes;
-	return read_catalog(src, s->shared.chunks, &g, err);
+	state->block_bytes = g.extent_bytes;
+	state->rule = "BOCHS-4";
+	state->metadata_bytes = g.data_off;
+	return read_catalog(src, state->chunks, &g, err);
 }
 
 static int open_member(struct node *node, const struct driver_open *args, struct img_error *err)
@@ -206,41 +202,9 @@ static int open_member(struct node *node, const struct driver_open *args, struct
 	return chunks_node_open(node, args, load, err);
 }
 
-static void limits(const struct node *node, struct driver_limits *out)
-{
-	const struct bochs_state *s = node->state;
-
-	*out = (struct driver_limits){
-		.request_align = 1,
-		.block_bytes = SECTOR_BYTES,
-		.optimal_bytes = s->extent_bytes,
-		.max_size_bytes = (uint64_t)CATALOG_MAX * EXTENT_MAX_BYTES,
-	};
-}
-
-static int info(struct node *node, struct img_info *out, struct img_error *err)
-{
-	const struct bochs_state *s = node->state;
-
-	(void)err;
-	out->block_bytes = s->extent_bytes;
-	memcpy(out->compression, "none", sizeof("none"));
-	out->used_bytes = chunks_host_bytes(s->shared.chunks);
-	return 0;
-}
-
-static int check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
-		 struct img_check_result *out, struct img_error *err)
-{
-	const struct chunks_check k = { .rule = "BOCHS-4", .fn = fn, .ctx = ctx, .progress = progress, .out = out };
-
-	out->metadata_bytes = sizeof(struct disk_bochs_header);
-	return flags & IMG_CHECK_METADATA ? 0 : chunks_check(node, &k, err);
-}
-
 static int inspect(struct node *file, struct inspector *in, struct img_error *err)
 {
-	struct bochs_state s = { 0 };
+	struct chunks_state s = { 0 };
 	struct disk_bochs_header h;
 	int ret = inspect_read(file, &h, sizeof(h), 0, err);
 
@@ -249,22 +213,22 @@ static int inspect(struct node *file, struct inspector *in, struct img_error *er
 	if (is_text(h.type, "Redolog") && !is_text(h.subtype, "Growing"))
 		inspect_found(in, INSPECT_PARENT, 48, "a redo log over another image");
 
-	return chunks_inspect(file, in, load, &s.shared, err);
+	return chunks_inspect(file, in, load, &s, err);
 }
 
 const struct img_driver bochs_driver = {
 	.name = "bochs",
 	.kind = DRIVER_FORMAT,
-	.state_bytes = sizeof(struct bochs_state),
+	.state_bytes = sizeof(struct chunks_state),
 	.caps = IMG_CAP_CHECK,
 	.probe = probe,
 	.open = open_member,
 	.close = chunks_node_close,
 	.size = chunks_node_size,
-	.limits = limits,
+	.limits = chunks_node_limits,
 	.pread = chunks_node_pread,
 	.status = chunks_node_status,
-	.info = info,
-	.check = check,
+	.info = chunks_node_info,
+	.check = chunks_node_check,
 	.inspect = inspect,
 };

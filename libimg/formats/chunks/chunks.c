@@ -91,32 +91,47 @@ static bool continues(const struct chunk *last, const struct chunk *next)
 	       (next->kind == CHUNK_PLAIN && last->host_off + last->host_bytes == next->host_off);
 }
 
-int chunks_add(struct chunks *c, const struct chunk *chunk, uint64_t file_bytes, uint64_t at, struct img_error *err)
+static bool has_place(const struct chunk *chunk)
 {
-	struct chunk *last = c->nr > 0 ? &c->list[c->nr - 1] : NULL;
-	bool has_place = chunk->kind == CHUNK_PLAIN || chunk->kind == CHUNK_PACKED;
-	uint64_t end;
+	return chunk->kind == CHUNK_PLAIN || chunk->kind == CHUNK_PACKED;
+}
 
-	if (chunk->off != chunks_size(c) || add_overflows(chunk->off, chunk->bytes, &end) || end > INT64_MAX)
+int chunk_judge(const struct chunk *chunk, uint64_t file_bytes, const char *path, uint64_t at, struct img_error *err)
+{
+	if (chunk->bytes > INT64_MAX || chunk->off > INT64_MAX - chunk->bytes)
 		return error_set(err, IMG_E_CORRUPT, 0, at, LAYER,
-				 "%s: the piece for disk offset 0x%" PRIx64 " stands where 0x%" PRIx64 " should",
-				 c->path, chunk->off, chunks_size(c));
-	if (has_place && !range_inside(chunk->host_off, chunk->host_bytes, file_bytes))
+				 "%s: a piece of 0x%" PRIx64 " bytes for disk offset 0x%" PRIx64, path, chunk->bytes,
+				 chunk->off);
+	if (has_place(chunk) && !range_inside(chunk->host_off, chunk->host_bytes, file_bytes))
 		return error_set(err, IMG_E_CORRUPT, 0, at, LAYER,
 				 "%s: the piece at 0x%" PRIx64 " with 0x%" PRIx64 " bytes reaches beyond the file",
-				 c->path, chunk->host_off, chunk->host_bytes);
+				 path, chunk->host_off, chunk->host_bytes);
 	if (chunk->kind == CHUNK_PLAIN && chunk->host_bytes != chunk->bytes)
 		return error_set(err, IMG_E_CORRUPT, 0, at, LAYER,
-				 "%s: a plain piece has 0x%" PRIx64 " bytes for 0x%" PRIx64, c->path, chunk->host_bytes,
+				 "%s: a plain piece has 0x%" PRIx64 " bytes for 0x%" PRIx64, path, chunk->host_bytes,
 				 chunk->bytes);
 	if (chunk->kind == CHUNK_PACKED && (chunk->bytes > CHUNK_MAX_BYTES || chunk->host_bytes > 2 * CHUNK_MAX_BYTES))
 		return error_set(err, IMG_E_LIMIT, 0, at, LAYER,
 				 "%s: a piece has 0x%" PRIx64 " bytes, of 0x%" PRIx64
 				 " packed; more than 16 MiB, or 32 MiB, are not expanded at once",
-				 c->path, chunk->bytes, chunk->host_bytes);
+				 path, chunk->bytes, chunk->host_bytes);
+	return 0;
+}
+
+int chunks_add(struct chunks *c, const struct chunk *chunk, uint64_t file_bytes, uint64_t at, struct img_error *err)
+{
+	struct chunk *last = c->nr > 0 ? &c->list[c->nr - 1] : NULL;
+	int ret = chunk_judge(chunk, file_bytes, c->path, at, err);
+
+	if (ret != 0)
+		return ret;
+	if (chunk->off != chunks_size(c))
+		return error_set(err, IMG_E_CORRUPT, 0, at, LAYER,
+				 "%s: the piece for disk offset 0x%" PRIx64 " stands where 0x%" PRIx64 " should",
+				 c->path, chunk->off, chunks_size(c));
 	if (chunk->bytes == 0)
 		return 0;
-	if (has_place)
+	if (has_place(chunk))
 		c->host_bytes +=
 			chunk->host_bytes; /* fewer than 2^63 pieces of less than 2^63: bounded by the budget */
 	if (last && continues(last, chunk)) {
@@ -125,8 +140,7 @@ int chunks_add(struct chunks *c, const struct chunk *chunk, uint64_t file_bytes,
 		return 0;
 	}
 	if (c->nr == c->room) {
-		int ret = grow(c, err);
-
+		ret = grow(c, err);
 		if (ret != 0)
 			return ret;
 	}

@@ -35,6 +35,9 @@ struct chunk {
 	const char *what;    /* UNREADABLE: static, "LZFSE" */
 };
 
+/* CORRUPT, LIMIT: it lies outside a file of file_bytes, or is packed and too large. at: file offset of what says so. */
+int chunk_judge(const struct chunk *chunk, uint64_t file_bytes, const char *path, uint64_t at, struct img_error *err);
+
 struct chunks; /* opaque */
 
 /* budget and path are asked and named when room is needed; path must live as long. NULL: no memory (err filled). */
@@ -42,8 +45,8 @@ struct chunks *chunks_new(struct budget *budget, const char *path, struct img_er
 void chunks_free(struct chunks *c); /* NULL is allowed */
 
 /*
- * The next piece: off is where the last one ended (0 for the first). CORRUPT: it leaves a gap, lies outside the file of
- * file_bytes, or is packed and larger than CHUNK_MAX_BYTES; at: file offset of what says so. LIMIT: the budget.
+ * The next piece: off is where the last one ended (0 for the first). CORRUPT, LIMIT: as chunk_judge(), it leaves a gap,
+ * or the budget is exceeded.
  */
 int chunks_add(struct chunks *c, const struct chunk *chunk, uint64_t file_bytes, uint64_t at, struct img_error *err);
 /* Of the disk so far. */
@@ -67,6 +70,13 @@ int chunks_expand(struct chunks *c, struct node *file, const struct chunk *chunk
 
 struct chunks_state {
 	struct chunks *chunks;
+	/* load fills them, or not. */
+	uint32_t block_bytes;	 /* in which the disk is divided; 0: in none */
+	const char *packed;	 /* static: how most of it is; NULL: it is not */
+	const char *rule;	 /* static: of a piece that cannot be read, for the check */
+	uint64_t metadata_bytes; /* for the check */
+	bool has_uuid;
+	uint8_t uuid[16];
 };
 /* Where a format reads its tables. */
 struct chunks_source {
@@ -89,6 +99,11 @@ int chunks_node_pread(struct node *node, void *buf, uint64_t bytes, uint64_t off
 int chunks_node_status(struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
 		       size_t *nr, struct img_error *err);
 int chunks_node_close(struct node *node, struct img_error *err);
+void chunks_node_limits(const struct node *node, struct driver_limits *out);
+int chunks_node_info(struct node *node, struct img_info *out, struct img_error *err);
+/* Reads every piece, in the order of the disk. */
+int chunks_node_check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx,
+		      const struct img_progress *progress, struct img_check_result *out, struct img_error *err);
 
 /* Where a check tells what it finds. */
 struct chunks_check {
@@ -108,7 +123,5 @@ typedef void (*chunks_part_fn)(void *ctx, const uint8_t *data, uint64_t bytes);
 #define CHUNKS_PART_BYTES (UINT64_C(1) << 20)
 int chunks_check_one(struct node *node, const struct chunks_check *k, const struct chunk *chunk, uint8_t *buf,
 		     chunks_part_fn fn, void *ctx, struct img_error *err);
-/* All of them, in the order of the disk. */
-int chunks_check(struct node *node, const struct chunks_check *k, struct img_error *err);
 
 #endif

@@ -102,6 +102,33 @@ int chunks_node_close(struct node *node, struct img_error *err)
 	return 0;
 }
 
+void chunks_node_limits(const struct node *node, struct driver_limits *out)
+{
+	const struct chunks_state *s = node->state;
+
+	*out = (struct driver_limits){
+		.request_align = 1,
+		.block_bytes = s->block_bytes ? s->block_bytes : 1,
+		.optimal_bytes = (uint32_t)max_u64(s->block_bytes, 1u << 20),
+		.unit_bytes = s->packed ? s->block_bytes : 0,
+		.max_size_bytes = INT64_MAX,
+	};
+}
+
+int chunks_node_info(struct node *node, struct img_info *out, struct img_error *err)
+{
+	const struct chunks_state *s = node->state;
+
+	(void)err;
+	out->block_bytes = s->block_bytes;
+	out->unit_bytes = s->packed ? s->block_bytes : 0;
+	(void)snprintf(out->compression, sizeof(out->compression), "%s", s->packed ? s->packed : "none");
+	out->has_uuid = s->has_uuid;
+	memcpy(out->uuid, s->uuid, sizeof(out->uuid));
+	out->used_bytes = chunks_host_bytes(s->chunks);
+	return 0;
+}
+
 /* ---- check ------------------------------------------------------------------------------------------------------- */
 
 void chunks_found(const struct chunks_check *k, const char *rule, const struct chunk *chunk, const char *msg)
@@ -157,9 +184,15 @@ int chunks_check_one(struct node *node, const struct chunks_check *k, const stru
 {
 	uint64_t most = chunk->kind == CHUNK_PACKED ? chunk->bytes : CHUNKS_PART_BYTES;
 	struct chunk part = *chunk;
+	struct img_error why = { 0 };
 	const uint8_t *data;
 	int ret = 0;
 
+	/* It may come from tables that were read once more, of a file that somebody changed. */
+	if (chunk_judge(chunk, node_size(node->file), node->path, NO_OFFSET, &why) != 0) {
+		chunks_found(k, k->rule, chunk, why.msg);
+		return 0;
+	}
 	for (uint64_t done = 0; done < chunk->bytes && ret == 0; done += part.bytes) {
 		part.off = chunk->off + done;
 		part.bytes = min_u64(chunk->bytes - done, most);
@@ -176,17 +209,24 @@ int chunks_check_one(struct node *node, const struct chunks_check *k, const stru
 	return ret;
 }
 
-int chunks_check(struct node *node, const struct chunks_check *k, struct img_error *err)
+int chunks_node_check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx,
+		      const struct img_progress *progress, struct img_check_result *out, struct img_error *err)
 {
+	const struct chunks_state *s = node->state;
+	const struct chunks_check k = { .rule = s->rule, .fn = fn, .ctx = ctx, .progress = progress, .out = out };
 	const struct chunk *chunk;
-	uint8_t *buf = malloc(CHUNK_MAX_BYTES); /* touched as far as a piece reaches */
+	uint8_t *buf;
 	int ret = 0;
 
+	out->metadata_bytes = s->metadata_bytes;
+	if (flags & IMG_CHECK_METADATA)
+		return 0;
+	buf = malloc(CHUNK_MAX_BYTES); /* touched as far as a piece reaches */
 	if (!buf)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", node->path);
-	for (size_t i = 0; ret == 0 && (chunk = chunks_at(of(node), i)) != NULL; i++) {
+	for (size_t i = 0; ret == 0 && (chunk = chunks_at(s->chunks, i)) != NULL; i++) {
 		if (chunk->kind != CHUNK_ZERO)
-			ret = chunks_check_one(node, k, chunk, buf, NULL, NULL, err);
+			ret = chunks_check_one(node, &k, chunk, buf, NULL, NULL, err);
 	}
 	free(buf);
 	return ret;

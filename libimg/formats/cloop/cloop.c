@@ -24,11 +24,6 @@ struct disk_cloop_header {
 	struct be32 nr_blocks;
 } __attribute__((packed));
 
-struct cloop_state {
-	struct chunks_state shared; /* first */
-	uint32_t block_bytes;
-};
-
 static const char begins_with[] = "#!/bin/sh\n#V2.0 Format\nmodp";
 
 static int probe(const struct probe_data *d)
@@ -113,11 +108,13 @@ static int read_table(const struct chunks_source *src, struct chunks *c, uint32_
 
 static int load(const struct chunks_source *src, struct chunks_state *state, struct img_error *err)
 {
-	struct cloop_state *s = (struct cloop_state *)state;
 	uint32_t nr_blocks = 0;
-	int ret = read_header(src, &s->block_bytes, &nr_blocks, err);
+	int ret = read_header(src, &state->block_bytes, &nr_blocks, err);
 
-	return ret ? ret : read_table(src, s->shared.chunks, s->block_bytes, nr_blocks, err);
+	state->packed = "zlib";
+	state->rule = "CLOOP-4";
+	state->metadata_bytes = sizeof(struct disk_cloop_header) + ((uint64_t)nr_blocks + 1) * sizeof(struct be64);
+	return ret ? ret : read_table(src, state->chunks, state->block_bytes, nr_blocks, err);
 }
 
 static int open_member(struct node *node, const struct driver_open *args, struct img_error *err)
@@ -125,60 +122,26 @@ static int open_member(struct node *node, const struct driver_open *args, struct
 	return chunks_node_open(node, args, load, err);
 }
 
-static void limits(const struct node *node, struct driver_limits *out)
-{
-	const struct cloop_state *s = node->state;
-
-	*out = (struct driver_limits){
-		.request_align = 1,
-		.block_bytes = s->block_bytes,
-		.optimal_bytes = s->block_bytes,
-		.unit_bytes = s->block_bytes,
-		.max_size_bytes = INT64_MAX,
-	};
-}
-
-static int info(struct node *node, struct img_info *out, struct img_error *err)
-{
-	const struct cloop_state *s = node->state;
-
-	(void)err;
-	out->block_bytes = s->block_bytes;
-	out->unit_bytes = s->block_bytes;
-	memcpy(out->compression, "zlib", sizeof("zlib"));
-	out->used_bytes = chunks_host_bytes(s->shared.chunks);
-	return 0;
-}
-
-static int check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
-		 struct img_check_result *out, struct img_error *err)
-{
-	const struct chunks_check k = { .rule = "CLOOP-4", .fn = fn, .ctx = ctx, .progress = progress, .out = out };
-
-	out->metadata_bytes = sizeof(struct disk_cloop_header);
-	return flags & IMG_CHECK_METADATA ? 0 : chunks_check(node, &k, err);
-}
-
 static int inspect(struct node *file, struct inspector *in, struct img_error *err)
 {
-	struct cloop_state s = { 0 };
+	struct chunks_state s = { 0 };
 
-	return chunks_inspect(file, in, load, &s.shared, err);
+	return chunks_inspect(file, in, load, &s, err);
 }
 
 const struct img_driver cloop_driver = {
 	.name = "cloop",
 	.kind = DRIVER_FORMAT,
-	.state_bytes = sizeof(struct cloop_state),
+	.state_bytes = sizeof(struct chunks_state),
 	.caps = IMG_CAP_CHECK,
 	.probe = probe,
 	.open = open_member,
 	.close = chunks_node_close,
 	.size = chunks_node_size,
-	.limits = limits,
+	.limits = chunks_node_limits,
 	.pread = chunks_node_pread,
 	.status = chunks_node_status,
-	.info = info,
-	.check = check,
+	.info = chunks_node_info,
+	.check = chunks_node_check,
 	.inspect = inspect,
 };

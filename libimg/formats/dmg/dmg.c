@@ -23,7 +23,6 @@
 struct dmg_state {
 	struct chunks_state shared; /* first */
 	struct disk_dmg_trailer trailer;
-	const char *packed; /* how most of it is; "none" */
 };
 
 static int probe(const struct probe_data *d)
@@ -114,12 +113,12 @@ static int build(const struct chunks_source *src, struct gather *g, struct chunk
 	return add_zeros(c, bytes, err);
 }
 
-/* By what most of the packed bytes of the disk are packed. */
+/* By what most of the packed bytes of the disk are packed; NULL: none are. */
 static const char *main_codec(const struct chunks *c)
 {
 	static const enum codec_id ids[] = { CODEC_ZLIB, CODEC_BZIP2, CODEC_XZ, CODEC_ADC, CODEC_LZFSE };
 	uint64_t sum[ARRAY_LEN(ids)] = { 0 }, most = 0;
-	const char *name = "none";
+	const char *name = NULL;
 	const struct chunk *chunk;
 
 	for (size_t i = 0; (chunk = chunks_at(c, i)) != NULL; i++) {
@@ -147,34 +146,13 @@ static int load(const struct chunks_source *src, struct chunks_state *state, str
 		ret = build(src, &g, s->shared.chunks, err);
 	free(g.list);
 	if (ret == 0)
-		s->packed = main_codec(s->shared.chunks);
+		state->packed = main_codec(s->shared.chunks);
 	return ret;
 }
 
 static int open_member(struct node *node, const struct driver_open *args, struct img_error *err)
 {
 	return chunks_node_open(node, args, load, err);
-}
-
-static void limits(const struct node *node, struct driver_limits *out)
-{
-	(void)node;
-	*out = (struct driver_limits){
-		.request_align = 1,
-		.block_bytes = DMG_SECTOR_BYTES,
-		.optimal_bytes = 1u << 20,
-		.max_size_bytes = INT64_MAX,
-	};
-}
-
-static int info(struct node *node, struct img_info *out, struct img_error *err)
-{
-	const struct dmg_state *s = node->state;
-
-	(void)err;
-	(void)snprintf(out->compression, sizeof(out->compression), "%s", s->packed);
-	out->used_bytes = chunks_host_bytes(s->shared.chunks);
-	return 0;
 }
 
 /* ---- check ------------------------------------------------------------------------------------------------------- */
@@ -322,10 +300,10 @@ const struct img_driver dmg_driver = {
 	.open = open_member,
 	.close = chunks_node_close,
 	.size = chunks_node_size,
-	.limits = limits,
+	.limits = chunks_node_limits,
 	.pread = chunks_node_pread,
 	.status = chunks_node_status,
-	.info = info,
+	.info = chunks_node_info,
 	.check = check,
 	.inspect = inspect,
 };
