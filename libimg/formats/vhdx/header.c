@@ -177,12 +177,13 @@ static int load_regions(struct node *file, uint8_t *buf, struct vhdx_meta *m, st
 	for (unsigned i = 0; i < 2 && ret == 0 && !good; i++) {
 		ret = node_pread(file, buf, VHDX_TABLE_BYTES, place[i], 0, err);
 		good = ret == 0 && memcmp(buf, "regi", 4) == 0 && sum_holds(buf, VHDX_TABLE_BYTES);
-		nr = good ? le32_at(buf, 8) : 0;
+		nr = good ? le32_at(buf, offsetof(struct disk_vhdx_regions, nr)) : 0;
 	}
 	if (ret == 0 && (!good || nr > VHDX_ENTRIES_MAX))
 		ret = error_set(err, IMG_E_CORRUPT, 0, VHDX_REGIONS_A, LAYER, "neither copy of the region table holds");
 	for (uint32_t i = 0; i < nr && ret == 0; i++)
-		ret = take_region(buf + 16 + 32 * i, node_size(file), m, err);
+		ret = take_region(buf + sizeof(struct disk_vhdx_regions) + sizeof(struct disk_vhdx_region) * i,
+				  node_size(file), m, err);
 	if (ret == 0 && (m->bat.bytes == 0 || m->metadata.bytes == 0 || overlap(&m->bat, &m->metadata)))
 		ret = error_set(err, IMG_E_CORRUPT, 0, VHDX_REGIONS_A, LAYER,
 				"a region for blocks or for metadata is missing, or one lies over the other");
@@ -217,9 +218,9 @@ static void take_value(unsigned flag, const uint8_t v[16], struct vhdx_meta *m)
 {
 	switch (flag) {
 	case HAS_PARAMETERS:
-		m->block_bytes = le32_at(v, 0);
-		m->leave_blocks = le32_at(v, 4) & VHDX_LEAVE_BLOCKS;
-		m->has_parent = le32_at(v, 4) & VHDX_HAS_PARENT;
+		m->block_bytes = le32_at(v, offsetof(struct disk_vhdx_parameters, block_bytes));
+		m->leave_blocks = le32_at(v, offsetof(struct disk_vhdx_parameters, flags)) & VHDX_LEAVE_BLOCKS;
+		m->has_parent = le32_at(v, offsetof(struct disk_vhdx_parameters, flags)) & VHDX_HAS_PARENT;
 		break;
 	case HAS_SIZE: m->disk_bytes = le64_at(v, 0); break;
 	case HAS_SECTOR: m->sector_bytes = le32_at(v, 0); break;
@@ -316,11 +317,12 @@ static int load_items(struct node *file, uint8_t *buf, struct vhdx_meta *m, stru
 
 	if (ret != 0)
 		return ret;
-	nr = le16_at(buf, 10);
+	nr = le16_at(buf, offsetof(struct disk_vhdx_items, nr));
 	if (memcmp(buf, "metadata", 8) != 0 || nr > VHDX_ENTRIES_MAX)
 		return error_set(err, IMG_E_CORRUPT, 0, m->metadata.off, LAYER, "there is no table of metadata");
 	for (uint32_t i = 0; i < nr && ret == 0; i++)
-		ret = take_item(file, buf + 32 + 32 * i, m, &seen, err);
+		ret = take_item(file, buf + sizeof(struct disk_vhdx_items) + sizeof(struct disk_vhdx_item) * i, m,
+				&seen, err);
 	return ret ? ret : judge_meta(m, seen, err);
 }
 

@@ -13,8 +13,8 @@
 
 #define NR_MAX	64u /* Windows writes five */
 #define KEY_MAX 64u
-#define LEAST	20u
-#define ENTRY	12u
+#define LEAST	sizeof(struct disk_vhdx_locator)
+#define ENTRY	sizeof(struct disk_vhdx_locator_entry)
 
 static const uint8_t guid_vhdx_parent[16] = { 0xb7, 0xef, 0x4a, 0xb0, 0x9e, 0xd1, 0x81, 0x4a,
 					      0xb7, 0x89, 0x25, 0xb8, 0xe9, 0x44, 0x59, 0x13 };
@@ -53,10 +53,15 @@ static bool parse_guid(const char *text, uint8_t out[16])
 
 static int take_entry(const uint8_t *item, uint64_t bytes, unsigned i, struct found *out)
 {
-	const uint8_t *e = item + LEAST + ENTRY * i;
-	uint32_t key = le32_at(e, 0), value = le32_at(e, 4), key_bytes = le16_at(e, 8), value_bytes = le16_at(e, 10);
+	struct disk_vhdx_locator_entry e;
+	uint32_t key, value, key_bytes, value_bytes;
 	char name[KEY_MAX], *to;
 
+	memcpy(&e, item + LEAST + ENTRY * i, sizeof(e));
+	key = le32_get(e.key);
+	value = le32_get(e.value);
+	key_bytes = le16_get(e.key_bytes);
+	value_bytes = le16_get(e.value_bytes);
 	if (!range_inside(key, key_bytes, bytes) || !range_inside(value, value_bytes, bytes))
 		return IMG_E_CORRUPT;
 	if (!name_from_utf16(item + key, key_bytes, false, name, sizeof(name)))
@@ -77,7 +82,7 @@ static int parse(const uint8_t *item, uint64_t bytes, struct found *out)
 
 	if (bytes < LEAST || memcmp(item, guid_vhdx_parent, 16) != 0)
 		return IMG_E_CORRUPT;
-	nr = le16_at(item, 18);
+	nr = le16_at(item, offsetof(struct disk_vhdx_locator, nr));
 	if (nr > NR_MAX || LEAST + ENTRY * nr > bytes)
 		return IMG_E_CORRUPT;
 	for (unsigned i = 0; i < nr && ret == 0; i++)

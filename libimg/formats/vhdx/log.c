@@ -19,6 +19,9 @@
 #define SECTOR_DESCRIPTORS 128u
 #define ENTRY_MAX	   (64 * VHDX_MIB) /* Windows' logs have 1 MiB altogether */
 #define CHANGES_MAX	   (1u << 20)
+#define ENTRY(field)	   offsetof(struct disk_vhdx_log_entry, field)
+#define DESC(field)	   offsetof(struct disk_vhdx_descriptor, field)
+#define DATA(field)	   offsetof(struct disk_vhdx_log_data, field)
 
 /* What one descriptor changes. */
 struct change {
@@ -79,7 +82,7 @@ static const uint8_t *descriptor_at(const uint8_t *entry, uint64_t i)
 /* Do descriptors and data sectors hang together? entry: all of p->bytes. */
 static bool body_holds(const uint8_t *entry, const struct place *p)
 {
-	uint64_t nr = le32_at(entry, 24), sectors = descriptor_sectors(nr), data = 0,
+	uint64_t nr = le32_at(entry, ENTRY(nr_descriptors)), sectors = descriptor_sectors(nr), data = 0,
 		 all = p->bytes / VHDX_SECTOR_BYTES;
 
 	if (sectors > all)
@@ -87,13 +90,13 @@ static bool body_holds(const uint8_t *entry, const struct place *p)
 	for (uint64_t i = 0; i < nr; i++) {
 		const uint8_t *d = descriptor_at(entry, i);
 
-		if (le64_at(d, 24) != p->sequence || le64_at(d, 16) % VHDX_SECTOR_BYTES != 0 ||
-		    le64_at(d, 16) > INT64_MAX)
+		if (le64_at(d, DESC(sequence)) != p->sequence || le64_at(d, DESC(off)) % VHDX_SECTOR_BYTES != 0 ||
+		    le64_at(d, DESC(off)) > INT64_MAX)
 			return false;
 		if (memcmp(d, "desc", 4) == 0)
 			data++;
-		else if (memcmp(d, "zero", 4) != 0 || le64_at(d, 8) % VHDX_SECTOR_BYTES != 0 ||
-			 le64_at(d, 8) > INT64_MAX - le64_at(d, 16))
+		else if (memcmp(d, "zero", 4) != 0 || le64_at(d, DESC(leading)) % VHDX_SECTOR_BYTES != 0 ||
+			 le64_at(d, DESC(leading)) > INT64_MAX - le64_at(d, DESC(off)))
 			return false;
 	}
 	if (sectors + data != all)
@@ -102,7 +105,7 @@ static bool body_holds(const uint8_t *entry, const struct place *p)
 		const uint8_t *s = entry + i * VHDX_SECTOR_BYTES;
 
 		if (memcmp(s, "data", 4) != 0 ||
-		    ((uint64_t)le32_at(s, 4) << 32 | le32_at(s, VHDX_SECTOR_BYTES - 4)) != p->sequence)
+		    ((uint64_t)le32_at(s, DATA(sequence_high)) << 32 | le32_at(s, DATA(sequence_low))) != p->sequence)
 			return false;
 	}
 	return true;
@@ -110,9 +113,9 @@ static bool body_holds(const uint8_t *entry, const struct place *p)
 
 static bool entry_sum_holds(uint8_t *entry, uint64_t bytes)
 {
-	uint32_t want = le32_at(entry, 4);
+	uint32_t want = le32_at(entry, ENTRY(checksum));
 
-	memset(entry + 4, 0, 4); /* nobody asks for it again */
+	memset(entry + ENTRY(checksum), 0, 4); /* nobody asks for it again */
 	return crc32c(0, entry, bytes) == want;
 }
 
@@ -142,13 +145,13 @@ static int load_entry(struct log *l, struct place *p, bool *holds, struct img_er
 	*holds = false;
 	if (ret == 0)
 		ret = read_ring(l, l->entry, VHDX_SECTOR_BYTES, p->at, err);
-	if (ret != 0 || memcmp(l->entry, "loge", 4) != 0 || memcmp(l->entry + 32, l->h->log_guid, 16) != 0)
+	if (ret != 0 || memcmp(l->entry, "loge", 4) != 0 || memcmp(l->entry + ENTRY(log), l->h->log_guid, 16) != 0)
 		return ret;
-	p->bytes = le32_at(l->entry, 8);
-	p->tail = le32_at(l->entry, 12);
-	p->sequence = le64_at(l->entry, 16);
-	p->flushed_file_bytes = le64_at(l->entry, 48);
-	p->last_file_bytes = le64_at(l->entry, 56);
+	p->bytes = le32_at(l->entry, ENTRY(bytes));
+	p->tail = le32_at(l->entry, ENTRY(tail));
+	p->sequence = le64_at(l->entry, ENTRY(sequence));
+	p->flushed_file_bytes = le64_at(l->entry, ENTRY(flushed_file_bytes));
+	p->last_file_bytes = le64_at(l->entry, ENTRY(last_file_bytes));
 	if (p->bytes == 0 || p->bytes % VHDX_SECTOR_BYTES != 0 || p->bytes > min_u64(l->h->log.bytes, ENTRY_MAX) ||
 	    p->tail % VHDX_SECTOR_BYTES != 0 || p->tail >= l->h->log.bytes || p->sequence == 0)
 		return 0;
@@ -198,7 +201,7 @@ static int has_tail(struct log *l, const struct sequence *s, uint64_t tail, bool
 	int ret = 0;
 
 	*has = false;
-	for (uint64_t i = 0; i < s->nr && ret == 0 && !*has; i++) {
+	for (uint64_t i = 0; i < s->nr && ret == 0 && holds && !*has; i++) {
 		*has = p.at == tail;
 		p.at = ring_next(l, p.at, p.bytes);
 		if (!*has && i + 1 < s->nr)
@@ -258,7 +261,7 @@ static int add_change(struct log *l, struct replayed *r, const struct change *c,
 /* A sector of data: its first 8 and last 4 bytes stand in the descriptor. */
 static int take_data(struct log *l, struct replayed *r, const uint8_t *d, const uint8_t *sector, struct img_error *err)
 {
-	struct change c = { .off = le64_at(d, 16), .bytes = VHDX_SECTOR_BYTES };
+	struct change c = { .off = le64_at(d, DESC(off)), .bytes = VHDX_SECTOR_BYTES };
 	int ret = budget_metadata(l->budget, l->file->path, VHDX_SECTOR_BYTES, err);
 
 	if (ret != 0)
@@ -266,9 +269,9 @@ static int take_data(struct log *l, struct replayed *r, const uint8_t *d, const 
 	c.data = malloc(VHDX_SECTOR_BYTES);
 	if (!c.data)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
-	memcpy(c.data, d + 8, 8);
-	memcpy(c.data + 8, sector + 8, VHDX_SECTOR_BYTES - 12);
-	memcpy(c.data + VHDX_SECTOR_BYTES - 4, d + 4, 4);
+	memcpy(c.data, d + DESC(leading), 8);
+	memcpy(c.data + 8, sector + DATA(data), VHDX_SECTOR_BYTES - 12);
+	memcpy(c.data + VHDX_SECTOR_BYTES - 4, d + DESC(trailing), 4);
 	ret = add_change(l, r, &c, err);
 	if (ret != 0)
 		free(c.data);
@@ -278,13 +281,13 @@ static int take_data(struct log *l, struct replayed *r, const uint8_t *d, const 
 /* l->entry holds it. */
 static int take_entry(struct log *l, struct replayed *r, struct img_error *err)
 {
-	uint64_t nr = le32_at(l->entry, 24);
+	uint64_t nr = le32_at(l->entry, ENTRY(nr_descriptors));
 	const uint8_t *sector = l->entry + descriptor_sectors(nr) * VHDX_SECTOR_BYTES;
 	int ret = 0;
 
 	for (uint64_t i = 0; i < nr && ret == 0; i++) {
 		const uint8_t *d = descriptor_at(l->entry, i);
-		struct change zeros = { .off = le64_at(d, 16), .bytes = le64_at(d, 8) };
+		struct change zeros = { .off = le64_at(d, DESC(off)), .bytes = le64_at(d, DESC(leading)) };
 
 		if (memcmp(d, "zero", 4) == 0) {
 			ret = add_change(l, r, &zeros, err);
@@ -311,14 +314,18 @@ static int take_sequence(struct log *l, const struct sequence *s, struct replaye
 	if (r->file_bytes > INT64_MAX)
 		return error_set(err, IMG_E_CORRUPT, 0, l->h->log.off, LAYER,
 				 "the log makes the file 0x%" PRIx64 " bytes long", r->file_bytes);
-	do {
+	for (uint64_t i = 0; i < s->nr && ret == 0; i++) {
 		ret = load_entry(l, &p, &holds, err);
+		/* It did a moment ago; nothing of it is used otherwise. */
+		if (ret == 0 && !holds)
+			ret = error_set(err, IMG_E_CORRUPT, 0, l->h->log.off + p.at, LAYER,
+					"the log changes while it is read");
 		if (ret == 0)
 			ret = take_entry(l, r, err);
-		if (ret != 0 || p.at == s->last.at)
+		if (p.at == s->last.at)
 			break;
 		p.at = ring_next(l, p.at, p.bytes);
-	} while (holds);
+	}
 	return ret;
 }
 
