@@ -112,6 +112,8 @@ class Snapshot:
             raise Damage('LIMG-13', where, 'illegal snapshot name %r' % self.name)
         self.disk = Volume(DISK, data, off + 72, where, block_shift)
         self.vmstate = Volume(VMSTATE, data, off + 128, where, block_shift)
+        if self.disk.size % 512:
+            raise Damage('LIMG-13', where, 'the disk of snapshot record %d has %d bytes' % (self.id, self.disk.size))
         self.has_vmstate = flags & 1 == 1
         self.where = where
 
@@ -206,6 +208,8 @@ class Image:
         self.block, self.unit = 1 << self.block_shift, 1 << self.unit_shift
         self.disk = Volume(DISK, sb, 168, off + 168, self.block_shift)
         self.vmstate = Volume(VMSTATE, sb, 224, off + 224, self.block_shift)
+        if self.disk.size % 512:
+            raise Damage('LIMG-1', off + 168, 'a disk of %d bytes' % self.disk.size)
         self.catalog = Volume(CATALOG, sb, 280, off + 280, self.block_shift)
         self.groups, self.used_aus, self.hint, self.created = struct.unpack_from('<QQQq', sb, 352)
         self.backing = parse_backing(sb)

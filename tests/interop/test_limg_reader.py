@@ -238,7 +238,7 @@ class WrongImages(Case):
         self.assert_rule(w, 'LIMG-5')
 
     def test_catalog(self):
-        for change in ('name', 'id', 'parent', 'circle', 'epoch', 'illegal'):
+        for change in ('name', 'id', 'parent', 'circle', 'epoch', 'size', 'illegal'):
             w = self.make()
             one, two = w.snaps
             if change == 'name':
@@ -251,6 +251,8 @@ class WrongImages(Case):
                 one.parent = 2
             elif change == 'epoch':
                 two.epoch = 1
+            elif change == 'size':
+                one.state.size[writer.DISK] -= 1
             else:
                 one.name = 'a@b'
             with self.subTest(change=change):

@@ -77,6 +77,28 @@ static void test_sizes(void **state)
 	node_close(file, NULL);
 }
 
+/* A revert would make it the head's, which no reader takes: such an image is not written. */
+static void test_snapshot_of_odd_size(void **state)
+{
+	struct img_snapshot list[2];
+	struct img *img;
+	struct snap *s;
+	size_t nr;
+
+	(void)state;
+	make();
+	img = inside_open("a", IMG_OPEN_WRITE);
+	s = catalog_find(engine_of(img), "S");
+	s->disk.size_bytes--;
+	catalog_touch(engine_of(img), s);
+	assert_ok(plain_checkpoint(engine_of(img)));
+	inside_close(img);
+	assert_fails(inside_try("a", IMG_OPEN_WRITE, &img), IMG_E_CORRUPT, "LIMG-13");
+	img = inside_open("a", 0);
+	assert_fails(img_snapshot_list(img, list, 2, &nr, ERR), IMG_E_CORRUPT, "LIMG-13");
+	inside_close(img);
+}
+
 /* The map is damaged: read, repair, but do not write; with a journal that waits, too, and without the newest
  * superblock. */
 static void test_damaged_map(void **state)
@@ -217,8 +239,9 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, inside_setup, inside_teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_features_for_reading), T(test_sizes),	     T(test_damaged_map),
-		T(test_without_budget),	      T(test_opening_fails), T(test_creating_fails),
+		T(test_features_for_reading), T(test_sizes),	      T(test_damaged_map),
+		T(test_snapshot_of_odd_size), T(test_without_budget), T(test_opening_fails),
+		T(test_creating_fails),
 	};
 
 	return cmocka_run_group_tests_name("inside-limg-open", tests, NULL, NULL);

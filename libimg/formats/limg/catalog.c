@@ -263,8 +263,8 @@ static int record_load(struct engine *e, const struct disk_snapshot *d, struct s
 		rc = volume_load(&d->vm, &s->vm, e->block_shift, err);
 	if (!rc && ((s->state != SNAP_LIVE && s->state != SNAP_DELETED) || !name_load(d, s) || s->id >= e->sb.next_id ||
 		    s->parent >= s->id || s->epoch == 0 || s->epoch >= e->sb.epoch || s->cursor_vol > VOL_VM ||
-		    le32_get(d->flags) & ~SNAP_HAS_VMSTATE || !is_zero(d->zero2, sizeof d->zero2) ||
-		    (s->state == SNAP_LIVE && (s->cursor || s->cursor_vol))))
+		    s->disk.size_bytes % 512 || le32_get(d->flags) & ~SNAP_HAS_VMSTATE ||
+		    !is_zero(d->zero2, sizeof d->zero2) || (s->state == SNAP_LIVE && (s->cursor || s->cursor_vol))))
 		rc = error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
 			       "the record of snapshot %llu is not sound (LIMG-13)", (unsigned long long)s->id);
 	if (!rc && (word_birth(s->disk.root.word) > s->epoch || word_birth(s->vm.root.word) > s->epoch))
