@@ -85,19 +85,31 @@ static void test_every_kind_can_fail(void **state)
 
 static void test_short_write(void **state)
 {
+	static const struct {
+		uint64_t off, bytes, short_bytes, end; /* end: of what was written */
+	} cases[] = {
+		{ 0, 1536, 512, 512 }, { 0, 1536, 1100, 1024 }, { 0, 512, 512, 0 },	 { 100, 8, 3, 100 },
+		{ 508, 8, 4, 512 },    { 100, 1536, 512, 512 }, { 0, 1536, 9999, 1024 }, { 1000, 1000, 1 << 20, 1536 },
+	};
+	static uint8_t old[2048], new[2048], buf[2048];
 	struct fault_plan plan;
 	struct node *node;
-	char buf[8];
 
 	(void)state;
+	memset(old, 'a', sizeof(old));
+	memset(new, 'b', sizeof(new));
 	fault_plan_init(&plan);
 	node = faulty(&plan);
-	assert_int_equal(node_pwrite(node, "aaaaaaaa", 8, 0, 0, NULL), 0);
-	plan.short_bytes = 3;
-	fault_plan_arm(&plan, FAULT_ALL, 1, EIO, false);
-	assert_int_equal(node_pwrite(node, "bbbbbbbb", 8, 0, 0, NULL), IMG_E_IO);
-	assert_int_equal(node_pread(node, buf, 8, 0, 0, NULL), 0);
-	assert_memory_equal(buf, "bbbaaaaa", 8);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		fault_plan_disarm(&plan);
+		assert_int_equal(node_pwrite(node, old, sizeof(old), 0, 0, NULL), 0);
+		plan.short_bytes = cases[i].short_bytes;
+		fault_plan_arm(&plan, FAULT_ALL, 1, EIO, false);
+		assert_int_equal(node_pwrite(node, new, cases[i].bytes, cases[i].off, 0, NULL), IMG_E_IO);
+		assert_int_equal(node_pread(node, buf, sizeof(buf), 0, 0, NULL), 0);
+		for (uint64_t at = 0; at < sizeof(buf); at++)
+			assert_int_equal(buf[at], at >= cases[i].off && at < cases[i].end ? 'b' : 'a');
+	}
 	node_close(node, NULL);
 	fault_plan_destroy(&plan);
 }

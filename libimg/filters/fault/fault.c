@@ -19,6 +19,7 @@
 
 #define LAYER	    "fault"
 #define BLOCK_BYTES 4096u
+#define TEAR_BYTES  512u
 
 struct fault_state {
 	struct fault_plan *plan;
@@ -222,7 +223,7 @@ static int fault_pwrite(struct node *node, const void *buf, uint64_t bytes, uint
 {
 	struct fault_state *st = node->state;
 	int e = decide(st->plan, FAULT_WRITE);
-	uint64_t n = bytes;
+	uint64_t end;
 
 	atomic_store(&st->dirty, true);
 	if (e == 0)
@@ -230,10 +231,10 @@ static int fault_pwrite(struct node *node, const void *buf, uint64_t bytes, uint
 	if (e == 0)
 		return node_pwrite(node->file, buf, bytes, off, flags, err);
 	pthread_mutex_lock(&st->plan->lock);
-	n = min_u64(st->plan->short_bytes, bytes - 1);
+	end = round_down(off + min_u64(st->plan->short_bytes, bytes - 1), TEAR_BYTES);
 	pthread_mutex_unlock(&st->plan->lock);
-	if (n > 0)
-		(void)node_pwrite(node->file, buf, n, off, flags, NULL);
+	if (end > off)
+		(void)node_pwrite(node->file, buf, end - off, off, flags, NULL);
 	return injected(node, FAULT_WRITE, e, off, err);
 }
 

@@ -31,11 +31,15 @@ enum fault_op {
 struct fault_plan {
 	pthread_mutex_t lock; /* of all that follows */
 
-	unsigned ops;	      /* bit per enum fault_op: the calls that are counted, and one of which fails */
-	uint64_t nth;	      /* the first to fail, from 1; 0: none */
-	bool for_good;	      /* all after it fail too */
-	int sys_errno;	      /* how they fail */
-	uint64_t short_bytes; /* a failing write first transfers this many of its bytes (less than all) */
+	unsigned ops;  /* bit per enum fault_op: the calls that are counted, and one of which fails */
+	uint64_t nth;  /* the first to fail, from 1; 0: none */
+	bool for_good; /* all after it fail too */
+	int sys_errno; /* how they fail */
+	/*
+	 * A failing write first transfers this many of its bytes, less than all, and ends at a whole sector of the
+	 * file: neither a disk nor a page cache leaves part of one, and no format here could stand it.
+	 */
+	uint64_t short_bytes;
 
 	bool disk_full_mode; /* free_bytes counts */
 	uint64_t free_bytes; /* what the host disk still has, in all files of the plan; ENOSPC when it is used up */

@@ -13,7 +13,9 @@
  * flush makes data durable, writes what is dirty of table and bitmaps, and makes that durable. A crash leaves each
  * entry old or new, never one that leads to what was not written; room that no entry leads to is a leak at the end.
  * A block that has a place keeps it: zeroing gives its host space back (a hole) without touching the table. So no place
- * is ever used twice, and there is nothing to order but the above.
+ * is ever used twice, and there is nothing to order but the above. What a write that fails or is cut off by a crash
+ * leaves are whole 512-byte sectors, old or new: an entry lies within one, and a session that saw the failure writes no
+ * more, or the same again.
  *
  * Threads: all functions but open, free and those marked "alone" may be called at once. Reads and overwrites run in
  * parallel; new blocks are claimed under a lock; two writes to the same new block go one after the other.
