@@ -194,7 +194,7 @@ static int serve_publish(struct server *s, const char *path, const char *temp, s
 	unsigned flags = (unsigned)s->request.head.number;
 	int ret;
 
-	if (!e || !e->temp || strcmp(e->temp, temp) != 0)
+	if (!e || !e->temp || !temp || strcmp(e->temp, temp) != 0)
 		return refused(path, "no such file is being made", err);
 	if (flags & ~(unsigned)(IMG_CREATE_OVERWRITE | IMG_CREATE_VOLATILE))
 		return refused(path, "unknown flags", err);

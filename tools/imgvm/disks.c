@@ -15,6 +15,14 @@
 
 /* ---- what the image is ------------------------------------------------------------------------------------------- */
 
+/* uuid where it is there, else name. */
+static bool is_wanted(const struct img_snapshot *s, const char *name, const uint8_t *uuid)
+{
+	if (uuid)
+		return memcmp(s->uuid, uuid, sizeof(s->uuid)) == 0;
+	return name && strcmp(s->name, name) == 0;
+}
+
 /* The snapshot of that name, or with that uuid; NOENT if there is none. */
 static int find_snapshot(struct img *img, const char *name, const uint8_t *uuid, struct img_snapshot *out,
 			 struct img_error *err)
@@ -30,8 +38,7 @@ static int find_snapshot(struct img *img, const char *name, const uint8_t *uuid,
 		ret = all ? img_snapshot_list(img, all, cap, &nr, err) : fail(err, IMG_E_NOMEM, "out of memory");
 	}
 	for (size_t i = 0; ret == 0 && i < nr; i++) {
-		/* cppcheck-suppress nullPointer ; name or uuid, one of them is there */
-		if (uuid ? memcmp(all[i].uuid, uuid, sizeof(all[i].uuid)) == 0 : strcmp(all[i].name, name) == 0) {
+		if (is_wanted(&all[i], name, uuid)) {
 			*out = all[i];
 			free(all);
 			return 0;
