@@ -6,6 +6,7 @@
  *
  *   header.c      the header of a sparse extent, on disk and in memory
  *   descriptor.c  the descriptor, read; descriptor_text.c: written, and edited
+ *   options.c     creation options
  */
 #ifndef VMDK_H
 #define VMDK_H
@@ -150,5 +151,56 @@ int vmdk_descriptor_write(const struct vmdk_descriptor_new *d, char **text, size
  */
 int vmdk_descriptor_edit(const char *text, size_t bytes, const char *key, const char *value, bool quoted, char **out,
 			 size_t *out_bytes, struct img_error *err);
+
+/* ---- options.c --------------------------------------------------------------------------------------------------- */
+
+enum vmdk_subformat {
+	VMDK_MONOLITHIC_SPARSE,
+	VMDK_MONOLITHIC_FLAT,
+	VMDK_SPLIT_SPARSE,
+	VMDK_SPLIT_FLAT,
+	VMDK_STREAM,
+	VMDK_TYPE_VMFS,
+};
+
+struct vmdk_options {
+	enum vmdk_subformat subformat;
+	const char *adapter;
+	char hw_version[12], tools_version[12];
+	uint64_t grain_bytes, extent_bytes; /* extent_bytes: of one file of a disk in several */
+	bool zeroed_grain, has_uuid;
+	uint8_t uuid[VMDK_UUID_BYTES];
+	uint64_t cylinders; /* 0: no geometry is given */
+	uint32_t heads, sectors;
+};
+
+/* Hardware that all VMware products since Workstation 6.5 and ESX 4 know; the tools' version of a disk that nobody
+ * installed them on. */
+#define VMDK_HW_VERSION	      "7"
+#define VMDK_TOOLS_VERSION    "2147483647"
+#define VMDK_GRAIN_OPTION_MIN 4096u
+#define VMDK_GRAIN_OPTION_MAX (2u << 20)
+#define VMDK_EXTENT_MIN	      (1u << 20)
+#define VMDK_EXTENT_MAX	      (UINT64_C(2) << 30)
+#define VMDK_EXTENT_DEFAULT   (UINT64_C(2047) << 20) /* as VMware's tools split */
+
+#define VMDK_OPTIONS_HELP                                                                                                  \
+	"subformat=TYPE    monolithicSparse (default), monolithicFlat, twoGbMaxExtentSparse, twoGbMaxExtentFlat, vmfs or " \
+	"streamOptimized (compressed, for upload; written once, from start to end)\n"                                      \
+	"adapter_type=TYPE    ide, buslogic, lsilogic (default) or legacyESX\n"                                            \
+	"hwversion=N    of the virtual hardware (default 7)\n"                                                             \
+	"compat6=BOOL    on: the same as hwversion=6\n"                                                                    \
+	"toolsversion=N    of VMware's tools in the guest (default: not installed by them)\n"                              \
+	"grain_size=SIZE    4K to 2M, a power of two (default 64K)\n"                                                      \
+	"zeroed_grain=BOOL    zeros can be said by a table's entry (default off)\n"                                        \
+	"extent_size=SIZE    of each file of a disk in several, at most 2G (default 2047M)\n"                              \
+	"geometry=C/H/S    that the descriptor tells (default: from the size)\n"                                           \
+	"uuid=UUID    of the disk (default: a new one)\n"
+
+/* IMG_E_INVALID says what is wrong. */
+int vmdk_options_parse(const char *text, struct vmdk_options *out, struct img_error *err);
+/* The disk data base of a new image, with a new identity, and its content id; valid as long as o is. */
+int vmdk_options_ddb(const struct vmdk_options *o, uint64_t disk_bytes, struct vmdk_ddb *ddb, uint32_t *cid,
+		     struct img_error *err);
 
 #endif
