@@ -3,14 +3,19 @@
  * img_convert(): a new image with the content of another. The file is made under a temporary name, opened so that
  * nothing is durable before it is closed, filled, closed, which makes it durable, and only then given its name. On
  * every way out but the last the temporary file is removed.
+ *
+ * What is written from front to back (sequence.h) is not opened; there an image may also go where nothing can be made
+ * durable and nothing renamed: img_convert_fd().
  */
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "checked.h"
 #include "copy.h"
 #include "data_file.h"
 #include "error.h"
 #include "image_int.h"
+#include "sequence.h"
 
 #define DEFAULT_FORMAT "limg"
 #define SECTOR_BYTES   512
@@ -23,6 +28,8 @@ struct conversion {
 	const struct image_env *env;
 	const struct img_driver *drv;
 	uint64_t size_bytes;
+	bool in_order;	     /* the image can only be written from front to back */
+	bool to_pipe;	     /* so can what it is written to */
 	bool with_snapshots; /* asked for, and the source has some */
 	bool with_bitmaps;   /* the same */
 	bool has_ref;
@@ -86,6 +93,23 @@ static int choose_bitmaps(struct conversion *c, struct img_error *err)
 	return 0;
 }
 
+/* 0, or why the image cannot be written from front to back, where it has to be. */
+static int choose_order(struct conversion *c, struct img_error *err)
+{
+	int r = c->drv->sequence ? node_sequence_ask(c->drv, c->create.options, err) : 0;
+
+	c->in_order = r > 0 || c->to_pipe;
+	if (!c->drv->sequence && c->to_pipe)
+		return error_set(
+			err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core",
+			"%s: images of format %s are not written from front to back, as a pipe needs it: raw is",
+			c->path, c->drv->name);
+	if (c->in_order && c->create.backing)
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core",
+				 "%s: what is written from front to back cannot have a backing file", c->path);
+	return r < 0 && c->to_pipe ? r : 0; /* else the driver's create says what is wrong with the options */
+}
+
 /* Everything that can be refused before there is a file. */
 static int prepare(struct conversion *c, struct img_error *err)
 {
@@ -103,6 +127,8 @@ static int prepare(struct conversion *c, struct img_error *err)
 				 c->path, c->drv->name);
 	r = image_check_flags(c->create.flags, IMG_CREATE_OVERWRITE, err);
 	if (r == 0)
+		r = choose_order(c, err);
+	if (r == 0 && !c->to_pipe)
 		r = image_check_target(c->path, c->create.flags, c->env, err);
 	if (r == 0)
 		r = choose_size(c, err);
@@ -162,22 +188,40 @@ static int fill_target(struct conversion *c, struct img *dst, struct img_error *
 	return copy_content(c->src, base, dst, &c->copy, err);
 }
 
-static int make_file(struct conversion *c, struct img_error *err)
+/* Takes file over. */
+static int write_in_order(struct conversion *c, struct node *file, struct img_error *err)
 {
-	struct node *file;
+	struct driver_create create = { .size_bytes = c->size_bytes, .options = c->create.options };
+	int r = sequence_write(c->drv, file, &create, c->src, &c->copy, err), closed;
+
+	if (r == 0 && !c->to_pipe)
+		r = node_flush(file, 0, err);
+	closed = node_close(file, r < 0 ? NULL : err);
+	return r < 0 ? r : closed;
+}
+
+static int make_image(struct conversion *c, struct node *file, struct img_error *err)
+{
 	struct img *dst = NULL;
-	int r = c->env->create_file(c->env->ctx, c->path, &file, &c->temp_path, err), closed;
+	int r = open_target(c, file, &dst, err), closed;
 
 	if (r < 0)
 		return r;
-	r = open_target(c, file, &dst, err);
-	if (r == 0) {
-		r = fill_target(c, dst, err);
-		if (r == 0 && c->with_bitmaps)
-			r = copy_bitmaps(c->src, dst, err);
-		closed = img_close(dst, r < 0 ? NULL : err);
-		r = r < 0 ? r : closed;
-	}
+	r = fill_target(c, dst, err);
+	if (r == 0 && c->with_bitmaps)
+		r = copy_bitmaps(c->src, dst, err);
+	closed = img_close(dst, r < 0 ? NULL : err);
+	return r < 0 ? r : closed;
+}
+
+static int make_file(struct conversion *c, struct img_error *err)
+{
+	struct node *file;
+	int r = c->env->create_file(c->env->ctx, c->path, &file, &c->temp_path, err);
+
+	if (r < 0)
+		return r;
+	r = c->in_order ? write_in_order(c, file, err) : make_image(c, file, err);
 	if (r == 0)
 		r = c->env->publish(c->env->ctx, c->temp_path, c->path, c->create.flags, err);
 	if (r < 0)
@@ -187,22 +231,21 @@ static int make_file(struct conversion *c, struct img_error *err)
 	return r;
 }
 
-int image_convert_env(struct img *src, const char *path, const struct img_create_options *create,
-		      const struct img_copy_options *opts, const struct image_env *env, struct img_error *err)
+/* file: what is written to instead of a new one, taken over; NULL: none. */
+static int convert(struct img *src, const char *path, struct node *file, const struct img_create_options *create,
+		   const struct img_copy_options *opts, const struct image_env *env, struct img_error *err)
 {
 	struct conversion *c = calloc(1, sizeof(*c));
 	int r;
 
-	error_clear(err);
-	if (!src || !path || path[0] == '\0') {
-		free(c);
-		return image_invalid(err, "no image to convert, or no path");
-	}
-	if (!c)
+	if (!c) {
+		node_close(file, NULL);
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, "core", "no memory for a conversion");
+	}
 	c->src = src;
 	c->path = path;
 	c->env = env;
+	c->to_pipe = file != NULL;
 	r = image_copy_options(&c->copy, sizeof(c->copy), opts, err);
 	if (r == 0)
 		r = image_copy_options(&c->create, sizeof(c->create), create, err);
@@ -213,10 +256,54 @@ int image_convert_env(struct img *src, const char *path, const struct img_create
 				      err);
 	if (r == 0)
 		r = prepare(c, err);
-	if (r == 0)
+	if (r == 0 && file) {
+		r = write_in_order(c, file, err);
+		file = NULL;
+	} else if (r == 0) {
 		r = make_file(c, err);
+	}
+	node_close(file, NULL);
 	free(c);
 	return r;
+}
+
+int image_convert_env(struct img *src, const char *path, const struct img_create_options *create,
+		      const struct img_copy_options *opts, const struct image_env *env, struct img_error *err)
+{
+	error_clear(err);
+	if (!src || !path || path[0] == '\0')
+		return image_invalid(err, "no image to convert, or no path");
+	return convert(src, path, NULL, create, opts, env, err);
+}
+
+int image_convert_into(struct img *src, struct node *file, const struct img_create_options *create,
+		       const struct img_copy_options *opts, struct img_error *err)
+{
+	return convert(src, file->path, file, create, opts, &image_env_host, err);
+}
+
+int img_convert_fd(struct img *src, int fd, const char *name, const struct img_create_options *create,
+		   const struct img_copy_options *opts, struct img_error *err)
+{
+	struct host_open host = { .writable = true };
+	struct node *file = NULL;
+	int ret = 0;
+
+	error_clear(err);
+	if (!src || fd < 0 || !name)
+		ret = image_invalid(err, "no image to convert, no descriptor, or no name for it");
+	if (ret == 0)
+		file = node_new(registry_host_pipe(), name, err);
+	if (!file) {
+		if (fd >= 0)
+			close(fd);
+		return ret < 0 ? ret : IMG_E_NOMEM;
+	}
+	ret = node_open_fd(file, fd, &host, err);
+	if (ret == 0)
+		return image_convert_into(src, file, create, opts, err);
+	node_close(file, NULL);
+	return ret;
 }
 
 int img_convert(struct img *src, const char *path, const struct img_create_options *create,

@@ -163,6 +163,38 @@ struct bitmap_source {
 	void *ctx;
 };
 
+/* Of a packed piece of the disk: where it was, and how many of the packed bytes are its. */
+struct sequence_unit {
+	uint64_t off;
+	size_t bytes;
+};
+
+struct sequence_shape {
+	uint32_t unit_bytes; /* of the disk, that are packed at once: a power of two, at most 4 MiB. Without pack: 0 */
+	size_t packed_max;   /* what one of them may become */
+};
+
+struct codec_ctx;
+
+/*
+ * How a format writes an image from front to back, once (core/sequence.h). After begin the units of the disk that are not zeros are packed,
+ * in any order and by several threads, and put in ascending order by one thread at a time; then comes end. What is written goes to file, each
+ * byte behind the last: file may be a pipe. NULL state: begin failed.
+ */
+struct driver_sequence {
+	/* An image with these options: IMG_E_UNSUPPORTED: cannot be written so, and why; 0: also so; 1: only so. Pure. */
+	int (*ask)(const char *options, struct img_error *err);
+	int (*begin)(struct node *file, const struct driver_create *args, struct sequence_shape *shape, void **state,
+		     struct img_error *err);
+	/* unit is whole, with zeros behind the end of the disk. NULL: all of the disk is put as it is, zeros too. */
+	int (*pack)(const void *state, struct codec_ctx *codec, const uint8_t *unit, uint64_t off, uint8_t *out,
+		    size_t *bytes, struct img_error *err);
+	/* data: the units, one behind the other. They lie within one aligned MiB of the disk, or are one unit. */
+	int (*put)(void *state, const uint8_t *data, const struct sequence_unit *units, size_t nr, struct img_error *err);
+	int (*end)(void *state, struct img_error *err);
+	void (*free)(void *state);
+};
+
 enum byte_lock { BYTE_UNLOCK, BYTE_SHARED, BYTE_EXCLUSIVE };
 
 struct img_driver {
@@ -265,6 +297,7 @@ struct img_driver {
 	/* Options as in create; see img_amend(). */
 	int (*amend)(struct node *node, const char *options, struct img_error *err);
 	int (*measure)(const struct img_measure_args *args, struct img_measure *out, struct img_error *err);
+	const struct driver_sequence *sequence; /* NULL: cannot be written from front to back */
 	int (*check)(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
 		     struct img_check_result *out, struct img_error *err);
 	/*
@@ -287,5 +320,6 @@ struct img_measure_args {
 const struct img_driver *registry_find(const char *name);
 const struct img_driver *registry_at(size_t i); /* NULL past the end; formats only, raw last */
 const struct img_driver *registry_host_file(void); /* the protocol for host files and block devices */
+const struct img_driver *registry_host_pipe(void); /* the one for what is only written, from front to back */
 
 #endif

@@ -86,6 +86,9 @@ int image_create_env(const char *path, const struct img_create_options *opts, co
 		     struct img_error *err);
 int image_convert_env(struct img *src, const char *path, const struct img_create_options *create,
 		      const struct img_copy_options *opts, const struct image_env *env, struct img_error *err);
+/* As img_convert_fd(), into a protocol node, which is taken over, also on failure. */
+int image_convert_into(struct img *src, struct node *file, const struct img_create_options *create,
+		       const struct img_copy_options *opts, struct img_error *err);
 int image_inspect_env(const char *path, const struct img_inspect_options *opts, img_inspect_fn fn, void *ctx,
 		      struct img_inspect_result *out, const struct image_env *env, struct img_error *err);
 /* Without the backing, and for nothing but node_check() and img_close(). */

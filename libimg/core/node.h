@@ -113,6 +113,15 @@ int node_inspect(const struct img_driver *drv, struct node *file, struct inspect
 int node_probe(const struct img_driver *drv, const struct probe_data *data);
 int node_measure(const struct img_driver *drv, const struct img_measure_args *args, struct img_measure *out,
 		 struct img_error *err);
+/* drv->sequence, which is there (core/sequence.c). ask: 1, 0 or a failure. end: only where ret is 0, which is else passed on; frees state. */
+int node_sequence_ask(const struct img_driver *drv, const char *options, struct img_error *err);
+int node_sequence_begin(const struct img_driver *drv, struct node *file, const struct driver_create *args,
+			struct sequence_shape *shape, void **state, struct img_error *err);
+int node_sequence_pack(const struct img_driver *drv, struct node *file, const void *state, struct codec_ctx *codec,
+		       const uint8_t *unit, uint64_t off, uint8_t *out, size_t *bytes, struct img_error *err);
+int node_sequence_put(const struct img_driver *drv, struct node *file, void *state, const uint8_t *data,
+		      const struct sequence_unit *units, size_t nr, struct img_error *err);
+int node_sequence_end(const struct img_driver *drv, struct node *file, void *state, int ret, struct img_error *err);
 
 /* A pwrite, zero, discard or resize on a format's file grows it where needed: protocol nodes accept writes past their end. */
 

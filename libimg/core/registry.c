@@ -5,7 +5,7 @@
 #include "checked.h"
 #include "driver.h"
 
-extern const struct img_driver limg_driver, qcow2_driver, vdi_driver, vhd_driver, raw_driver, file_driver;
+extern const struct img_driver limg_driver, qcow2_driver, vdi_driver, vhd_driver, raw_driver, file_driver, pipe_driver;
 extern const struct img_driver asif_driver, bochs_driver, cloop_driver, dmg_driver, qcow_driver, qed_driver, vhdx_driver;
 
 /* clang-format off */
@@ -43,4 +43,9 @@ const struct img_driver *registry_find(const char *name)
 const struct img_driver *registry_host_file(void)
 {
 	return &file_driver;
+}
+
+const struct img_driver *registry_host_pipe(void)
+{
+	return &pipe_driver;
 }

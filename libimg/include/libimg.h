@@ -449,6 +449,16 @@ IMG_API int img_copy(struct img *src, struct img *dst, const struct img_copy_opt
 IMG_API int img_convert(struct img *src, const char *path, const struct img_create_options *create,
 			const struct img_copy_options *opts, struct img_error *err);
 
+/*
+ * As img_convert() into an open descriptor that takes bytes from front to back: a pipe, a socket, a file at its present position. It is
+ * never asked for its place or size, and never moved. For formats and options that can be written so, else IMG_E_UNSUPPORTED; create names no
+ * backing, and its flags mean nothing. name is what messages call it. fd is the library's from here on, also on failure; a caller who goes on
+ * using it passes a duplicate. Nothing is made durable. After a failure a part was written. A reader that went away is IMG_E_IO with EPIPE
+ * (where the process ignores SIGPIPE).
+ */
+IMG_API int img_convert_fd(struct img *src, int fd, const char *name, const struct img_create_options *create,
+			   const struct img_copy_options *opts, struct img_error *err);
+
 struct img_compare_result {
 	bool same;
 	uint64_t first_diff; /* offset of the first differing byte, when not the same */

@@ -11,6 +11,7 @@
 #include "bitmaps.h"
 #include "confined.h"
 #include "convert_device.h"
+#include "convert_pipe.h"
 #include "create_options.h"
 #include "limit_args.h"
 #include "open.h"
@@ -209,6 +210,52 @@ static int convert_device(const struct cli_verb *verb, const struct convert_args
 	return status;
 }
 
+/* What makes no sense where nothing has a name and nothing can be looked at again. */
+static int check_pipe(const struct cli_verb *verb, const struct convert_args *args)
+{
+	if (!args->format)
+		return cli_usage_error(verb,
+				       "'-' is stdout, whose format is said with -O (a file of that name is ./-)");
+	if (args->backing || args->snapshots || args->bitmaps || args->force)
+		return cli_usage_error(verb, "-b, --snapshots, --bitmaps and --force make no sense for stdout");
+	return EXIT_DONE;
+}
+
+/* src: what is written to stdout. fd: its duplicate, which goes to the library. */
+static int convert_pipe(const struct cli_verb *verb, const struct convert_args *args, const struct target *src)
+{
+	struct img_copy_options copy = { .struct_size = sizeof(copy), .threads = (unsigned)args->threads.value };
+	struct img_create_options create = { .struct_size = sizeof(create), .format = args->format };
+	const struct img_grant name = { src->path, IMG_GRANT_READ };
+	struct img_error err = { .code = IMG_OK };
+	char *joined = driver_options(args);
+	struct progress progress;
+	struct img *img = NULL;
+	int fd = -1, status = joined ? claim_stdout(verb, &fd) : cli_fail_errno(NULL, "options");
+
+	if (status == EXIT_DONE)
+		status = confined_begin_with(&args->common, &name, 1, fd);
+	if (status == EXIT_DONE)
+		status = open_image(src, &args->common, 0, &img);
+	if (status == EXIT_DONE) {
+		tell_left_out(args, src, img);
+		tell_bitmaps_left_out(args, src, img);
+		create.options = joined[0] ? joined : NULL;
+		copy.progress = progress_begin(&progress, verb, &args->common);
+		if (img_convert_fd(img, fd, STDOUT_NAME, &create, &copy, &err) != 0) {
+			progress_end(&progress, false);
+			status = cli_fail(cli_blamed(&err, STDOUT_NAME, img), &err);
+		} else {
+			progress_end(&progress, true);
+		}
+		status = close_image(img, src, status);
+	} else if (fd >= 0) {
+		close(fd);
+	}
+	free(joined);
+	return status;
+}
+
 static bool good_codec(const char *codec)
 {
 	static const char *const names[] = { "zstd", "zlib", "none" };
@@ -246,10 +293,13 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 {
 	struct convert_args *args = verb_args;
 	struct target src = { NULL, NULL }, dst = { NULL, NULL }, backing = { NULL, NULL };
-	bool device;
+	bool device, pipe = nr_operands > 1 && is_stdout(operands[1]);
 	int status;
 
 	device = nr_operands > 1 && is_block_device(operands[1]);
+	status = pipe ? check_pipe(verb, args) : EXIT_DONE;
+	if (status != EXIT_DONE)
+		return status;
 	if (!device)
 		args->format = create_format(args->format, nr_operands > 1 ? operands[1] : NULL);
 	if (create_is_help(args->options))
@@ -261,12 +311,13 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 		args->compress = NULL; /* none, of a format that never does */
 	if (status == EXIT_DONE)
 		status = target_parse(&src, verb, operands[0], args->common.snapshot, NULL);
-	if (status == EXIT_DONE)
+	if (status == EXIT_DONE && !pipe)
 		status = target_parse_new(&dst, verb, operands[1]);
 	if (status == EXIT_DONE && args->backing)
 		status = target_parse(&backing, verb, args->backing, NULL, dst.path);
 	if (status == EXIT_DONE)
 		status = device ? convert_device(verb, args, &src, operands[1]) :
+			 pipe	? convert_pipe(verb, args, &src) :
 				  convert(verb, args, &src, &dst, &backing);
 	target_free(&src);
 	target_free(&dst);
@@ -285,9 +336,13 @@ const struct cli_verb verb_convert = {
 		"An existing DST is not touched without --force. After a failure, an interruption or a crash "
 		"nothing stays under DST's name.\n\n"
 		"DST may be a block device that is large enough and not mounted, with -O raw and --force: the content is "
-		"written to its start, and what lies beyond stays. There a failure leaves a part.",
+		"written to its start, and what lies beyond stays. There a failure leaves a part.\n\n"
+		"DST may be '-', for stdout, with -O and a format that is written from front to back: raw. "
+		"It is written into a pipe, a socket or a file, not on a terminal; what measure says of a raw image is "
+		"exactly what comes. A failure leaves a part there, and the exit status tells.",
 	.example = PROGRAM " convert -c zstd debian.raw debian.limg\n" PROGRAM
-			   " convert debian.limg@nightly backup.raw",
+			   " convert debian.limg@nightly backup.raw\n" PROGRAM
+			   " convert -O raw debian.limg - | ssh host 'cat > /dev/vg/debian'",
 	.max_operands = 2,
 	.common = WITH_SNAPSHOT | WITH_PROGRESS,
 	.options = options,

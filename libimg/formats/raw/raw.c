@@ -188,6 +188,68 @@ static int raw_measure(const struct img_measure_args *args, struct img_measure *
 	return ret;
 }
 
+/* ---- from front to back ------------------------------------------------------------------------------------------ */
+
+/* Zeros come as data: there are no holes in a pipe. */
+struct raw_sequence {
+	struct node *file;
+	uint64_t off; /* written so far */
+};
+
+static int sequence_ask(const char *options, struct img_error *err)
+{
+	enum preallocation how;
+	int ret = parse_options(options, &how, err);
+
+	if (ret == 0 && how != PREALLOC_OFF)
+		ret = error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
+				"what is written from front to back cannot be preallocated");
+	return ret;
+}
+
+static int sequence_begin(struct node *file, const struct driver_create *args, struct sequence_shape *shape,
+			  void **state, struct img_error *err)
+{
+	struct raw_sequence *s = calloc(1, sizeof(*s));
+
+	(void)args;
+	(void)shape;
+	if (!s)
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", file->path);
+	s->file = file;
+	*state = s;
+	return 0;
+}
+
+static int sequence_put(void *state, const uint8_t *data, const struct sequence_unit *units, size_t nr,
+			struct img_error *err)
+{
+	struct raw_sequence *s = state;
+	int ret = 0;
+
+	for (size_t i = 0; i < nr && ret == 0; i++) {
+		ret = node_pwrite(s->file, data, units[i].bytes, s->off, 0, err);
+		s->off += units[i].bytes;
+		data += units[i].bytes;
+	}
+	return ret;
+}
+
+static int sequence_end(void *state, struct img_error *err)
+{
+	(void)state;
+	(void)err;
+	return 0;
+}
+
+static const struct driver_sequence raw_sequence = {
+	.ask = sequence_ask,
+	.begin = sequence_begin,
+	.put = sequence_put,
+	.end = sequence_end,
+	.free = free,
+};
+
 const struct img_driver raw_driver = {
 	.name = "raw",
 	.kind = DRIVER_FORMAT,
@@ -209,4 +271,5 @@ const struct img_driver raw_driver = {
 	.status = raw_status,
 	.resize = raw_resize,
 	.measure = raw_measure,
+	.sequence = &raw_sequence,
 };
