@@ -20,6 +20,7 @@
 #include "checked.h"
 #include "data_file.h"
 #include "error.h"
+#include "parent_file.h"
 #include "probe.h"
 
 #define LAYER "chain"
@@ -189,7 +190,7 @@ static int open_parent_file(const char *child_path, const struct backing_ref *re
 {
 	struct host_open host = chain_peek(o);
 
-	return env->open_file(env->ctx, child_path, ref->name, o->refs, &host, file, path, err);
+	return parent_file_open(child_path, ref, o->refs, &host, env, file, path, NULL, err);
 }
 
 static int add_layer(struct layer ***layers, unsigned nr, struct img_error *err)
@@ -404,20 +405,6 @@ int chain_open_parent(const char *child_path, const struct backing_ref *ref, uns
 			*out = NULL;
 		}
 	}
-	return ret;
-}
-
-int chain_parent_path(const char *child_path, const struct backing_ref *ref, enum img_refs refs,
-		      const struct image_env *env, char **out, struct img_error *err)
-{
-	struct host_open host = { .use = SHARE_PEEK_USE, .no_lock = true };
-	struct node *file;
-	int ret;
-
-	*out = NULL;
-	ret = env->open_file(env->ctx, child_path, ref->name, refs, &host, &file, out, err);
-	if (ret == 0)
-		node_close(file, NULL);
 	return ret;
 }
 

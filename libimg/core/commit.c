@@ -18,6 +18,7 @@
 #include "cursor.h"
 #include "error.h"
 #include "image_int.h"
+#include "parent_file.h"
 #include "restack.h"
 #include "transfer.h"
 
@@ -105,7 +106,7 @@ static int open_for_writing(struct commit *c, struct img_error *err)
 	};
 	struct host_stat now;
 	char *path;
-	int r = chain_parent_path(img->path, &c->rs.ref, img->refs, img->env, &path, err);
+	int r = parent_file_path(img->path, &c->rs.ref, img->refs, img->env, &path, err);
 
 	if (r < 0)
 		return r;

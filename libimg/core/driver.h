@@ -84,13 +84,24 @@ struct pin {
 	uint8_t snapshot_uuid[16]; /* STRONG: snapshot, zero for the head */
 	uint8_t hash[16];	/* STRONG: logical root; WEAK: fingerprint of the content */
 	uint64_t size_bytes;	/* virtual size */
-	int64_t mtime_ns;	/* WEAK only */
+	/*
+	 * WEAK: compared. ID: of the parent's file when it was recorded, in whole seconds, 0 where that is not known: told
+	 * (img_info.backing_modified) and no reason to refuse, as a copy has another time.
+	 */
+	int64_t mtime_ns;
 	uint8_t change[16];	/* ID: of its last change; recorded as zero: not compared */
 };
 
 /* A reference to a parent, as data. */
+#define BACKING_OTHERS 3u
 struct backing_ref {
 	char name[1024]; /* as recorded; relative names start at the child's folder */
+	/*
+	 * For formats that record several paths of one parent (VHD, VHDX): where to look, in this order, when nothing is at name
+	 * or the policy forbids it; "" from the first that is not used. What is found first is judged by pin, like any parent.
+	 * get_backing fills them in; set_backing never gets any: it records name.
+	 */
+	char other[BACKING_OTHERS][1024];
 	char format[16]; /* never empty */
 	char snapshot[IMG_SNAPSHOT_NAME_MAX + 1]; /* "" for the head; informative where pin.snapshot_uuid is set */
 	struct pin pin;

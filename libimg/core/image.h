@@ -116,9 +116,6 @@ int image_identify(struct img *img, struct backing_ref *ref, struct img_error *e
 /* 0, or IMG_E_CHANGED with a message that says what differs and what to do. */
 int pin_compare(const struct pin *recorded, const struct pin *found, const char *child, const char *parent,
 		struct img_error *err);
-/* Where ref leads: a malloc()ed path that image_open_env() takes, for who reopens the parent for writing (commit). */
-int chain_parent_path(const char *child_path, const struct backing_ref *ref, enum img_refs refs, const struct image_env *env,
-		      char **out, struct img_error *err);
 /* Resolves what a user gave as -b (path, snapshot, format) into a reference with pin and the parent's size. */
 int chain_make_ref(const char *child_path, const char *backing, const char *snapshot, const char *format,
 		   enum img_refs refs, const struct img_budget *given, const struct image_env *env,

@@ -7,6 +7,8 @@
 #include "error.h"
 #include "image_int.h"
 
+#define NS_PER_SECOND 1000000000
+
 static const char *pin_name(enum pin_kind kind)
 {
 	static const char *const names[] = { "none", "strong", "weak", "id" };
@@ -14,11 +16,21 @@ static const char *pin_name(enum pin_kind kind)
 	return names[kind];
 }
 
-static void fill_backing(struct node *top, struct img_info *out)
+/* Formats that know their parent by an id alone, and its file's time: whole seconds. */
+static bool was_modified(const struct backing_ref *ref, const struct img *backing)
+{
+	struct host_stat host;
+
+	return backing && ref->pin.kind == PIN_ID && ref->pin.mtime_ns != 0 &&
+	       node_stat(backing->top, &host, NULL) == 0 &&
+	       ref->pin.mtime_ns / NS_PER_SECOND != host.mtime_ns / NS_PER_SECOND;
+}
+
+static void fill_backing(struct img *img, struct img_info *out)
 {
 	struct backing_ref ref;
 
-	out->has_backing = node_get_backing(top, &ref);
+	out->has_backing = node_get_backing(img->top, &ref);
 	if (!out->has_backing)
 		return;
 	(void)snprintf(out->backing, sizeof(out->backing), "%s", ref.name);
@@ -26,6 +38,7 @@ static void fill_backing(struct node *top, struct img_info *out)
 	(void)snprintf(out->backing_snapshot, sizeof(out->backing_snapshot), "%s", ref.snapshot);
 	(void)snprintf(out->backing_pin, sizeof(out->backing_pin), "%s", pin_name(ref.pin.kind));
 	out->backing_committing = ref.committing;
+	out->backing_modified = was_modified(&ref, img->backing);
 }
 
 int img_info(struct img *img, struct img_info *out, struct img_error *err)
@@ -50,7 +63,7 @@ int img_info(struct img *img, struct img_info *out, struct img_error *err)
 		out->allocated_bytes = host.allocated_bytes;
 		if (out->compression[0] == '\0')
 			memcpy(out->compression, "none", sizeof("none"));
-		fill_backing(img->top, out);
+		fill_backing(img, out);
 	}
 	pthread_rwlock_unlock(&img->content_lock);
 	return ret;

@@ -208,6 +208,8 @@ bool node_get_backing(struct node *node, struct backing_ref *out)
 		return false;
 	/* Whatever the driver filled in, these are strings from here on. */
 	out->name[sizeof(out->name) - 1] = '\0';
+	for (unsigned i = 0; i < BACKING_OTHERS; i++)
+		out->other[i][sizeof(out->other[i]) - 1] = '\0';
 	out->format[sizeof(out->format) - 1] = '\0';
 	out->snapshot[sizeof(out->snapshot) - 1] = '\0';
 	return true;

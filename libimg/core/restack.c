@@ -3,6 +3,7 @@
 #include "restack.h"
 
 #include "error.h"
+#include "parent_file.h"
 
 static int check(struct img *img, const char *what, struct img_error *err)
 {
@@ -38,6 +39,8 @@ int restack_begin(struct restack *rs, struct img *img, const char *what, struct 
 		return r;
 	}
 	rs->has_ref = node_get_backing(img->top, &rs->ref);
+	if (rs->has_ref)
+		parent_file_settle(img->path, &rs->ref, img->refs, img->env);
 	return 0;
 }
 

@@ -12,7 +12,7 @@ struct restack {
 	struct img *img;   /* frozen: no other thread is in it */
 	struct img *alias; /* of img, for the public functions */
 	bool has_ref;
-	struct backing_ref ref; /* as recorded at the beginning, with has_ref */
+	struct backing_ref ref; /* as recorded at the beginning, with has_ref; of several names the one at which something is */
 };
 
 /*

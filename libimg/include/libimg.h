@@ -601,6 +601,11 @@ struct img_info {
 	char backing_snapshot[IMG_SNAPSHOT_NAME_MAX + 1];
 	char backing_pin[16];	/* "strong", "weak", "id" (no more than a uuid), "none" */
 	bool backing_committing; /* a commit into the backing file was interrupted */
+	/*
+	 * Only where the backing is open and all that its child knows of it is an id and the time of its file (VHD): that time is another one.
+	 * It was written since, and img shows something else than before; or it was copied, and nothing is wrong.
+	 */
+	bool backing_modified;
 	uint64_t generation;
 	uint64_t used_bytes;	/* of the file, by the format's own books; 0 where unknown */
 	uint64_t pending_free_bytes_hint; /* nonzero: deleted content still waits for reclaim */

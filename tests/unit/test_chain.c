@@ -4,6 +4,7 @@
  * registry of this file's own, can be made to name anything: what a sound format would never write, a hostile image
  * does.
  */
+#include <sys/stat.h>
 #include <fcntl.h>
 #include <xxhash.h>
 
@@ -511,6 +512,48 @@ static void test_parents_format_is_on_record(void **state)
 	fixture_files(true);
 }
 
+/* Several names of one parent: the first at which something is, each under the policy. */
+static void test_several_names(void **state)
+{
+	struct img_open_options none = { .struct_size = sizeof(none), .refs = IMG_REFS_NONE };
+	struct backing_ref ref = ref_to("gone", "toy");
+	struct img *img;
+
+	(void)state;
+	assert_ok(make("base", NULL, NULL));
+	assert_ok(make("top", NULL, NULL));
+	strcpy(ref.other[0], "/nowhere/base");
+	strcpy(ref.other[1], "base");
+	strcpy(ref.other[2], "folder");
+	forge("top", &ref);
+	img = open_image("top", NULL, 0);
+	assert_string_equal(img_path(img_backing(img)), in_dir("base"));
+	close_image(img);
+	assert_int_equal(try_open("top", &none), IMG_E_REFUSED);
+	/* Nothing anywhere: one name is forbidden, and nothing is at the others. */
+	strcpy(ref.other[1], "gone too");
+	ref.other[2][0] = '\0';
+	forge("top", &ref);
+	assert_int_equal(try_open("top", NULL), IMG_E_REFUSED);
+	assert_non_null(strstr(ERR->msg, "nothing is at 'gone' or 'gone too'; and '/nowhere/base', named by"));
+	strcpy(ref.other[0], "neither here");
+	forge("top", &ref);
+	assert_int_equal(try_open("top", NULL), IMG_E_NOENT);
+	assert_non_null(strstr(ERR->msg, "nothing is at 'gone', 'neither here' or 'gone too', named by"));
+	/* Something is there, and no image: it does not go on to the right one. */
+	assert_int_equal(mkdir(in_dir("neither here"), 0700), 0);
+	strcpy(ref.other[1], "base");
+	forge("top", &ref);
+	assert_int_equal(try_open("top", NULL), IMG_E_INVALID);
+	assert_int_equal(rmdir(in_dir("neither here")), 0);
+	/* So with another image. */
+	assert_ok(make("neither here", NULL, NULL));
+	ref.pin = (struct pin){ .kind = PIN_ID, .uuid = "the one" };
+	forge("top", &ref);
+	assert_int_equal(try_open("top", NULL), IMG_E_CHANGED);
+	fixture_files(true);
+}
+
 static void test_interrupted_commit(void **state)
 {
 	struct img_open_options alone = { .struct_size = sizeof(alone), .flags = IMG_OPEN_NO_BACKING | IMG_OPEN_WRITE };
@@ -750,6 +793,7 @@ int main(void)
 		cmocka_unit_test(test_policy),
 		cmocka_unit_test(test_descriptor_has_no_folder),
 		cmocka_unit_test(test_parents_format_is_on_record),
+		cmocka_unit_test(test_several_names),
 		cmocka_unit_test(test_interrupted_commit),
 		cmocka_unit_test(test_locks_of_a_chain),
 		cmocka_unit_test(test_strong_pin),

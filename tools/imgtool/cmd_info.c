@@ -80,10 +80,10 @@ static json_t *json_backing(const struct img_info *info)
 {
 	if (!info->has_backing)
 		return json_null();
-	return json_pack("{s:o, s:s, s:o, s:s, s:b}", "name", output_json_text(info->backing), "format",
+	return json_pack("{s:o, s:s, s:o, s:s, s:b, s:b}", "name", output_json_text(info->backing), "format",
 			 info->backing_format, "snapshot",
 			 output_json_text(info->backing_snapshot[0] ? info->backing_snapshot : NULL), "pin",
-			 info->backing_pin, "committing", info->backing_committing);
+			 info->backing_pin, "committing", info->backing_committing, "modified", info->backing_modified);
 }
 
 static json_t *json_nonzero(uint64_t bytes)
@@ -166,6 +166,8 @@ static void print_backing(const struct img_info *info)
 	printf(", %s pin)\n", info->backing_pin);
 	if (info->backing_committing)
 		printf("%-16sa commit into the backing file was interrupted: run " PROGRAM " commit again\n", "");
+	if (info->backing_modified)
+		printf("%-16sits file's time is not the one on record: written since, which shows here, or copied\n", "");
 }
 
 /* refcount_bits: as "refcount bits:" */

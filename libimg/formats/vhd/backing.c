@@ -20,14 +20,18 @@
 bool vhd_get_backing(struct node *n, struct backing_ref *out)
 {
 	const struct vhd_state *s = vhd_state(n);
+	int64_t timestamp = be32_get(s->head.disk.parent_timestamp);
 
 	if (!s->names_parent)
 		return false;
 	memset(out, 0, sizeof(*out));
-	memcpy(out->name, s->parent, sizeof(out->name));
+	memcpy(out->name, s->parent.at[0], sizeof(out->name));
+	memcpy(out->other, s->parent.at[1], sizeof(out->other));
 	memcpy(out->format, "vhd", sizeof("vhd"));
 	out->pin.kind = PIN_ID;
 	memcpy(out->pin.uuid, s->head.disk.parent_uuid, sizeof(out->pin.uuid));
+	if (timestamp != 0)
+		out->pin.mtime_ns = (timestamp + VHD_EPOCH) * VHD_NS_PER_SECOND;
 	out->id = out->pin;
 	return true;
 }
@@ -203,9 +207,9 @@ static int restructure(struct change *c, struct img_error *err)
 	if (!atomic_load(&c->s->broken))
 		(void)go_back(c, end, NULL);
 	c->s->names_parent = c->ref != NULL;
-	memset(c->s->parent, 0, sizeof(c->s->parent));
+	memset(&c->s->parent, 0, sizeof(c->s->parent));
 	if (c->ref)
-		memcpy(c->s->parent, c->ref->name, sizeof(c->s->parent));
+		memcpy(c->s->parent.at[0], c->ref->name, sizeof(c->s->parent.at[0]));
 	c->s->texts_limit = node_size(c->n->file);
 	vhd_learn_structures(c->s);
 	vhd_shape(c->s, &shape);
@@ -252,8 +256,9 @@ static bool is_on_record(const struct vhd_state *s, const struct backing_ref *re
 {
 	const struct pin *id = ref->id.kind == PIN_ID ? &ref->id : &ref->pin;
 
-	return s->names_parent && strcmp(s->parent, ref->name) == 0 && id->kind == PIN_ID &&
-	       memcmp(id->uuid, s->head.disk.parent_uuid, sizeof(id->uuid)) == 0;
+	return s->names_parent && strcmp(s->parent.at[0], ref->name) == 0 && id->kind == PIN_ID &&
+	       memcmp(id->uuid, s->head.disk.parent_uuid, sizeof(id->uuid)) == 0 &&
+	       vhd_timestamp(ref->pin.mtime_ns / VHD_NS_PER_SECOND) == be32_get(s->head.disk.parent_timestamp);
 }
 
 int vhd_set_backing(struct node *n, const struct backing_ref *ref, enum backing_change how, struct img_error *err)

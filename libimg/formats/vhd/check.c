@@ -153,7 +153,7 @@ static void check_header(struct check *k)
 		found(k, IMG_FINDING_NOTE, 15, h->off, false,
 		      "the table has %" PRIu32 " entries, the disk %" PRIu64 " blocks: Azure refuses that",
 		      h->max_entries, shape->nr_blocks);
-	if (k->s->names_parent && k->s->parent[0] == '\0')
+	if (k->s->names_parent && k->s->parent.at[0][0] == '\0')
 		found(k, IMG_FINDING_DAMAGE, 10, h->off, false, "the parent is nowhere named");
 }
 

@@ -60,6 +60,7 @@ int vhd_info_details(struct node *n, img_detail_fn fn, void *ctx, struct img_err
 	static const char *const types[] = {
 		[VHD_FIXED] = "fixed", [VHD_DYNAMIC] = "dynamic", [VHD_DIFFERENCING] = "differencing"
 	};
+	static const char *const keys[BACKING_OTHERS] = { "parent_path_2", "parent_path_3", "parent_path_4" };
 	const struct vhd_state *s = vhd_state(n);
 	const struct disk_vhd_footer *f = &s->foot.f;
 	const struct told t = { fn, ctx };
@@ -76,8 +77,12 @@ int vhd_info_details(struct node *n, img_detail_fn fn, void *ctx, struct img_err
 		  s->bm && s->foot.head != VHD_GOOD ? "without copy" :
 		  s->foot.differ		    ? "differs from its copy" :
 						      "good");
-	if (s->names_parent)
-		tell_uuid(&t, "parent_uuid", s->head.disk.parent_uuid);
+	if (!s->names_parent)
+		return 0;
+	tell_uuid(&t, "parent_uuid", s->head.disk.parent_uuid);
+	/* The first one is told by the core. */
+	for (unsigned i = 1; i < VHD_PATHS_MAX && s->parent.at[i][0] != '\0'; i++)
+		tell_text(&t, keys[i - 1], s->parent.at[i]);
 	return 0;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Where the header says which parent it is: up to eight locators, each a text somewhere in the file, and a name in the
- * header itself. The relative path (W2ru) counts before the absolute one (W2ku), the Macintosh's URL (MacX) and the
+ * header itself. The relative path (W2ru) is tried before the absolute one (W2ku), the Macintosh's URL (MacX) and the
  * name, because children and parents move together. Of a locator its place and length are taken; what it says of its
  * room is wrong in what Windows writes (VHD-10).
  */
@@ -39,11 +39,24 @@ static bool take(const uint8_t *text, size_t nr, const char *code, char out[NAME
 	return out[0] != '\0';
 }
 
-int vhd_parent_name(struct node *file, const struct disk_vhd_header *h, char out[NAME_PATH_MAX], struct img_error *err)
+/* False: there is no room for more. */
+static bool add_path(struct vhd_paths *paths, const char *path)
+{
+	for (unsigned i = 0; i < VHD_PATHS_MAX; i++) {
+		if (paths->at[i][0] == '\0')
+			memcpy(paths->at[i], path, strlen(path) + 1);
+		if (strcmp(paths->at[i], path) == 0)
+			return true;
+	}
+	return false;
+}
+
+int vhd_parent_paths(struct node *file, const struct disk_vhd_header *h, struct vhd_paths *out, struct img_error *err)
 {
 	static const char *const codes[] = { "W2ru", "W2ku", "MacX" };
-	char name[NAME_PATH_MAX];
+	char name[NAME_PATH_MAX], path[NAME_PATH_MAX];
 
+	memset(out, 0, sizeof(*out));
 	for (size_t c = 0; c < ARRAY_LEN(codes); c++) {
 		for (unsigned i = 0; i < VHD_LOCATORS; i++) {
 			uint8_t text[2 * NAME_PATH_MAX];
@@ -55,13 +68,15 @@ int vhd_parent_name(struct node *file, const struct disk_vhd_header *h, char out
 			ret = vhd_locator_text(file, h, i, text, sizeof(text), &nr, err);
 			if (ret != 0)
 				return ret;
-			if (nr > 0 && take(text, nr, codes[c], out))
+			if (nr > 0 && take(text, nr, codes[c], path) && !add_path(out, path))
 				return 0;
 		}
 	}
-	out[0] = '\0';
-	if (name_from_utf16(h->parent_name, sizeof(h->parent_name), true, name, sizeof(name)))
-		name_from_windows(name, false, out);
+	if (!name_from_utf16(h->parent_name, sizeof(h->parent_name), true, name, sizeof(name)))
+		return 0;
+	name_from_windows(name, false, path);
+	if (path[0] != '\0')
+		(void)add_path(out, path);
 	return 0;
 }
 
@@ -120,8 +135,7 @@ int vhd_set_parent(struct disk_vhd_header *h, const struct backing_ref *ref, uin
 	if (strchr(ref->name, '\\'))
 		return cannot_be_named(ref->name, "it has a backslash", err);
 	memcpy(h->parent_uuid, id->uuid, sizeof(h->parent_uuid));
-	if (ref->pin.kind == PIN_WEAK)
-		h->parent_timestamp = be32_of(vhd_timestamp(ref->pin.mtime_ns / 1000000000));
+	h->parent_timestamp = be32_of(vhd_timestamp(ref->pin.mtime_ns / VHD_NS_PER_SECOND));
 	put_name(h, ref->name);
 	name_to_windows(ref->name, path);
 	if (ref->name[0] != '/')

@@ -115,7 +115,7 @@ static int open_blocks(struct node *n, struct vhd_state *s, const struct driver_
 
 	if (ret == 0 && vhd_footer_type(&s->foot.f) == VHD_DIFFERENCING) {
 		s->names_parent = true;
-		ret = vhd_parent_name(n->file, &s->head.disk, s->parent, err);
+		ret = vhd_parent_paths(n->file, &s->head.disk, &s->parent, err);
 	}
 	if (ret != 0)
 		return ret;

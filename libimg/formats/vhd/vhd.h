@@ -61,7 +61,7 @@ void vhd_footer_init(struct disk_vhd_footer *f, uint64_t size_bytes);
 /* Every reader takes current_bytes for the size then. */
 void vhd_footer_set_size(struct disk_vhd_footer *f, uint64_t size_bytes);
 void vhd_footer_seal(struct disk_vhd_footer *f); /* the checksum */
-uint32_t vhd_timestamp(int64_t unix_seconds);
+uint32_t vhd_timestamp(int64_t unix_seconds);	 /* 0 where it cannot be said */
 int vhd_random_uuid(uint8_t uuid[16], struct img_error *err);
 
 /* ~ the sum of all bytes but the four of the checksum. */
@@ -89,8 +89,13 @@ uint64_t vhd_table_bytes(uint64_t entries);
 #define VHD_LOCATOR_ROOM_BYTES 2048u /* of each that we write; holds the longest name */
 #define VHD_LOCATORS_BYTES     (2 * VHD_LOCATOR_ROOM_BYTES)
 
-/* The parent's path by the locators; "" where they name none. Damage is not told: see check.c. */
-int vhd_parent_name(struct node *file, const struct disk_vhd_header *h, char out[NAME_PATH_MAX], struct img_error *err);
+#define VHD_PATHS_MAX (1 + BACKING_OTHERS)
+/* Paths of a parent in the order in which they are tried, each once; "" from the first that is not used. */
+struct vhd_paths {
+	char at[VHD_PATHS_MAX][NAME_PATH_MAX];
+};
+/* By the locators and the name in the header. Damage is not told: see check.c. */
+int vhd_parent_paths(struct node *file, const struct disk_vhd_header *h, struct vhd_paths *out, struct img_error *err);
 /* Text of locator i, as bytes. *nr: how many of its bytes fit into room; 0 where it lies outside the file. */
 int vhd_locator_text(struct node *file, const struct disk_vhd_header *h, unsigned i, uint8_t *out, size_t room,
 		     size_t *nr, struct img_error *err);
@@ -132,7 +137,7 @@ struct vhd_state {
 	bool check_only;
 	bool bulk;
 	bool names_parent;
-	char parent[NAME_PATH_MAX];
+	struct vhd_paths parent;
 	struct img_range structure[VHD_STRUCTURES_MAX]; /* what is no block's; ascending, merged */
 	size_t nr_structures;
 	bool structures_overlap;

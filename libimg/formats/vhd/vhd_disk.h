@@ -35,6 +35,7 @@ _Static_assert(sizeof(struct disk_vhd_footer) == 512, "a footer is a sector");
 #define VHD_VERSION	     0x00010000u
 #define VHD_NO_DATA_OFF	     UINT64_MAX
 #define VHD_EPOCH	     946684800 /* 2000-01-01 00:00:00 UTC, in seconds since 1970 */
+#define VHD_NS_PER_SECOND    INT64_C(1000000000)
 
 enum vhd_type { VHD_FIXED = 2, VHD_DYNAMIC = 3, VHD_DIFFERENCING = 4 };
 
