@@ -78,12 +78,13 @@ static int choose_driver(struct node *file, const struct img_open_options *o, co
 static int open_layer(struct node *file, const char *path, const struct img_open_options *o,
 		      const uint8_t *snapshot_uuid, const struct opening *op, struct img **out, struct img_error *err)
 {
+	bool for_check = (o->flags & OPEN_FOR_CHECK) != 0;
 	struct data_opening data = { .path = path, .file = file, .o = o, .env = op->env, .budget = op->budget };
 	struct driver_open args = {
 		.writable = (o->flags & IMG_OPEN_WRITE) != 0,
 		.force_share = (o->flags & IMG_OPEN_FORCE_SHARE) != 0,
 		.bulk = (o->flags & IMG_OPEN_BULK) != 0,
-		.for_check = (o->flags & OPEN_FOR_CHECK) != 0,
+		.for_check = for_check,
 		.snapshot = o->snapshot,
 		.snapshot_uuid = snapshot_uuid,
 		.cache_bytes = o->cache_bytes,
@@ -109,7 +110,10 @@ static int open_layer(struct node *file, const char *path, const struct img_open
 	top->file = file;
 	file->is_volatile = (o->flags & IMG_OPEN_VOLATILE) != 0;
 	budget_layer(op->budget);
+	data.absent = (o->flags & IMG_OPEN_NO_BACKING) && !args.writable && !(for_check && drv->checks_data);
+	args.data_absent = data.absent;
 	ret = node_open(top, &args, err);
+	data_file_opened(&data);
 	if (ret == 0)
 		ret = budget_judge(op->budget, BUDGET_VIRTUAL, node_size(top), path, err);
 	if (ret == 0) {
@@ -144,6 +148,49 @@ static int check_cycle(struct layer *const *layers, unsigned nr, struct img_erro
 		    same_string(l->img->snapshot, last->img->snapshot))
 			return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
 					 "%s stands on itself: its backing chain is a cycle", l->img->path);
+	}
+	return 0;
+}
+
+static bool is_file(struct node *node, const struct host_stat *host)
+{
+	struct host_stat own;
+
+	/* The file itself, whatever stands on it. */
+	return host->ino != 0 && node_stat(node, &own, NULL) == 0 && own.ino == host->ino && own.dev == host->dev;
+}
+
+/* Is the file of host that of a layer, or one of its data files? */
+static bool belongs_to(const struct layer *l, const struct host_stat *host)
+{
+	const struct node *top = l->img->top;
+
+	for (size_t i = 0; i < top->nr_parts; i++)
+		if (is_file(top->parts[i], host))
+			return true;
+	return l->host.ino != 0 && l->host.dev == host->dev && l->host.ino == host->ino;
+}
+
+/* The last layer's data files are nobody else's, and its file is nobody's data file: what is written to one would
+ * change the other. */
+static int check_data_files(struct layer *const *layers, unsigned nr, struct img_error *err)
+{
+	const struct layer *last = layers[nr - 1];
+	const struct node *top = last->img->top;
+	struct host_stat host;
+
+	for (unsigned i = 0; i + 1 < nr; i++) {
+		bool twice = false;
+
+		for (size_t k = 0; k < top->nr_parts && !twice; k++)
+			twice = node_stat(top->parts[k], &host, NULL) == 0 && host.ino != 0 &&
+				belongs_to(layers[i], &host);
+		for (size_t k = 0; k < layers[i]->img->top->nr_parts && !twice; k++)
+			twice = is_file(layers[i]->img->top->parts[k], &last->host);
+		if (twice)
+			return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+					 "%s shares a data file with %s, which stands on it", last->img->path,
+					 layers[i]->img->path);
 	}
 	return 0;
 }
@@ -280,6 +327,8 @@ static int open_layers(struct node *file, const char *path, const struct opening
 			ret = node_stat(l->img->top, &l->host, err);
 		if (ret == 0)
 			ret = check_cycle(*layers, *nr, err);
+		if (ret == 0)
+			ret = check_data_files(*layers, *nr, err);
 		if (ret != 0)
 			break;
 		l->named = node_get_backing(l->img->top, &l->ref);

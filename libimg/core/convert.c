@@ -154,6 +154,7 @@ static int open_target(struct conversion *c, struct node *file, struct img **out
 		.backing = c->has_ref ? &c->ref : NULL,
 		.create_data = data_file_create,
 		.create_data_ctx = &c->data,
+		.path = c->path,
 	};
 	struct img_open_options open = {
 		.struct_size = sizeof(open),

@@ -142,7 +142,7 @@ int image_create_env(const char *path, const struct img_create_options *opts, co
 	struct img_create_options o;
 	const struct img_driver *drv;
 	struct data_creation data = { .path = path, .env = env };
-	struct driver_create args = { .create_data = data_file_create, .create_data_ctx = &data };
+	struct driver_create args = { .create_data = data_file_create, .create_data_ctx = &data, .path = path };
 	struct backing_ref ref;
 	struct node *file;
 	char *temp;

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Data files: an image may keep the guest's data in a second file that it names. The name comes from the image like
- * that of a backing file, and goes the same way: through the broker, under the policy for references. It is opened for
- * writing if the image is, and must be a regular file other than the image.
+ * Data files: an image may keep the guest's data in further files that it names: one (qcow2), or many (VMDK,
+ * Parallels). The names come from the image like that of a backing file, and go the same way: through the broker, under
+ * the policy for references. They are opened for writing if the image is, and must be regular files, none of them the
+ * image, no two of them the same.
  *
  * Locks: who writes allows other writers of the content no more than QEMU does (it forbids a change of the size, which
  * each writer uses), so that two images on one data file exclude each other.
  *
- * A new one is made under a temporary name, and gets its own before the image does. It replaces nothing.
+ * New ones are made under temporary names. They get their own, all of them durable by then, before the image does, and
+ * are removed together if it does not come about. They replace nothing.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -54,7 +56,23 @@ static int absent_new(const char *name, struct node **out, struct img_error *err
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
-static int judge(const struct data_opening *d, struct node *node, struct img_error *err)
+static bool same_file(const struct host_stat *a, const struct host_stat *b)
+{
+	return a->ino != 0 && a->ino == b->ino && a->dev == b->dev;
+}
+
+static int remember(struct data_opening *d, const struct host_stat *host, struct img_error *err)
+{
+	struct host_stat *grown = realloc(d->seen, (d->nr_seen + 1) * sizeof(*grown));
+
+	if (!grown)
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+	d->seen = grown;
+	d->seen[d->nr_seen++] = *host;
+	return 0;
+}
+
+static int judge(struct data_opening *d, struct node *node, struct img_error *err)
 {
 	struct host_stat own, other;
 	int ret = node_stat(d->file, &own, err);
@@ -66,9 +84,13 @@ static int judge(const struct data_opening *d, struct node *node, struct img_err
 	if (other.is_block_device)
 		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
 				 "%s: is a block device, which no image may have its data on", node->path);
-	if (own.ino != 0 && own.ino == other.ino && own.dev == other.dev)
+	if (same_file(&own, &other))
 		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "%s names itself as its data file", d->path);
-	return 0;
+	for (size_t i = 0; i < d->nr_seen; i++)
+		if (same_file(&d->seen[i], &other))
+			return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "%s: is two data files of %s at once",
+					 node->path, d->path);
+	return remember(d, &other, err);
 }
 
 static int take_permissions(const struct data_opening *d, struct node *node, struct img_error *err)
@@ -82,13 +104,13 @@ static int take_permissions(const struct data_opening *d, struct node *node, str
 
 int data_file_open(void *ctx, const char *name, struct node **out, struct img_error *err)
 {
-	const struct data_opening *d = ctx;
+	struct data_opening *d = ctx;
 	struct host_open host = chain_peek(d->o);
 	char *path;
 	int ret;
 
 	*out = NULL;
-	if ((d->o->flags & IMG_OPEN_NO_BACKING) && !host.writable)
+	if (d->absent)
 		return absent_new(name, out, err);
 	ret = budget_reference(d->budget, d->path, err);
 	if (ret != 0)
@@ -107,66 +129,118 @@ int data_file_open(void *ctx, const char *name, struct node **out, struct img_er
 	return ret;
 }
 
+void data_file_opened(struct data_opening *d)
+{
+	free(d->seen);
+	d->seen = NULL;
+	d->nr_seen = 0;
+}
+
 /* ---- creating ---------------------------------------------------------------------------------------------------- */
 
-static int find_path(struct data_creation *c, const char *name, struct img_error *err)
+static int find_path(struct data_creation *c, const char *name, char **out, struct img_error *err)
 {
 	enum img_refs refs = c->refs == IMG_REFS_DEFAULT ? IMG_REFS_DIR : c->refs;
 
 	if (c->env->new_path)
-		return c->env->new_path(c->env->ctx, c->path, name, refs, &c->final_path, err);
-	return broker_new_path(c->path, name, refs, &c->final_path, err);
+		return c->env->new_path(c->env->ctx, c->path, name, refs, out, err);
+	return broker_new_path(c->path, name, refs, out, err);
+}
+
+static int judge_path(struct data_creation *c, const char *path, struct img_error *err)
+{
+	if (strcmp(path, c->path) == 0)
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s cannot be its own data file", c->path);
+	for (size_t i = 0; i < c->nr_made; i++)
+		if (strcmp(path, c->made[i].final_path) == 0)
+			return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
+					 "%s would be two data files of %s at once", path, c->path);
+	if (image_check_target(path, 0, c->env, NULL) == IMG_E_EXISTS)
+		return error_set(
+			err, IMG_E_EXISTS, 0, NO_OFFSET, LAYER,
+			"%s: exists already, and a data file is never replaced, not by --force either: remove it",
+			path);
+	return 0;
+}
+
+static struct data_made *new_one(struct data_creation *c, struct img_error *err)
+{
+	struct data_made *grown = realloc(c->made, (c->nr_made + 1) * sizeof(*grown));
+
+	if (!grown) {
+		error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+		return NULL;
+	}
+	c->made = grown;
+	grown[c->nr_made] = (struct data_made){ .node = NULL };
+	return &grown[c->nr_made];
 }
 
 int data_file_create(void *ctx, const char *name, struct node **out, struct img_error *err)
 {
 	struct data_creation *c = ctx;
-	int ret;
+	struct data_made *m = new_one(c, err);
+	int ret = m ? find_path(c, name, &m->final_path, err) : IMG_E_NOMEM;
 
 	*out = NULL;
-	if (c->node)
-		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "an image has one data file");
-	ret = find_path(c, name, err);
-	if (ret == 0 && strcmp(c->final_path, c->path) == 0)
-		ret = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s cannot be its own data file", c->path);
-	if (ret == 0 && image_check_target(c->final_path, 0, c->env, NULL) == IMG_E_EXISTS)
-		ret = error_set(
-			err, IMG_E_EXISTS, 0, NO_OFFSET, LAYER,
-			"%s: exists already, and a data file is never replaced, not by --force either: remove it",
-			c->final_path);
 	if (ret == 0)
-		ret = c->env->create_file(c->env->ctx, c->final_path, &c->node, &c->temp_path, err);
+		ret = judge_path(c, m->final_path, err);
 	if (ret == 0)
-		*out = c->node;
+		ret = c->env->create_file(c->env->ctx, m->final_path, &m->node, &m->temp_path, err);
+	if (ret == 0) {
+		*out = m->node;
+		c->nr_made++;
+	} else if (m) {
+		free(m->final_path);
+	}
 	return ret;
 }
 
+static int publish_one(struct data_creation *c, struct data_made *m, struct img_error *err)
+{
+	int ret = c->env->publish(c->env->ctx, m->temp_path, m->final_path, 0, err);
+
+	m->published = ret == 0;
+	return ret;
+}
+
+/* All of them are whole before the first one has a name. */
 int data_file_publish(struct data_creation *c, struct img_error *err)
 {
-	int ret, closed;
+	int ret = 0, closed;
 
-	if (!c->node)
-		return 0;
-	ret = node_flush(c->node, 0, err);
-	closed = node_close(c->node, ret == 0 ? err : NULL);
-	c->node = NULL;
-	ret = ret != 0 ? ret : closed;
-	if (ret == 0)
-		ret = c->env->publish(c->env->ctx, c->temp_path, c->final_path, 0, err);
-	c->published = ret == 0;
+	for (size_t i = 0; i < c->nr_made; i++) {
+		struct data_made *m = &c->made[i];
+
+		if (ret == 0 && m->node)
+			ret = node_flush(m->node, 0, err);
+		closed = node_close(m->node, ret == 0 ? err : NULL);
+		m->node = NULL;
+		ret = ret != 0 ? ret : closed;
+	}
+	for (size_t i = 0; i < c->nr_made && ret == 0; i++)
+		if (!c->made[i].published)
+			ret = publish_one(c, &c->made[i], err);
 	return ret;
+}
+
+static void end_one(struct data_creation *c, struct data_made *m, bool keep)
+{
+	if (m->node)
+		node_close(m->node, NULL);
+	if (!m->published)
+		c->env->discard_temp(c->env->ctx, m->temp_path);
+	else if (!keep)
+		c->env->discard_temp(c->env->ctx, m->final_path);
+	free(m->temp_path);
+	free(m->final_path);
 }
 
 void data_file_end(struct data_creation *c, bool keep)
 {
-	if (c->node)
-		node_close(c->node, NULL);
-	if (c->temp_path && !c->published)
-		c->env->discard_temp(c->env->ctx, c->temp_path);
-	else if (c->published && !keep)
-		c->env->discard_temp(c->env->ctx, c->final_path);
-	free(c->temp_path);
-	free(c->final_path);
-	c->temp_path = c->final_path = NULL;
-	c->node = NULL;
+	for (size_t i = 0; i < c->nr_made; i++)
+		end_one(c, &c->made[i], keep);
+	free(c->made);
+	c->made = NULL;
+	c->nr_made = 0;
 }

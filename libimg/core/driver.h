@@ -135,11 +135,12 @@ struct driver_open {
 	struct budget *budget;	 /* what it may cost: to be asked before memory is spent (budget.h); NULL: no limits */
 	/*
 	 * Opens a regular file that holds data of this image, by the name on record, under the policy for references; writable if this
-	 * open is. Under IMG_OPEN_NO_BACKING a reader gets a node whose reads are refused. The driver keeps it in node->data, or closes it
-	 * (node_close) in close. NULL: no file may be opened.
+	 * open is. Any number of times, each counted by the budget; no two may be one file. The driver gives it to node_add_part(), or
+	 * closes it (node_close) in close. Where data_absent, a reader gets a node whose reads are refused. NULL: no file may be opened.
 	 */
 	int (*open_data)(void *ctx, const char *name, struct node **out, struct img_error *err);
 	void *open_data_ctx;
+	bool data_absent; /* IMG_OPEN_NO_BACKING: what is known without data files has to do */
 };
 
 struct driver_create {
@@ -147,9 +148,11 @@ struct driver_create {
 	const char *options;		     /* "k=v,k=v" or NULL */
 	const struct backing_ref *backing;   /* NULL: none */
 	/*
-	 * Creates a file for data of this image; IMG_E_EXISTS if there is one. Empty and writable; the core makes it durable and closes it,
-	 * and removes it if the image does not come about. NULL: no file may be made.
+	 * Creates a file for data of this image; IMG_E_EXISTS if there is one. Empty and writable; the core makes it durable, gives it its
+	 * name before the image gets its own, and closes it; it removes all of them if the image does not come about. Any number of times,
+	 * with different names. NULL: no file may be made.
 	 */
+	const char *path; /* of the image, for names that follow from it; NULL: none is known */
 	int (*create_data)(void *ctx, const char *name, struct node **out, struct img_error *err);
 	void *create_data_ctx;
 };
@@ -217,6 +220,7 @@ struct img_driver {
 	bool never_guess_for_writing;
 	bool snapshots_have_parents;  /* img_snapshot.parent says which one each was made on */
 	bool snapshots_beside_writer; /* a snapshot may be read while another process writes: no write-forbidding locks */
+	bool checks_data; /* data files hold tables: check opens them, although it opens no backing */
 	const char *create_help; /* "key=what\n" lines for -o help, NULL if none */
 
 	/* Confidence 0 (no) to 100. Pure. */

@@ -41,6 +41,8 @@ static void free_entry(struct host_entry *e)
 	free(e->child);
 	free(e->name);
 	free(e->temp);
+	for (size_t i = 0; i < e->nr_data; i++)
+		free(e->data[i]);
 	free(e->data);
 }
 
@@ -114,13 +116,25 @@ void host_entry_opened(struct host_entry *e, int fd)
 	}
 }
 
-int host_entry_claim(struct host_entry *e, const char *name, struct img_error *err)
+int host_entry_claim(struct host_entry *e, const char *name, size_t max, struct img_error *err)
 {
-	if (e->data && strcmp(e->data, name) != 0)
-		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER, "%.150s: an image has one data file", name);
-	if (!e->data)
-		e->data = strdup(name);
-	return e->data ? 0 : no_memory(err);
+	char **grown;
+
+	for (size_t i = 0; i < e->nr_data; i++)
+		if (strcmp(e->data[i], name) == 0)
+			return 0;
+	if (e->nr_data >= max)
+		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
+				 "%.150s: an image has no more than %zu data files here", name, max);
+	grown = realloc(e->data, (e->nr_data + 1) * sizeof(*grown));
+	if (!grown)
+		return no_memory(err);
+	e->data = grown;
+	grown[e->nr_data] = strdup(name);
+	if (!grown[e->nr_data])
+		return no_memory(err);
+	e->nr_data++;
+	return 0;
 }
 
 void host_entry_drop_temp(struct host_entry *e)

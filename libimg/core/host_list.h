@@ -16,7 +16,8 @@ struct host_entry {
 	uint64_t dev, ino; /* of the file when it was opened last; ino 0: not yet */
 	char *temp;	   /* made for it, not published yet */
 	bool made;	   /* a new one was published: may be taken back */
-	char *data; /* name of the one data file that may be written, or made, on this one's behalf; NULL: none yet */
+	char **data; /* names of the data files that may be written, or made, on this one's behalf */
+	size_t nr_data;
 };
 
 /* Zeroed: empty. Entries move when one is added. */
@@ -44,8 +45,8 @@ struct host_entry *host_list_temp(struct host_list *list, const char *temp);
 
 /* fd is open on it. */
 void host_entry_opened(struct host_entry *e, int fd);
-/* Is name its data file, or may it become it? REFUSED: it has another one. */
-int host_entry_claim(struct host_entry *e, const char *name, struct img_error *err);
+/* Is name a data file of it, or may it become one? REFUSED: it has max others. */
+int host_entry_claim(struct host_entry *e, const char *name, size_t max, struct img_error *err);
 void host_entry_drop_temp(struct host_entry *e);
 
 #endif

@@ -9,9 +9,9 @@
  * policy and not by its bare path; each data file that is to be made. A request names an entry by its path or is
  * refused, so that a relative reference can only start in the folder of a file that was granted or reached from one.
  *
- * What the other end can still do, and must be allowed to: open for reading what lies under the policy; open for
- * writing, or make, one data file beside each image that it may write; with IMG_HOST_WRITE_PARENTS open for writing
- * what it reached by a reference.
+ * What the other end can still do, and must be allowed to: open for reading what lies under the policy; beside each
+ * image that it may write, open for writing as many data files as the rules say, and beside each one that it makes, make
+ * as many, and open these for writing; with IMG_HOST_WRITE_PARENTS open for writing what it reached by a reference.
  *
  * Temporary files that are left when the other end goes are removed. Nothing is published for one that has gone.
  */
@@ -33,12 +33,15 @@
 
 #define LAYER		 "broker"
 #define REQUESTS_DEFAULT 4096u
+/* A disk of 2 TiB in files of 2 GiB. */
+#define DATA_FILES_DEFAULT 1024u
 
 struct server {
 	int socket;
 	enum img_refs refs;
 	unsigned flags;
 	uint64_t max_requests, nr_requests;
+	size_t max_data_files;
 	int64_t peer_pid;
 	struct host_list list;
 	struct wire_request request;
@@ -138,6 +141,26 @@ static void answer_text(struct server *s, const char *text)
 	s->answer.text_bytes = (uint32_t)bytes;
 }
 
+/* Beside what is being made, only what was made here, too, is written. */
+static int claim_for_writing(struct server *s, struct host_entry *by, const char *name, enum img_refs refs,
+			     struct img_error *err)
+{
+	struct host_entry *e;
+	char *path;
+	int ret;
+
+	if (!(by->rights & IMG_GRANT_WRITE)) {
+		ret = broker_new_path(by->path, name, refs, &path, err);
+		if (ret != 0)
+			return ret;
+		e = host_list_find(&s->list, path, IMG_GRANT_CREATE);
+		free(path);
+		if (!e || !e->made)
+			return refused(name, "was not made here", err);
+	}
+	return host_entry_claim(by, name, s->max_data_files, err);
+}
+
 static int serve_open_ref(struct server *s, const char *child, const char *name, struct img_error *err)
 {
 	enum img_refs refs = stricter(s->refs, (enum img_refs)s->request.head.refs);
@@ -152,7 +175,7 @@ static int serve_open_ref(struct server *s, const char *child, const char *name,
 			       writable ? "is not written: what it names may not be opened for writing" :
 					  "was not granted to this process: it names nothing",
 			       err);
-	ret = writable ? host_entry_claim(by, name, err) : 0;
+	ret = writable ? claim_for_writing(s, by, name, refs, err) : 0;
 	if (ret == 0)
 		ret = writable ? broker_open_writable(child, name, refs, &s->fd, &resolved, err) :
 				 broker_open(child, name, refs, &s->fd, &resolved, err);
@@ -248,7 +271,7 @@ static int serve_new_path(struct server *s, const char *child, const char *name,
 
 	if (!by)
 		return refused(child, "is not being made: neither is what it names", err);
-	ret = host_entry_claim(by, name, err);
+	ret = host_entry_claim(by, name, s->max_data_files, err);
 	if (ret == 0)
 		ret = broker_new_path(child, name, refs, &path, err);
 	if (ret != 0)
@@ -428,6 +451,7 @@ static int prepare(struct server *s, const struct img_host_rules *rules, struct 
 	s->refs = r.refs == IMG_REFS_DEFAULT ? IMG_REFS_DIR : r.refs;
 	s->flags = r.flags;
 	s->max_requests = r.max_requests ? r.max_requests : REQUESTS_DEFAULT;
+	s->max_data_files = r.max_data_files ? r.max_data_files : DATA_FILES_DEFAULT;
 	s->peer_pid = r.peer_pid;
 	for (size_t i = 0; i < r.nr_grants; i++) {
 		if (!r.grants[i].path)

@@ -40,6 +40,14 @@ static bool begins_with_path(const char *msg, const char *path)
 	return len > 0 && strncmp(msg, path, len) == 0 && msg[len] == ':';
 }
 
+static bool begins_with_part(const char *msg, const struct node *node)
+{
+	for (size_t i = 0; i < node->nr_parts; i++)
+		if (begins_with_path(msg, node->parts[i]->path))
+			return true;
+	return false;
+}
+
 /* Formats speak of what is wrong in their file; which of the open files that is, is known here. The layers below said
  * it already. */
 static void name_file(const struct node *node, struct img_error *err)
@@ -48,8 +56,7 @@ static void name_file(const struct node *node, struct img_error *err)
 		return;
 	for (const struct node *layer = node; layer; layer = layer->backing)
 		for (const struct node *n = layer; n; n = n->file)
-			if (begins_with_path(err->msg, n->path) ||
-			    (n->data && begins_with_path(err->msg, n->data->path)))
+			if (begins_with_path(err->msg, n->path) || begins_with_part(err->msg, n))
 				return;
 	error_prefix(err, "%s", node->path);
 }

@@ -21,7 +21,8 @@ struct node {
 	void *state;	      /* drv->state_bytes, owned */
 	struct node *file;    /* owned; NULL for protocols and for snapshot views */
 	struct node *backing; /* owned; NULL if none or not opened */
-	struct node *data;    /* owned; a second file, which holds the guest's data; set by drv->open, NULL for most */
+	struct node **parts;  /* owned; further files, which hold the guest's data: node_add_part(), by drv->open */
+	size_t nr_parts;      /* 0 for most */
 	bool writable;
 	char *path; /* owned; "" if unknown; for messages */
 	struct node_counters counters;
@@ -46,6 +47,12 @@ int node_create(const struct img_driver *drv, struct node *file, const struct dr
 int node_open(struct node *node, const struct driver_open *args, struct img_error *err);
 /* drv->close (if it was opened) and frees node with file and backing, children last. First failure is returned. */
 int node_close(struct node *node, struct img_error *err);
+
+/*
+ * part, from driver_open.open_data, becomes one of node's; it is closed behind node. Takes part over: on failure it is
+ * closed. In drv->open only.
+ */
+int node_add_part(struct node *node, struct node *part, struct img_error *err);
 
 uint64_t node_size(const struct node *node);
 void node_limits(const struct node *node, struct driver_limits *out);

@@ -117,25 +117,52 @@ static int close_files(struct node *file, struct img_error *err)
 	return first;
 }
 
+/* What the driver of a node stood on, the node being gone. */
+static int close_below(struct node *file, struct node **parts, size_t nr_parts, struct img_error *err)
+{
+	int first = 0, ret;
+
+	for (size_t i = 0; i < nr_parts; i++) {
+		ret = close_files(parts[i], first == 0 ? err : NULL);
+		if (first == 0)
+			first = ret;
+	}
+	free(parts);
+	ret = close_files(file, first == 0 ? err : NULL);
+	return first == 0 ? ret : first;
+}
+
 int node_close(struct node *node, struct img_error *err)
 {
 	int first = 0;
 
 	while (node) {
-		struct node *below[] = { node->data, node->file };
+		struct node *file = node->file, **parts = node->parts;
 		struct node *next = node->view_of ? NULL : node->backing;
+		size_t nr_parts = node->nr_parts;
 		int ret = close_one(node, first == 0 ? err : NULL);
 
 		if (first == 0)
 			first = ret;
-		for (size_t i = 0; i < ARRAY_LEN(below); i++) {
-			ret = close_files(below[i], first == 0 ? err : NULL);
-			if (first == 0)
-				first = ret;
-		}
+		ret = close_below(file, parts, nr_parts, first == 0 ? err : NULL);
+		if (first == 0)
+			first = ret;
 		node = next;
 	}
 	return first;
+}
+
+int node_add_part(struct node *node, struct node *part, struct img_error *err)
+{
+	struct node **grown = realloc(node->parts, (node->nr_parts + 1) * sizeof(*grown));
+
+	if (!grown) {
+		node_close(part, NULL);
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", node->path);
+	}
+	node->parts = grown;
+	node->parts[node->nr_parts++] = part;
+	return 0;
 }
 
 /* ---- the host ---------------------------------------------------------------------------------------------------- */
@@ -152,18 +179,18 @@ static int stat_one(struct node *node, struct host_stat *out, struct img_error *
 	return node_judge(node, node->drv->stat(node, out, err), "stat", err);
 }
 
-/* A data file's space and its last change are the image's, too. */
+/* The space of data files and their last changes are the image's, too. */
 int node_stat(struct node *node, struct host_stat *out, struct img_error *err)
 {
-	struct host_stat data;
+	struct host_stat part;
 	int ret = stat_one(node, out, err);
 
-	if (ret != 0 || !node->data)
-		return ret;
-	ret = stat_one(node->data, &data, err);
-	out->allocated_bytes += data.allocated_bytes;
-	if (data.mtime_ns > out->mtime_ns)
-		out->mtime_ns = data.mtime_ns;
+	for (size_t i = 0; i < node->nr_parts && ret == 0; i++) {
+		ret = stat_one(node->parts[i], &part, err);
+		out->allocated_bytes += part.allocated_bytes;
+		if (part.mtime_ns > out->mtime_ns)
+			out->mtime_ns = part.mtime_ns;
+	}
 	return ret;
 }
 

@@ -686,8 +686,8 @@ IMG_API int img_holders(const char *path, struct img_holder *out, size_t cap, si
  */
 enum img_grant_rights {
 	IMG_GRANT_READ = 1u << 0,
-	IMG_GRANT_WRITE = 1u << 1,     /* READ as well; and one data file that it names */
-	IMG_GRANT_CREATE = 1u << 2,    /* a new file may get the name; and one new data file by the policy for references */
+	IMG_GRANT_WRITE = 1u << 1,     /* READ as well; and data files that it names */
+	IMG_GRANT_CREATE = 1u << 2,    /* a new file may get the name; and new data files by the policy for references */
 	IMG_GRANT_OVERWRITE = 1u << 3, /* with CREATE: an existing one may be replaced */
 };
 struct img_grant {
@@ -705,6 +705,7 @@ struct img_host_rules {
 	unsigned flags;		/* enum img_host_flags */
 	uint64_t max_requests;	/* what comes after them is refused; 0: 4096 */
 	int64_t peer_pid;	/* who is at the other end: it is not told that it locks itself out; 0: unknown */
+	size_t max_data_files;	/* of each image that is written or made; 0: 1024 */
 };
 
 /*

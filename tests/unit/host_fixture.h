@@ -17,7 +17,8 @@ static struct {
 	struct img_error err;
 	int ret;
 	struct img_host *host;
-	int raw; /* our end, where no host is connected */
+	int raw;	       /* our end, where no host is connected */
+	size_t max_data_files; /* 0: one */
 } broker;
 
 static void *serve(void *arg)
@@ -40,7 +41,8 @@ static int begin_raw(const struct img_grant *grants, size_t nr, enum img_refs re
 						.refs = refs,
 						.flags = flags,
 						.max_requests = UINT64_MAX,
-						.peer_pid = getpid() };
+						.peer_pid = getpid(),
+						.max_data_files = broker.max_data_files ? broker.max_data_files : 1 };
 	assert_int_equal(pthread_create(&broker.thread, NULL, serve, NULL), 0);
 	broker.raw = ends[0];
 	return ends[0];

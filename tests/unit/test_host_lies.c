@@ -184,6 +184,45 @@ static void test_lies_about_new_files(void **state)
 	fixture_files(true);
 }
 
+/* An image of several files: as many as the rules say, and beside one that is being made no old file is written. */
+static void test_several_data_files(void **state)
+{
+	struct img_grant grants[] = { GRANT("new", IMG_GRANT_CREATE), GRANT("w", IMG_GRANT_WRITE) };
+	const char *new = grants[0].path, *w = grants[1].path;
+	const struct wire_head data = HEAD(.what = WIRE_NEW_PATH, .refs = IMG_REFS_ANY);
+	const struct wire_head write_any = HEAD(.what = WIRE_OPEN_REF, .refs = IMG_REFS_ANY, .number = 1);
+	static const char *const names[] = { "d1", "d2" };
+	static struct wire_request r;
+	struct wire_answer a;
+	char temp[sizeof(a.text)];
+	int fd;
+
+	(void)state;
+	make_file("w", "1");
+	make_file("victim", "2");
+	broker.max_data_files = 2;
+	begin_raw(grants, NR(grants), IMG_REFS_DIR, 0);
+	for (size_t i = 0; i < NR(names); i++) {
+		assert_int_equal(ask(data, new, names[i]), 0);
+		assert_int_equal(ask(write_any, new, names[i]), IMG_E_REFUSED); /* not there yet */
+		a = exchange(&r, build(&r, HEAD(.what = WIRE_CREATE), in_dir(names[i]), NULL), &fd);
+		assert_int_equal(a.code, 0);
+		close(fd);
+		memcpy(temp, a.text, sizeof(temp));
+		assert_int_equal(ask(HEAD(.what = WIRE_PUBLISH), in_dir(names[i]), temp), 0);
+		assert_int_equal(ask(write_any, new, names[i]), 0);
+	}
+	assert_int_equal(ask(data, new, "d3"), IMG_E_REFUSED);
+	assert_int_equal(ask(write_any, new, "victim"), IMG_E_REFUSED);
+	assert_int_equal(ask(write_any, w, "d1"), 0);
+	assert_int_equal(ask(write_any, w, "victim"), 0);
+	assert_int_equal(ask(write_any, w, "d2"), IMG_E_REFUSED);
+	end_raw();
+	broker.max_data_files = 0;
+	forget(grants, NR(grants));
+	fixture_files(true);
+}
+
 static void test_too_many(void **state)
 {
 	struct img_grant grants[] = { GRANT("a", IMG_GRANT_READ) };
@@ -415,9 +454,13 @@ static void test_random(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_lies),	    cmocka_unit_test(test_lies_about_new_files),
-		cmocka_unit_test(test_too_many),    cmocka_unit_test(test_malformed),
-		cmocka_unit_test(test_descriptors), cmocka_unit_test(test_random),
+		cmocka_unit_test(test_lies),
+		cmocka_unit_test(test_lies_about_new_files),
+		cmocka_unit_test(test_several_data_files),
+		cmocka_unit_test(test_too_many),
+		cmocka_unit_test(test_malformed),
+		cmocka_unit_test(test_descriptors),
+		cmocka_unit_test(test_random),
 	};
 
 	return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);

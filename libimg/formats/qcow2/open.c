@@ -119,6 +119,8 @@ static int may_open(const struct qcow2_engine *e, struct img_error *err)
 
 static int open_data(struct qcow2_engine *e, const struct driver_open *args, struct img_error *err)
 {
+	int ret;
+
 	if (!e->external)
 		return 0;
 	if (e->h.data_file[0] == '\0')
@@ -127,10 +129,8 @@ static int open_data(struct qcow2_engine *e, const struct driver_open *args, str
 	if (!args->open_data)
 		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
 				 "the data stands in another file, and none may be opened");
-	if (args->open_data(args->open_data_ctx, e->h.data_file, &e->node->data, err) != 0)
-		return err && err->code ? err->code : IMG_E_IO;
-	e->data = e->node->data;
-	return 0;
+	ret = args->open_data(args->open_data_ctx, e->h.data_file, &e->data, err);
+	return ret == 0 ? node_add_part(e->node, e->data, err) : ret;
 }
 
 /* Beyond the end of a regular file there are zeros; a device is as long as it is. */
