@@ -95,7 +95,7 @@ int blockmap_open(struct node *node, const struct blockmap_shape *shape, const s
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 	init_locks(bm);
 	bm->node = node;
-	bm->file = node->file;
+	bm->file = shape->file ? shape->file : node->file;
 	bm->ops = ops;
 	bm->format = format;
 	bm->writable = args->writable;

@@ -107,6 +107,8 @@ struct blockmap_shape {
 	uint64_t place_align;  /* of new places; 0: 512 */
 	uint64_t place_stride; /* from one place to the next of the same allocation; 0: prefix and block */
 	uint64_t end_off;      /* the first byte behind all places, for a writer: new blocks go there or later */
+	struct node *file;     /* that the table and the blocks are in; NULL: node->file */
+	uint64_t disk_off;     /* of block 0 in node's disk, for what is below: an engine may hold a part of the disk */
 
 	bool has_zero;	       /* entries can say ZERO */
 	uint32_t bitmap_bytes; /* of one block; 0: no entry is PARTIAL */
@@ -116,7 +118,7 @@ struct blockmap_shape {
 };
 
 /*
- * Opens the engine on node->file. format is the caller's, for its ops. args: cache_bytes, budget, bulk, writable. On
+ * Opens the engine on shape->file. format is the caller's, for its ops. args: cache_bytes, budget, bulk, writable. On
  * success *out is to be freed with blockmap_free(). Nothing is read yet.
  */
 int blockmap_open(struct node *node, const struct blockmap_shape *shape, const struct blockmap_ops *ops, void *format,

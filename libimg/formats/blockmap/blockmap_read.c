@@ -97,6 +97,8 @@ static int read_host(struct blockmap *bm, void *buf, const struct run *run, uint
 
 static int read_gated(struct blockmap *bm, uint8_t *buf, uint64_t bytes, uint64_t off, struct img_error *err)
 {
+	const struct blockmap_shape *s = &bm->shape;
+
 	while (bytes > 0) {
 		struct run run;
 		int ret = run_at(bm, off, bytes, &run, err);
@@ -108,7 +110,7 @@ static int read_gated(struct blockmap *bm, uint8_t *buf, uint64_t bytes, uint64_
 		case BLOCKMAP_ZERO: memset(buf, 0, (size_t)run.bytes); break;
 		case BLOCKMAP_FREE:
 		case BLOCKMAP_PARTIAL:
-		default: ret = node_read_backing(bm->node, buf, run.bytes, off, err); break;
+		default: ret = node_read_backing(bm->node, buf, run.bytes, s->disk_off + off, err); break;
 		}
 		if (ret != 0)
 			return ret;

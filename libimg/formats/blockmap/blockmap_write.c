@@ -116,7 +116,7 @@ static int copy_up(struct blockmap *bm, const struct fresh *f, uint64_t off, uin
 
 		memset(buf + there, 0, (size_t)(n - there));
 		if (f->from_backing && there > 0)
-			ret = node_read_backing(bm->node, buf, there, off, err);
+			ret = node_read_backing(bm->node, buf, there, bm->shape.disk_off + off, err);
 		else
 			memset(buf, 0, (size_t)n);
 		if (ret == 0 && !(blank && is_zero(buf, (size_t)n)))
