@@ -147,12 +147,12 @@ struct driver_create {
 	uint64_t size_bytes;
 	const char *options;		     /* "k=v,k=v" or NULL */
 	const struct backing_ref *backing;   /* NULL: none */
+	const char *path; /* of the image, for names that follow from it; NULL: none is known */
 	/*
 	 * Creates a file for data of this image; IMG_E_EXISTS if there is one. Empty and writable; the core makes it durable, gives it its
 	 * name before the image gets its own, and closes it; it removes all of them if the image does not come about. Any number of times,
 	 * with different names. NULL: no file may be made.
 	 */
-	const char *path; /* of the image, for names that follow from it; NULL: none is known */
 	int (*create_data)(void *ctx, const char *name, struct node **out, struct img_error *err);
 	void *create_data_ctx;
 };
