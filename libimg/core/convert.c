@@ -7,7 +7,9 @@
  * What is written from front to back (sequence.h) is not opened; there an image may also go where nothing can be made
  * durable and nothing renamed: img_convert_fd().
  */
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "checked.h"
@@ -35,6 +37,7 @@ struct conversion {
 	bool has_ref;
 	struct backing_ref ref; /* of the new image, with has_ref */
 	char *temp_path;
+	char *options; /* of the new image, where they are more than what create says */
 	struct data_creation data;
 };
 
@@ -93,6 +96,36 @@ static int choose_bitmaps(struct conversion *c, struct img_error *err)
 	return 0;
 }
 
+static void take_sector_size(void *ctx, const struct img_detail *detail)
+{
+	if (detail->kind == IMG_DETAIL_NUMBER && strcmp(detail->key, "logical_sector_size") == 0)
+		*(uint64_t *)ctx = detail->number;
+}
+
+/* A disk whose sectors are larger means something else with smaller ones: a target that can say so does, unless told
+ * otherwise. */
+static int choose_sector_size(struct conversion *c, struct img_error *err)
+{
+	const char *given = c->create.options ? c->create.options : "";
+	uint64_t sector_bytes = SECTOR_BYTES;
+	size_t bytes = strlen(given) + sizeof(",logical_sector_size=") + 20;
+	int r;
+
+	if (!c->drv->create_help || !strstr(c->drv->create_help, "logical_sector_size=") ||
+	    strstr(given, "logical_sector_size="))
+		return 0;
+	r = img_info_details(c->src, take_sector_size, &sector_bytes, err);
+	if (r < 0 || sector_bytes == SECTOR_BYTES)
+		return r;
+	c->options = malloc(bytes);
+	if (!c->options)
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, "core", "no memory for options");
+	(void)snprintf(c->options, bytes, "%s%slogical_sector_size=%llu", given, given[0] ? "," : "",
+		       (unsigned long long)sector_bytes);
+	c->create.options = c->options;
+	return 0;
+}
+
 /* 0, or why the image cannot be written from front to back, where it has to be. */
 static int choose_order(struct conversion *c, struct img_error *err)
 {
@@ -120,12 +153,17 @@ static int prepare(struct conversion *c, struct img_error *err)
 	if (!c->drv)
 		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core",
 				 "this build does not have the format '%s'", format);
+	r = image_check_creatable(c->drv, err);
+	if (r < 0)
+		return r;
 	if (!c->create.backing && (c->create.backing_snapshot || c->create.backing_format))
 		return image_invalid(err, "the snapshot or format of a backing file is given without the file");
 	if (c->create.backing && !(c->drv->caps & IMG_CAP_BACKING))
 		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core", "%s: format %s has no backing images",
 				 c->path, c->drv->name);
 	r = image_check_flags(c->create.flags, IMG_CREATE_OVERWRITE, err);
+	if (r == 0)
+		r = choose_sector_size(c, err);
 	if (r == 0)
 		r = choose_order(c, err);
 	if (r == 0 && !c->to_pipe)
@@ -178,10 +216,31 @@ static int open_target(struct conversion *c, struct node *file, struct img **out
 	return image_open_on(file, c->path, &open, c->env, out, err);
 }
 
+static int tell_left_behind(const struct conversion *c, struct img *dst, struct img_error *err)
+{
+	const struct leaving leaving = {
+		.src = c->src,
+		.drv = c->drv,
+		.dst = dst,
+		.size_bytes = c->size_bytes,
+		.opts = &c->copy,
+		.with_snapshots = c->with_snapshots,
+		.with_bitmaps = c->with_bitmaps,
+		.has_backing = c->has_ref,
+		.compresses = c->in_order ? c->drv->sequence->pack != NULL :
+					    c->copy.flags & IMG_COPY_COMPRESS && c->drv->caps & IMG_CAP_COMPRESS,
+	};
+
+	return left_behind(&leaving, err);
+}
+
 static int fill_target(struct conversion *c, struct img *dst, struct img_error *err)
 {
 	struct img *base = img_backing(dst);
+	int r = tell_left_behind(c, dst, err);
 
+	if (r < 0)
+		return r;
 	if (!base)
 		c->copy.flags |= IMG_COPY_TARGET_ZERO; /* it is new */
 	if (c->with_snapshots)
@@ -193,8 +252,10 @@ static int fill_target(struct conversion *c, struct img *dst, struct img_error *
 static int write_in_order(struct conversion *c, struct node *file, struct img_error *err)
 {
 	struct driver_create create = { .size_bytes = c->size_bytes, .options = c->create.options };
-	int r = sequence_write(c->drv, file, &create, c->src, &c->copy, err), closed;
+	int r = tell_left_behind(c, NULL, err), closed;
 
+	if (r == 0)
+		r = sequence_write(c->drv, file, &create, c->src, &c->copy, err);
 	if (r == 0 && !c->to_pipe)
 		r = node_flush(file, 0, err);
 	closed = node_close(file, r < 0 ? NULL : err);
@@ -253,7 +314,8 @@ static int convert(struct img *src, const char *path, struct node *file, const s
 	if (r == 0)
 		r = image_check_flags(c->copy.flags,
 				      IMG_COPY_COMPRESS | IMG_COPY_TARGET_ZERO | IMG_COPY_NO_DETECT |
-					      IMG_COPY_SNAPSHOTS | IMG_COPY_BITMAPS,
+					      IMG_COPY_SNAPSHOTS | IMG_COPY_BITMAPS | IMG_COPY_STRICT |
+					      IMG_COPY_STRICT_ALL,
 				      err);
 	if (r == 0)
 		r = prepare(c, err);
@@ -264,6 +326,7 @@ static int convert(struct img *src, const char *path, struct node *file, const s
 		r = make_file(c, err);
 	}
 	node_close(file, NULL);
+	free(c->options);
 	free(c);
 	return r;
 }

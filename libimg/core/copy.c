@@ -64,6 +64,7 @@ int copy_content(struct img *src, struct img *base, struct img *dst, const struc
 
 int img_copy(struct img *src, struct img *dst, const struct img_copy_options *opts, struct img_error *err)
 {
+	struct leaving leaving = { .src = src, .dst = dst, .keeps_rest = true };
 	struct img_copy_options options;
 	int r;
 
@@ -72,9 +73,10 @@ int img_copy(struct img *src, struct img *dst, const struct img_copy_options *op
 		return image_invalid(err, "no source or no target");
 	r = image_copy_options(&options, sizeof(options), opts, err);
 	if (r == 0)
-		r = image_check_flags(
-			options.flags,
-			IMG_COPY_COMPRESS | IMG_COPY_TARGET_ZERO | IMG_COPY_NO_DETECT | IMG_COPY_KEEP_REST, err);
+		r = image_check_flags(options.flags,
+				      IMG_COPY_COMPRESS | IMG_COPY_TARGET_ZERO | IMG_COPY_NO_DETECT |
+					      IMG_COPY_KEEP_REST | IMG_COPY_STRICT | IMG_COPY_STRICT_ALL,
+				      err);
 	if (r < 0)
 		return r;
 	if (src == dst)
@@ -86,6 +88,12 @@ int img_copy(struct img *src, struct img *dst, const struct img_copy_options *op
 		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, "core",
 				 "%s: the target has %llu bytes, the source %llu", img_path(dst),
 				 (unsigned long long)img_size(dst), (unsigned long long)img_size(src));
-	r = copy_content(src, NULL, dst, &options, err);
+	leaving.drv = dst->top->drv;
+	leaving.opts = &options;
+	leaving.compresses = options.flags & IMG_COPY_COMPRESS && leaving.drv->caps & IMG_CAP_COMPRESS;
+	leaving.has_backing = img_backing(dst) != NULL;
+	r = left_behind(&leaving, err);
+	if (r == 0)
+		r = copy_content(src, NULL, dst, &options, err);
 	return r < 0 ? r : img_flush(dst, 0, err);
 }

@@ -97,6 +97,13 @@ int image_check_target(const char *path, unsigned flags, const struct image_env 
 	return env->check_target(env->ctx, path, (flags & IMG_CREATE_OVERWRITE) != 0, err);
 }
 
+int image_check_creatable(const struct img_driver *drv, struct img_error *err)
+{
+	return drv->create ? 0 :
+			     error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
+				       "format %s is only read: no image of it can be made", drv->name);
+}
+
 static int check_create(const struct img_create_options *o, const struct img_driver **drv, struct img_error *err)
 {
 	int ret = image_check_flags(o->flags, IMG_CREATE_OVERWRITE | IMG_CREATE_VOLATILE, err);
@@ -107,6 +114,9 @@ static int check_create(const struct img_create_options *o, const struct img_dri
 	if (!*drv)
 		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
 				 "this build does not have the format '%s'", o->format ? o->format : "limg");
+	ret = image_check_creatable(*drv, err);
+	if (ret != 0)
+		return ret;
 	if (o->size_bytes % SECTOR_BYTES != 0)
 		return image_invalid(err, "sizes are multiples of 512 bytes");
 	if (o->size_bytes > INT64_MAX)

@@ -308,6 +308,11 @@ struct img_driver {
 
 	/* Fills what the format knows; the core fills format, virtual, file, allocated and backing_* from get_backing. */
 	int (*info)(struct node *node, struct img_info *out, struct img_error *err);
+	/*
+	 * Keys that mean the same in all formats, told only where the image has something under them, as a conversion says what of it is
+	 * left behind (left_behind.c): "logical_sector_size" (bytes), "geometry" ("C/H/S"), "adapter_type", "comment", "extended_data" (a line
+	 * that names what has no other place), "footer_size" (bytes: the disk's by the format's other field).
+	 */
 	int (*info_details)(struct node *node, img_detail_fn fn, void *ctx, struct img_error *err);
 	/* Options as in create; see img_amend(). */
 	int (*amend)(struct node *node, const char *options, struct img_error *err);

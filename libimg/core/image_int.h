@@ -13,5 +13,7 @@ int image_check_flags(unsigned flags, unsigned known, struct img_error *err);
 int image_check_snapshot_name(const char *name, struct img_error *err);
 /* The same for one that is looked up: what is no name at all. */
 int image_check_given_snapshot(const char *name, struct img_error *err);
+/* IMG_E_UNSUPPORTED for what is only read (create.c). */
+int image_check_creatable(const struct img_driver *drv, struct img_error *err);
 
 #endif

@@ -421,11 +421,43 @@ struct img_progress {
 	void *ctx;
 };
 
+/*
+ * What a source has beside the bytes of its disk, and a copy of it lacks. Of two classes: content, which somebody made or a guest
+ * sees, and what belongs to the file that holds it.
+ */
+enum img_left_kind {
+	IMG_LEFT_SNAPSHOTS = 1, /* content; nr: how many */
+	IMG_LEFT_BITMAPS,	/* content; nr: how many */
+	IMG_LEFT_MACHINE_STATE, /* content; nr: its bytes */
+	IMG_LEFT_VIRTUAL_SIZE,	/* content: the copy has another size, or the source tells two; nr: bytes that differ */
+	IMG_LEFT_SECTOR_SIZE,	/* content; nr: bytes of the source's logical sectors */
+	IMG_LEFT_COMMENT,	/* content */
+	IMG_LEFT_EXTENDED,	/* content: what only the source's format has, and no other kind tells */
+	IMG_LEFT_SNAPSHOT_TIMES, /* when the snapshots were made, that the copy has; nr: how many */
+	IMG_LEFT_BACKING,	/* parents, whose content is the copy's own; nr: how many */
+	IMG_LEFT_UUID,		/* by which hosts know the disk */
+	IMG_LEFT_GEOMETRY,	/* cylinders, heads, sectors */
+	IMG_LEFT_ADAPTER,	/* to which the disk is to be connected */
+	IMG_LEFT_COMPRESSION,
+};
+struct img_left {
+	enum img_left_kind kind;
+	const char *name; /* of the kind: "sector_size"; static, does not change */
+	bool is_content;
+	bool can_be_kept; /* by other options of the same conversion */
+	uint64_t nr;	  /* as the kind says, else 0 */
+	char msg[216];	  /* one line; text from the image stands in it as it is: escape it for terminals */
+};
+typedef void (*img_left_fn)(void *ctx, const struct img_left *left);
+
 struct img_copy_options {
 	size_t struct_size;
 	unsigned threads; /* workers; 0: one per processor, at most 8 */
 	unsigned flags;	  /* enum img_copy_flags */
 	struct img_progress progress;
+	/* Told, in the caller's thread, before content is copied. NULL: nobody. It must not call the library on the images. */
+	img_left_fn left_behind;
+	void *left_behind_ctx;
 };
 enum img_copy_flags {
 	IMG_COPY_COMPRESS = 1u << 0,	 /* write with IMG_IO_COMPRESS */
@@ -434,6 +466,8 @@ enum img_copy_flags {
 	IMG_COPY_SNAPSHOTS = 1u << 3,	 /* convert: internal snapshots too */
 	IMG_COPY_BITMAPS = 1u << 4,	 /* convert: dirty bitmaps too, but those that are inconsistent */
 	IMG_COPY_KEEP_REST = 1u << 5,	 /* copy: what dst has beyond src's end stays as it is */
+	IMG_COPY_STRICT = 1u << 6,	 /* REFUSED before content is copied where some would be left behind (img_left.is_content) */
+	IMG_COPY_STRICT_ALL = 1u << 7,	 /* the same, where anything would be */
 };
 
 /*

@@ -8,13 +8,14 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "bitmaps.h"
 #include "confined.h"
 #include "convert_device.h"
 #include "convert_pipe.h"
 #include "create_options.h"
+#include "left_behind.h"
 #include "limit_args.h"
 #include "open.h"
+#include "output.h"
 #include "progress.h"
 #include "verbs.h"
 
@@ -28,12 +29,13 @@ struct convert_args {
 	struct size_arg threads;
 	bool snapshots;
 	bool bitmaps;
+	const char *strict;
 	bool force;
 };
 
 static const struct cli_option options[] = {
 	{ "output-format", 'O', OPTION_TEXT, "FMT",
-	  "format of DST; default: by its name, qcow2 for .qcow2, raw for .raw and .img, else limg",
+	  "format of DST; default: by its name, qcow2 for .qcow2 and so on, raw for .raw and .img, else limg",
 	  offsetof(struct convert_args, format) },
 	{ "option", 'o', OPTION_LIST, "KEY=VALUE,...", "options of DST's format; -o help lists them",
 	  offsetof(struct convert_args, options) },
@@ -49,6 +51,10 @@ static const struct cli_option options[] = {
 	{ "snapshots", 0, OPTION_FLAG, NULL, "copy the internal snapshots too",
 	  offsetof(struct convert_args, snapshots) },
 	{ "bitmaps", 0, OPTION_FLAG, NULL, "copy the dirty bitmaps too", offsetof(struct convert_args, bitmaps) },
+	{ "strict", 0, OPTION_WORD, "data|all",
+	  "refuse where the copy would lack some of what the source holds beside its disk: data (the default), what somebody made or a "
+	  "guest sees; all, everything of which there would be a note",
+	  offsetof(struct convert_args, strict) },
 	{ "force", 0, OPTION_FLAG, NULL, "replace DST if it exists, when the new image is complete",
 	  offsetof(struct convert_args, force) },
 };
@@ -76,50 +82,20 @@ static bool wants_compression(const struct convert_args *args)
 	return at && strncmp(strchr(at, '=') + 1, "none", 4) != 0;
 }
 
-/* Whoever asked for the head alone would not miss the snapshots before it is too late. */
-static void tell_left_out(const struct convert_args *args, const struct target *src, struct img *img)
+static int answer(const struct convert_args *args, const char *source, const char *target, const char *format,
+		  struct left_behind *lb)
 {
-	size_t nr = 0;
-
-	if (args->snapshots || src->snapshot || args->common.quiet || !(img_caps(img) & IMG_CAP_SNAPSHOTS))
-		return;
-	if (img_snapshot_list(img, NULL, 0, &nr, NULL) != 0)
-		cli_message(src->path,
-			    "its snapshots cannot be read and are left out of the copy: see " PROGRAM " check");
-	else if (nr > 0)
-		cli_message(src->path, "%zu snapshot%s left out of the copy: --snapshots keeps them", nr,
-			    nr == 1 ? " is" : "s are");
-}
-
-static void tell_bitmaps_left_out(const struct convert_args *args, const struct target *src, struct img *img)
-{
-	struct bitmap_list list = { NULL, 0 };
-	size_t broken = 0;
-
-	if (src->snapshot || args->common.quiet || !(img_caps(img) & IMG_CAP_BITMAPS))
-		return;
-	if (img_bitmap_list(img, NULL, 0, &list.nr, NULL) != 0) {
-		cli_message(src->path,
-			    "its bitmaps cannot be read and are left out of the copy: see " PROGRAM " check");
-		return;
-	}
-	if (list.nr > 0 && !args->bitmaps)
-		cli_message(src->path, "%zu bitmap%s left out of the copy: --bitmaps keeps them", list.nr,
-			    list.nr == 1 ? " is" : "s are");
-	if (args->bitmaps && list.nr > 0 && bitmaps_load(&list, img) == EXIT_DONE) {
-		for (size_t i = 0; i < list.nr; i++)
-			broken += (list.at[i].flags & (IMG_BITMAP_INCONSISTENT | IMG_BITMAP_UNSUPPORTED)) != 0;
-		if (broken > 0)
-			cli_message(src->path, "%zu bitmap%s left out of the copy: see " PROGRAM " bitmap list", broken,
-				    broken == 1 ? " is inconsistent and" : "s are inconsistent and");
-	}
-	bitmaps_free(&list);
+	if (!args->common.json)
+		return EXIT_DONE;
+	return output_json(json_pack("{s:o, s:o, s:s, s:O}", "source", output_json_text(source), "target",
+				     output_json_text(target), "format", format, "left_behind", lb->list));
 }
 
 static int convert(const struct cli_verb *verb, const struct convert_args *args, const struct target *src,
 		   const struct target *dst, const struct target *backing)
 {
 	struct progress progress;
+	struct left_behind lb;
 	struct limits limits = limits_of(&args->common);
 	struct img_create_options create = {
 		.struct_size = sizeof(create),
@@ -135,7 +111,8 @@ static int convert(const struct cli_verb *verb, const struct convert_args *args,
 		.struct_size = sizeof(copy),
 		.threads = (unsigned)args->threads.value,
 		.flags = (wants_compression(args) ? IMG_COPY_COMPRESS : 0u) |
-			 (args->snapshots ? IMG_COPY_SNAPSHOTS : 0u) | (args->bitmaps ? IMG_COPY_BITMAPS : 0u),
+			 (args->snapshots ? IMG_COPY_SNAPSHOTS : 0u) | (args->bitmaps ? IMG_COPY_BITMAPS : 0u) |
+			 left_behind_flags(args->strict),
 	};
 	struct img_error err = { .code = IMG_OK };
 	const struct img_grant names[] = {
@@ -151,8 +128,7 @@ static int convert(const struct cli_verb *verb, const struct convert_args *args,
 		status = open_image(src, &args->common, 0, &img);
 	if (status == EXIT_DONE) {
 		create.host = confined_host();
-		tell_left_out(args, src, img);
-		tell_bitmaps_left_out(args, src, img);
+		left_behind_begin(&lb, &copy, src->path, args->common.quiet, args->common.json);
 		create.options = joined[0] ? joined : NULL;
 		copy.progress = progress_begin(&progress, verb, &args->common);
 		if (img_convert(img, dst->path, &create, &copy, &err) != 0) {
@@ -162,6 +138,9 @@ static int convert(const struct cli_verb *verb, const struct convert_args *args,
 			progress_end(&progress, true);
 		}
 		status = close_image(img, src, status);
+		if (status == EXIT_DONE)
+			status = answer(args, src->path, dst->path, args->format, &lb);
+		left_behind_end(&lb);
 	}
 	free(joined);
 	return status;
@@ -183,10 +162,15 @@ static int check_device(const struct cli_verb *verb, const struct convert_args *
 static int convert_device(const struct cli_verb *verb, const struct convert_args *args, const struct target *src,
 			  const char *path)
 {
-	struct img_copy_options copy = { .struct_size = sizeof(copy), .threads = (unsigned)args->threads.value };
+	struct img_copy_options copy = {
+		.struct_size = sizeof(copy),
+		.threads = (unsigned)args->threads.value,
+		.flags = left_behind_flags(args->strict),
+	};
 	const struct img_grant names[] = { { src->path, IMG_GRANT_READ }, { path, IMG_GRANT_WRITE } };
 	struct img_error err = { .code = IMG_OK };
 	struct progress progress;
+	struct left_behind lb;
 	struct img *img;
 	int claim = -1, status = check_device(verb, args, path);
 
@@ -197,13 +181,16 @@ static int convert_device(const struct cli_verb *verb, const struct convert_args
 	if (status == EXIT_DONE)
 		status = open_image(src, &args->common, 0, &img);
 	if (status == EXIT_DONE) {
-		tell_left_out(args, src, img);
+		left_behind_begin(&lb, &copy, src->path, args->common.quiet, args->common.json);
 		copy.progress = progress_begin(&progress, verb, &args->common);
 		status = convert_into_device(img, path, &copy, &err);
 		progress_end(&progress, status == EXIT_DONE);
 		if (err.code != IMG_OK)
 			status = cli_fail(cli_blamed(&err, path, img), &err);
 		status = close_image(img, src, status);
+		if (status == EXIT_DONE)
+			status = answer(args, src->path, path, "raw", &lb);
+		left_behind_end(&lb);
 	}
 	if (claim >= 0)
 		close(claim);
@@ -216,20 +203,25 @@ static int check_pipe(const struct cli_verb *verb, const struct convert_args *ar
 	if (!args->format)
 		return cli_usage_error(verb,
 				       "'-' is stdout, whose format is said with -O (a file of that name is ./-)");
-	if (args->backing || args->snapshots || args->bitmaps || args->force)
-		return cli_usage_error(verb, "-b, --snapshots, --bitmaps and --force make no sense for stdout");
+	if (args->backing || args->snapshots || args->bitmaps || args->force || args->common.json)
+		return cli_usage_error(verb, "-b, --snapshots, --bitmaps, --force and --json make no sense for stdout");
 	return EXIT_DONE;
 }
 
 /* src: what is written to stdout. fd: its duplicate, which goes to the library. */
 static int convert_pipe(const struct cli_verb *verb, const struct convert_args *args, const struct target *src)
 {
-	struct img_copy_options copy = { .struct_size = sizeof(copy), .threads = (unsigned)args->threads.value };
+	struct img_copy_options copy = {
+		.struct_size = sizeof(copy),
+		.threads = (unsigned)args->threads.value,
+		.flags = left_behind_flags(args->strict),
+	};
 	struct img_create_options create = { .struct_size = sizeof(create), .format = args->format };
 	const struct img_grant name = { src->path, IMG_GRANT_READ };
 	struct img_error err = { .code = IMG_OK };
 	char *joined = driver_options(args);
 	struct progress progress;
+	struct left_behind lb;
 	struct img *img = NULL;
 	int fd = -1, status = joined ? claim_stdout(verb, &fd) : cli_fail_errno(NULL, "options");
 
@@ -238,8 +230,7 @@ static int convert_pipe(const struct cli_verb *verb, const struct convert_args *
 	if (status == EXIT_DONE)
 		status = open_image(src, &args->common, 0, &img);
 	if (status == EXIT_DONE) {
-		tell_left_out(args, src, img);
-		tell_bitmaps_left_out(args, src, img);
+		left_behind_begin(&lb, &copy, src->path, args->common.quiet, false);
 		create.options = joined[0] ? joined : NULL;
 		copy.progress = progress_begin(&progress, verb, &args->common);
 		if (img_convert_fd(img, fd, STDOUT_NAME, &create, &copy, &err) != 0) {
@@ -332,7 +323,9 @@ const struct cli_verb verb_convert = {
 	.details =
 		"The copy is sparse and parallel, and holds what the guest sees: a chain of overlays becomes one "
 		"image, unless -b names a parent for DST. -f is the format of SRC. Snapshots and dirty bitmaps "
-		"are left out, with a notice, unless --snapshots and --bitmaps are given.\n\n"
+		"are left out unless --snapshots and --bitmaps are given. Whatever SRC has beside its disk and DST will not have is "
+		"told, a note each: snapshots, bitmaps, machine state, another size of the disk or of its sectors, comments, a chain "
+		"of parents, uuid, geometry, compression. --json lists the same as \"left_behind\"; --strict refuses.\n\n"
 		"An existing DST is not touched without --force. After a failure, an interruption or a crash "
 		"nothing stays under DST's name.\n\n"
 		"DST may be a block device that is large enough and not mounted, with -O raw and --force: the content is "
@@ -344,7 +337,7 @@ const struct cli_verb verb_convert = {
 			   " convert debian.limg@nightly backup.raw\n" PROGRAM
 			   " convert -O raw debian.limg - | ssh host 'cat > /dev/vg/debian'",
 	.max_operands = 2,
-	.common = WITH_SNAPSHOT | WITH_PROGRESS,
+	.common = WITH_SNAPSHOT | WITH_PROGRESS | WITH_JSON,
 	.options = options,
 	.nr_options = ARRAY_LEN(options),
 	.args_bytes = sizeof(struct convert_args),

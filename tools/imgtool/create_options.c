@@ -5,20 +5,24 @@
 #include <string.h>
 #include <strings.h>
 
-static bool ends_in(const char *path, const char *suffix)
-{
-	size_t bytes = strlen(path), suffix_bytes = strlen(suffix);
-
-	return bytes > suffix_bytes && strcasecmp(path + bytes - suffix_bytes, suffix) == 0;
-}
-
 const char *create_format(const char *asked, const char *path)
 {
+	static const char *const others[][2] = { { "img", "raw" }, { "hdd", "parallels" }, { "vpc", "vhd" } };
+	const char *end = path ? strrchr(path, '.') : NULL, *format;
+
 	if (asked)
 		return asked;
-	if (path && ends_in(path, ".qcow2"))
-		return "qcow2";
-	return path && (ends_in(path, ".raw") || ends_in(path, ".img")) ? "raw" : "limg";
+	if (!end || end == path || strchr(end, '/'))
+		return "limg";
+	for (size_t i = 0; (format = img_format_name(i)); i++) {
+		if (strcasecmp(end + 1, format) == 0)
+			return format;
+	}
+	for (size_t i = 0; i < ARRAY_LEN(others); i++) {
+		if (strcasecmp(end + 1, others[i][0]) == 0 && img_format_options(others[i][1]))
+			return others[i][1];
+	}
+	return "limg";
 }
 
 bool create_is_help(const char *options)

@@ -5,7 +5,7 @@
 
 #include "args.h"
 
-/* The format that a new file gets: as asked for, or by its name: qcow2 for .qcow2, raw for .raw and .img, else limg. path may be NULL. */
+/* The format that a new file gets: as asked for, or by its name (.vdi, .img ...), else limg. path may be NULL. */
 const char *create_format(const char *asked, const char *path);
 
 /* Is one of the -o options "help"? */

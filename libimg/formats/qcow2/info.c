@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What an image is: the header, told. */
+#include <stdio.h>
 #include <string.h>
 
 #include "qcow2_engine.h"
@@ -52,6 +53,25 @@ static void tell_bool(const struct told *t, const char *key, bool is)
 	t->fn(t->ctx, &d);
 }
 
+/* Of other programs, kept in this file and known to no other format. */
+static void tell_extensions(const struct told *t, const struct qcow2_header *h)
+{
+	char text[96];
+	size_t nr = 0;
+
+	for (size_t i = 0; i < h->nr_ext; i++) {
+		if (h->ext[i].type == QCOW2_EXT_FEATURE_NAMES || h->ext[i].type == QCOW2_EXT_LUKS)
+			continue;
+		if (nr++ == 0)
+			(void)snprintf(text, sizeof(text), "header extension 0x%08x, %u bytes", h->ext[i].type,
+				       h->ext[i].bytes);
+	}
+	if (nr > 1)
+		(void)snprintf(text, sizeof(text), "%zu header extensions that are not known", nr);
+	if (nr > 0)
+		tell_text(t, "extended_data", text);
+}
+
 int qcow2_info_details(struct node *n, img_detail_fn fn, void *ctx, struct img_error *err)
 {
 	struct qcow2_engine *e = ((struct qcow2_state *)n->state)->view.e;
@@ -69,6 +89,7 @@ int qcow2_info_details(struct node *n, img_detail_fn fn, void *ctx, struct img_e
 		tell_text(&t, "data_file", h->data_file);
 		tell_bool(&t, "data_file_raw", h->autoclear & QCOW2_DATA_FILE_RAW);
 	}
+	tell_extensions(&t, h);
 	pthread_rwlock_unlock(&e->map);
 	return 0;
 }

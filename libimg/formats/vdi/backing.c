@@ -48,8 +48,7 @@ bool vdi_recorded_name(const char *comment, char *out, size_t cap, bool *committ
 	return name[0] != '\0';
 }
 
-/* The comment without our line. */
-static void drop_record(char *comment)
+void vdi_comment_of_people(char *comment)
 {
 	char name[VDI_COMMENT_BYTES + 1];
 	size_t at = last_line(comment), off;
@@ -87,7 +86,7 @@ int vdi_header_set_backing(struct vdi_header *h, const struct backing_ref *ref, 
 			err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
 			"a VDI knows its parent by a UUID that only another VDI has: convert the parent first, "
 			"or make an overlay of another format");
-	drop_record(h->comment);
+	vdi_comment_of_people(h->comment);
 	if (!ref) {
 		if (h->type == VDI_DIFFERENCING)
 			h->type = VDI_DYNAMIC;

@@ -64,6 +64,7 @@ int vdi_info_details(struct node *node, img_detail_fn fn, void *ctx, struct img_
 	tell_number(&t, "allocated_blocks", h.nr_allocated);
 	if (h.extra_bytes)
 		tell_number(&t, "block_extra_bytes", h.extra_bytes);
+	vdi_comment_of_people(h.comment);
 	if (h.comment[0])
 		tell_text(&t, "comment", h.comment);
 	return 0;

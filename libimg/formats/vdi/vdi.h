@@ -121,6 +121,8 @@ void vdi_header_get_backing(const struct vdi_header *h, struct backing_ref *out)
 int vdi_header_set_backing(struct vdi_header *h, const struct backing_ref *ref, struct img_error *err);
 /* The parent's name as the comment has it, at most cap - 1 bytes; false: none. *off: where in the comment it begins. */
 bool vdi_recorded_name(const char *comment, char *out, size_t cap, bool *committing, size_t *off);
+/* Leaves what people wrote: our line about the parent is cut off. comment has VDI_COMMENT_BYTES + 1 bytes. */
+void vdi_comment_of_people(char *comment);
 
 /* ---- amend.c ---- */
 int vdi_amend(struct node *node, const char *options, struct img_error *err);

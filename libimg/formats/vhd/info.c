@@ -55,6 +55,19 @@ static void tell_letters(const struct told *t, const char *key, const uint8_t le
 	tell_text(t, key, text);
 }
 
+/* The largest one stands for none (VHD-4). */
+static void tell_geometry(const struct told *t, const struct disk_vhd_footer *f)
+{
+	unsigned cylinders = be16_get(f->cylinders);
+	char text[32];
+
+	if (vhd_geometry_bytes(f) == 0 ||
+	    (cylinders == VHD_CYLINDERS_MAX && f->heads == VHD_HEADS_MAX && f->sectors == VHD_SECTORS_MAX))
+		return;
+	(void)snprintf(text, sizeof(text), "%u/%u/%u", cylinders, f->heads, f->sectors);
+	tell_text(t, "geometry", text);
+}
+
 int vhd_info_details(struct node *n, img_detail_fn fn, void *ctx, struct img_error *err)
 {
 	static const char *const types[] = {
@@ -70,6 +83,7 @@ int vhd_info_details(struct node *n, img_detail_fn fn, void *ctx, struct img_err
 	tell_letters(&t, "creator", f->creator);
 	tell_number(&t, "footer_size", be64_get(f->current_bytes));
 	tell_number(&t, "geometry_size", vhd_geometry_bytes(f));
+	tell_geometry(&t, f);
 	tell_text(&t, "size_from", vhd_size_from_geometry(f) ? "geometry" : "footer");
 	tell_text(&t, "footer",
 		  s->foot.stale			    ? "stale checksum" :
