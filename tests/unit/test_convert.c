@@ -2,8 +2,7 @@
 /* img_convert() of what only the native format has: onto a backing image, and with internal snapshots. */
 #include "fault_env.h"
 
-
-#define SIZE (6 * MIB)
+#define SIZE	  (6 * MIB)
 #define MAX_SNAPS 24
 
 static struct img_create_options limg_onto(const char *backing, const char *backing_format)
@@ -18,7 +17,9 @@ static struct img_create_options limg_onto(const char *backing, const char *back
 
 static struct img_copy_options with_flags(unsigned flags)
 {
-	return (struct img_copy_options){ .struct_size = sizeof(struct img_copy_options), .flags = flags, .threads = 3 };
+	return (struct img_copy_options){ .struct_size = sizeof(struct img_copy_options),
+					  .flags = flags,
+					  .threads = 3 };
 }
 
 /* ---- onto a backing image ---------------------------------------------------------------------------------------- */
@@ -166,9 +167,7 @@ static void live_through(struct img *img, struct history *h, unsigned steps)
 				drop_state(h, which);
 			}
 			break;
-		case 2:
-			assert_ok(img_resize(img, SIZE - 512 * random_below(4000), IMG_RESIZE_SHRINK, ERR));
-			break;
+		case 2: assert_ok(img_resize(img, SIZE - 512 * random_below(4000), IMG_RESIZE_SHRINK, ERR)); break;
 		case 3: {
 			uint8_t buf[9000];
 
@@ -187,8 +186,7 @@ static void live_through(struct img *img, struct history *h, unsigned steps)
 				save_state(h, img, name, vm ? vm_bytes : 0);
 			}
 			break;
-		default:
-			scribble(img, 3, 300 * KIB);
+		default: scribble(img, 3, 300 * KIB);
 		}
 	}
 	save_state(h, img, "", 0); /* the head */
@@ -369,8 +367,86 @@ static void snapshots_need_a_format_that_has_them(void **state)
 	assert_int_equal(fixture_files(false), 3);
 }
 
+/* ---- what is left behind ----------------------------------------------------------------------------------------- */
+
+struct heard {
+	unsigned kinds; /* bits */
+	uint64_t nr[32];
+};
+
+static void hear(void *ctx, const struct img_left *left)
+{
+	struct heard *h = ctx;
+
+	assert_in_range(left->kind, IMG_LEFT_SNAPSHOTS, IMG_LEFT_COMPRESSION);
+	assert_false(h->kinds & 1u << left->kind);
+	assert_true(left->name && left->name[0] && left->msg[0]);
+	assert_int_equal(left->is_content, left->kind <= IMG_LEFT_EXTENDED);
+	h->kinds |= 1u << left->kind;
+	h->nr[left->kind] = left->nr;
+}
+
+static struct heard heard_of(struct img *src, const char *name, const char *format, unsigned flags, int want)
+{
+	struct img_create_options create = { .struct_size = sizeof(create), .format = format };
+	struct img_copy_options opts = with_flags(flags);
+	unsigned nr = fixture_files(false);
+	struct heard heard = { .kinds = 0 };
+
+	opts.left_behind = hear;
+	opts.left_behind_ctx = &heard;
+	assert_int_equal(img_convert(src, in_dir(name), &create, &opts, ERR), want);
+	assert_int_equal(fixture_files(false), nr + (want == 0));
+	return heard;
+}
+
+static void tells_what_is_left_behind(void **state)
+{
+	const unsigned snapshots = 1u << IMG_LEFT_SNAPSHOTS, times = 1u << IMG_LEFT_SNAPSHOT_TIMES,
+		       size = 1u << IMG_LEFT_VIRTUAL_SIZE, machine = 1u << IMG_LEFT_MACHINE_STATE,
+		       packed = 1u << IMG_LEFT_COMPRESSION;
+	static uint8_t sevens[65536];
+	struct heard heard;
+	struct img *src;
+
+	(void)state;
+	memset(sevens, 7, sizeof(sevens));
+	make_image("src", "limg", SIZE, NULL, NULL);
+	src = open_image("src", "limg", IMG_OPEN_WRITE);
+	assert_int_equal(heard_of(src, "a", "raw", IMG_COPY_STRICT_ALL, 0).kinds, 0);
+	assert_ok(img_snapshot_create(src, "one", 0, ERR));
+	assert_ok(img_snapshot_create(src, "two", 0, ERR));
+	heard = heard_of(src, "b", "raw", 0, 0);
+	assert_int_equal(heard.kinds, snapshots);
+	assert_int_equal(heard.nr[IMG_LEFT_SNAPSHOTS], 2);
+	assert_int_equal(heard_of(src, "c", "limg", IMG_COPY_STRICT, IMG_E_REFUSED).kinds, snapshots);
+	assert_non_null(strstr(ERR->msg, "snapshots"));
+	assert_int_equal(heard_of(src, "c", "limg", IMG_COPY_STRICT | IMG_COPY_SNAPSHOTS, 0).kinds, times);
+	assert_int_equal(heard_of(src, "d", "limg", IMG_COPY_STRICT_ALL | IMG_COPY_SNAPSHOTS, IMG_E_REFUSED).kinds,
+			 times);
+	assert_ok(img_vmstate_write(src, "state", 5, 0, ERR));
+	heard = heard_of(src, "d", "qcow2", 0, 0);
+	assert_int_equal(heard.kinds, snapshots | machine);
+	assert_int_equal(heard.nr[IMG_LEFT_MACHINE_STATE], 5);
+	assert_int_equal(heard_of(src, "e", "qcow2", IMG_COPY_SNAPSHOTS, 0).kinds, times);
+	close_image(src);
+	src = open_image("d", "qcow2", IMG_OPEN_WRITE);
+	assert_ok(img_pwrite(src, sevens, sizeof(sevens), 65536, IMG_IO_COMPRESS, ERR));
+	assert_int_equal(heard_of(src, "f", "vdi", 0, 0).kinds, packed);
+	assert_int_equal(heard_of(src, "g", "qcow2", IMG_COPY_COMPRESS, 0).kinds, 0);
+	close_image(src);
+	src = open_image("g", "raw", IMG_OPEN_WRITE);
+	assert_ok(img_resize(src, img_size(src) + 1, 0, ERR));
+	heard = heard_of(src, "h", "limg", 0, 0);
+	assert_int_equal(heard.kinds, size);
+	assert_int_equal(heard.nr[IMG_LEFT_VIRTUAL_SIZE], 511);
+	assert_int_equal(heard_of(src, "i", "limg", IMG_COPY_STRICT, IMG_E_REFUSED).kinds, size);
+	close_image(src);
+}
+
 static void every_call_may_fail(void **state)
 {
+	struct heard heard = { .kinds = 0 };
 	struct img_copy_options opts = with_flags(IMG_COPY_SNAPSHOTS);
 	struct img_create_options create = limg_onto(NULL, NULL);
 	struct history h = { .nr = 0 };
@@ -378,6 +454,8 @@ static void every_call_may_fail(void **state)
 	unsigned failed = 0;
 
 	(void)state;
+	opts.left_behind = hear;
+	opts.left_behind_ctx = &heard;
 	random_state = 77;
 	make_image("src", "limg", SIZE, NULL, NULL);
 	src = open_image("src", "limg", IMG_OPEN_WRITE);
@@ -386,6 +464,7 @@ static void every_call_may_fail(void **state)
 	for (uint64_t n = 1;; n = next_call(n)) {
 		int r;
 
+		heard.kinds = 0;
 		src = open_faulty("src", "limg", 0);
 		fault_plan_arm(&fault_env_plan, FAULT_ALL, n, EIO, true);
 		r = image_convert_env(src, in_dir("dst"), &create, &opts, &fault_env, ERR);
@@ -412,9 +491,9 @@ int main(void)
 		T(larger_snapshots_onto_a_base),
 		T(sharing_and_ancestry_are_kept),
 		T(snapshots_need_a_format_that_has_them),
+		T(tells_what_is_left_behind),
 		cmocka_unit_test_setup_teardown(every_call_may_fail, fault_env_setup, fault_env_teardown),
 	};
 
 	return cmocka_run_group_tests_name("convert", tests, NULL, NULL);
 }
-
