@@ -38,14 +38,14 @@ static int walk_table(struct lookup *l, uint64_t table, uint64_t first, uint64_t
 
 static int walk(struct lookup *l, entry_fn fn, void *ctx, struct img_error *err)
 {
-	uint64_t nr = l->disk_bytes / l->cluster_bytes + (l->disk_bytes % l->cluster_bytes != 0), table;
+	uint64_t nr = l->disk_bytes / l->cluster_bytes + (l->disk_bytes % l->cluster_bytes != 0), index = 0, table;
 	uint64_t room =
 		l->file_bytes / (l->table_entries * 8); /* for tables: those of an honest image do not overlap */
 	int ret = 0;
 
 	for (uint64_t first = 0; first < nr && ret == 0; first += l->table_entries) {
 		struct img_error why = { 0 };
-		int bad = lookup_table(l, first / l->table_entries, &table, &why);
+		int bad = lookup_table(l, index++, &table, &why);
 
 		if (bad == IMG_E_CORRUPT) {
 			ret = fn(ctx, first, why.offset, NULL, &why, err);
