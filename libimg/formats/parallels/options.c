@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+/* Creation options: "key=value,key=value". */
+#include <stdlib.h>
+#include <string.h>
+
+#include "prl.h"
+
+/* "64K", "1M", "32256"; 0 for what is no multiple of a sector within the bounds. */
+static uint32_t size_of(const char *v)
+{
+	unsigned long long n;
+	unsigned shift = 0;
+	char *end;
+
+	if (*v < '0' || *v > '9')
+		return 0;
+	n = strtoull(v, &end, 10);
+	if (*end == 'K' || *end == 'k')
+		shift = 10;
+	else if (*end == 'M' || *end == 'm')
+		shift = 20;
+	else if (*end == 'G' || *end == 'g')
+		shift = 30;
+	if (shift)
+		end++;
+	if (*end || n > PRL_CLUSTER_MAX >> shift)
+		return 0;
+	n <<= shift;
+	return n % PRL_SECTOR_BYTES == 0 ? (uint32_t)n : 0;
+}
+
+static int wrong(struct img_error *err, const char *key, const char *range, const char *v)
+{
+	return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s is %s, not '%.40s'", key, range, v);
+}
+
+static int set_one(struct prl_options *o, const char *key, const char *v, struct img_error *err)
+{
+	if (!strcmp(key, "cluster_size")) {
+		o->cluster_bytes = size_of(v);
+		return o->cluster_bytes ? 0 : wrong(err, key, "512 to 1G, a multiple of 512", v);
+	}
+	if (!strcmp(key, "version")) {
+		o->v1 = !strcmp(v, "1");
+		return o->v1 || !strcmp(v, "2") ? 0 : wrong(err, key, "1 or 2", v);
+	}
+	return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "parallels has no option '%.32s'", key);
+}
+
+int prl_options_parse(const char *text, struct prl_options *out, struct img_error *err)
+{
+	char *copy, *save = NULL;
+	int ret = 0;
+
+	*out = (struct prl_options){ .cluster_bytes = PRL_CLUSTER_DEFAULT };
+	copy = strdup(text ? text : "");
+	if (!copy)
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+	for (char *kv = strtok_r(copy, ",", &save); ret == 0 && kv; kv = strtok_r(NULL, ",", &save)) {
+		char *eq = strchr(kv, '=');
+
+		if (eq) {
+			*eq = '\0';
+			ret = set_one(out, kv, eq + 1, err);
+		} else {
+			ret = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "option '%.32s' has no value", kv);
+		}
+	}
+	free(copy);
+	return ret;
+}
