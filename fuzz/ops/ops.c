@@ -148,7 +148,8 @@ static int run_one(struct ops *o, unsigned kind, const uint32_t *r)
 
 static int run_program(struct ops *o, const char *format, struct fuzz_input *in)
 {
-	bool raw = strcmp(format, "raw") == 0, bitmaps = strcmp(format, "qcow2") == 0;
+	bool raw = strcmp(format, "raw") == 0 || o->m.geometry.format->alone;
+	bool bitmaps = strcmp(format, "qcow2") == 0;
 	bool plain = o->m.geometry.format->plain;
 	const uint8_t *kinds = raw ? raw_kinds : plain ? plain_kinds : all_kinds;
 	unsigned nr_kinds = raw	    ? sizeof(raw_kinds) :

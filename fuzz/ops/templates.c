@@ -68,6 +68,14 @@ static const struct recipe vhd_recipes[] = {
 	{ "block_size=65536", 65536, 65536, KIB(300), NULL, 0, false },
 };
 
+/* The table near the data, so that it needs the first clusters' room when the disk grows. */
+static const struct recipe parallels_recipes[] = {
+	{ "cluster_size=512", 512, 512, KIB(40), NULL, 0, false },
+	{ "cluster_size=4096,version=1", 4096, 4096, KIB(128), NULL, 0, false },
+	{ "cluster_size=4608,version=1", 4608, 4608, KIB(100) + 512, NULL, 0, false },
+	{ "cluster_size=65536", 65536, 65536, KIB(300), NULL, 0, false },
+};
+
 void ops_template(const char *format, unsigned number, struct geometry *out)
 {
 	static const struct {
@@ -80,6 +88,7 @@ void ops_template(const char *format, unsigned number, struct geometry *out)
 		{ "qcow2", qcow2_recipes, sizeof(qcow2_recipes) / sizeof(qcow2_recipes[0]) },
 		{ "vdi", vdi_recipes, sizeof(vdi_recipes) / sizeof(vdi_recipes[0]) },
 		{ "vhd", vhd_recipes, sizeof(vhd_recipes) / sizeof(vhd_recipes[0]) },
+		{ "parallels", parallels_recipes, sizeof(parallels_recipes) / sizeof(parallels_recipes[0]) },
 	};
 	const struct recipe *r = NULL;
 

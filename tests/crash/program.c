@@ -386,18 +386,30 @@ static int run_vm_zero(struct machine *m, struct img_error *err)
 }
 
 static const struct operation operations[] = {
-	{ "block", "sjwourqkxvlpdefgh", run_block },   { "sub", "sjwourqkxvlpdefgh", run_sub },
-	{ "unit", "sjwouqkxvlp", run_unit },	    { "inunit", "sjwqkxvl", run_in_unit },
-	{ "leaf", "sjwqkxvldg", run_leaf },	    { "fua", "sjwrqkxvldfg", run_fua },
-	{ "zero", "sjwourqkxvlpdefgh", run_zero },	    { "discard", "sjwouqkxvlpdefgh", run_discard },
-	{ "flush", "sjwourqkxvlpdefgh", run_flush },   { "checkpoint", "sjwouqkxvlpdefgh", run_checkpoint },
-	{ "reopen", "sjwourqkxvlpdefgh", run_reopen }, { "createC", "sjwouqkxvlp", run_create_c },
-	{ "createV", "sjwqkxvl", run_create_vm },   { "deleteA", "sjwqkxvl", run_delete_a },
-	{ "deleteB", "sjwqkxvl", run_delete_b },    { "deleteC", "sjwouqkxvlp", run_delete_c },
-	{ "renameA", "sjwqkxvl", run_rename },	    { "revertA", "sjwqkxvl", run_revert_a },
-	{ "revertB", "sjwqkxvl", run_revert_b },    { "revertC", "oup", run_revert_c },
-	{ "grow", "sjwourqkxlpdefgh", run_grow },	    { "shrink", "sjwourqkxlpdefgh", run_shrink },
-	{ "vmstate", "sjwqkxvl", run_vm },	    { "vmzero", "sq", run_vm_zero },
+	{ "block", "sjwourqkxvlpdefghin", run_block },
+	{ "sub", "sjwourqkxvlpdefghin", run_sub },
+	{ "unit", "sjwouqkxvlp", run_unit },
+	{ "inunit", "sjwqkxvl", run_in_unit },
+	{ "leaf", "sjwqkxvldgin", run_leaf },
+	{ "fua", "sjwrqkxvldfgin", run_fua },
+	{ "zero", "sjwourqkxvlpdefghin", run_zero },
+	{ "discard", "sjwouqkxvlpdefghin", run_discard },
+	{ "flush", "sjwourqkxvlpdefghin", run_flush },
+	{ "checkpoint", "sjwouqkxvlpdefghin", run_checkpoint },
+	{ "reopen", "sjwourqkxvlpdefghin", run_reopen },
+	{ "createC", "sjwouqkxvlp", run_create_c },
+	{ "createV", "sjwqkxvl", run_create_vm },
+	{ "deleteA", "sjwqkxvl", run_delete_a },
+	{ "deleteB", "sjwqkxvl", run_delete_b },
+	{ "deleteC", "sjwouqkxvlp", run_delete_c },
+	{ "renameA", "sjwqkxvl", run_rename },
+	{ "revertA", "sjwqkxvl", run_revert_a },
+	{ "revertB", "sjwqkxvl", run_revert_b },
+	{ "revertC", "oup", run_revert_c },
+	{ "grow", "sjwourqkxlpdefghin", run_grow },
+	{ "shrink", "sjwourqkxlpdefghin", run_shrink },
+	{ "vmstate", "sjwqkxvl", run_vm },
+	{ "vmzero", "sq", run_vm_zero },
 };
 
 /* ---- setups ------------------------------------------------------------------------------------------------------ */
@@ -530,8 +542,9 @@ static int make_raw(const struct setup *s, struct memhost *host, struct worlds *
 #define VDI                                                                               \
 	.format = "vdi", .file = "top.img", .may_leak = true, .may_keep_discarded = true, \
 	.options = "block_size=4096,align=512"
-#define VHD .format = "vhd", .file = "top.img", .may_leak = true, .may_keep_discarded = true
-#define QCOW2 .format = "qcow2", .file = "top.img", .may_leak = true, .may_keep_discarded = true, .vm = VM_IN_SNAPSHOTS
+#define VHD	  .format = "vhd", .file = "top.img", .may_leak = true, .may_keep_discarded = true
+#define PARALLELS .format = "parallels", .file = "top.img", .may_leak = true, .may_keep_discarded = true
+#define QCOW2	  .format = "qcow2", .file = "top.img", .may_leak = true, .may_keep_discarded = true, .vm = VM_IN_SNAPSHOTS
 
 /* The same image with a cluster that is counted and that nobody refers to. */
 static int make_leaky(const struct setup *s, struct memhost *host, struct worlds *ws, struct img_error *err)
@@ -561,6 +574,8 @@ static const struct setup setups[] = {
 	{ 'f', "a fixed VHD", make_raw, VHD, .options = "subformat=fixed" },
 	{ 'g', "VHD, whose table has no room to grow", make_raw, VHD, .options = "block_size=4096" },
 	{ 'h', "a differencing VHD", make_overlay, VHD, .options = "block_size=4096" },
+	{ 'i', "Parallels, whose table has no room to grow", make_raw, PARALLELS, .options = "cluster_size=512" },
+	{ 'n', "Parallels, version 1", make_raw, PARALLELS, .options = "cluster_size=4608,version=1" },
 	{ 'q', "qcow2, two snapshots, machine state, compressed clusters", make_snapshots, QCOW2,
 	  .options = "cluster_size=4096" },
 	{ 'k', "the same with tables that grow", make_snapshots, QCOW2,

@@ -146,7 +146,7 @@ static int run_repair(struct machine *m, struct img_error *err)
 }
 
 static const struct operation whole_operations[] = {
-	{ "convert", "sjwouqkxvlpdfg", run_convert },
+	{ "convert", "sjwouqkxvlpdfgin", run_convert },
 	{ "makeNew", "soqp", run_make },
 	{ "commit", "oupeh", run_commit },
 	{ "rebase", "oupeh", run_rebase },

@@ -23,9 +23,9 @@ sys.path.insert(0, HERE)
 from qcow2_lab import IMGTOOL, WRAPPER, Wrong, imgtool    # noqa: E402
 from qcow2_samples import file_digest, unpack, zeros_digest    # noqa: E402
 
-FOLDERS = ('asif/', 'bochs/', 'cloop/', 'dmg/', 'vhd/', 'vhdx/')
+FOLDERS = ('asif/', 'bochs/', 'cloop/', 'dmg/', 'parallels/', 'vhd/', 'vhdx/')
 FILES = ('qemu-img-7.2/x.qcow.xz', 'qemu-img-7.2/c.qcow.xz', 'qemu-img-7.2/x.qed.xz', 'qemu-img-7.2/dyn.vdi.xz',
-         'qemu-img-7.2/forced.vhd.xz', 'qemu-img-7.2/fixed1M.vhdx.xz')
+         'qemu-img-7.2/forced.vhd.xz', 'qemu-img-7.2/fixed1M.vhdx.xz', 'qemu-img-7.2/p.hdd.xz')
 
 # A difference whose parent is not at hand, and nonsense: an error of these kinds, never zeros.
 REFUSED = {'vhd/fat-differential.vhd.xz': (3, 6), 'vhd/afl5.img.bz2': (4, 6)}

@@ -26,7 +26,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from lab import DISK, IMGTOOL, PLAIN, SECTOR, Failed, Lab, Round, digest, run    # noqa: E402
+from lab import BACKED, DISK, IMGTOOL, PLAIN, SECTOR, Failed, Lab, Round, digest, run    # noqa: E402
 from verbs import MORE_VERBS, only    # noqa: E402
 
 
@@ -165,6 +165,7 @@ def verb_revert(r):
     r.snapshots_whole()
 
 
+@only(*BACKED)
 def verb_commit(r):
     r.killed('commit', 'commit', '-q', r.path('over.img'))
     r.check('base.img', 'over.img')
@@ -186,11 +187,13 @@ def again(r, verb, args):
         raise Failed('%s changed the parent' % verb)
 
 
+@only(*BACKED)
 def verb_rebase(r):
     parents = ('other.img', 'base.img@one') if r.lab.format == 'limg' else ('other.img',)
     again(r, 'rebase', ['rebase', '-q', '-b', r.rng.choice(parents), r.path('over.img')])
 
 
+@only(*BACKED)
 def verb_flatten(r):
     again(r, 'flatten', ['flatten', '-q', r.path('over.img')])
 

@@ -12,7 +12,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 IMGTOOL = os.environ.get('IMGTOOL', 'imgtool')
 INTEROP = os.path.join(HERE, '..', 'interop')
 READER = os.path.join(INTEROP, 'limg_reader.py')
-PLAIN = ('vdi',)    # formats without snapshots and compression, in which a kill may leave leaks
+PLAIN = ('vdi', 'parallels')    # formats without snapshots and compression, in which a kill may leave leaks
+ALONE = ('parallels',)    # formats without parents
+BACKED = ('limg', 'qcow2', *(f for f in PLAIN if f not in ALONE))
 DISK = 48 << 20
 SECTOR = 512
 CHANGES = 'pwrite64,pwritev,pwritev2,ftruncate,fallocate,fdatasync,fsync,rename,renameat2,link,linkat,unlink'
@@ -203,7 +205,7 @@ class Lab:
         self.snapshot(base, 'two', self.plain(base))
         run('write', '-q', base, '--offset', str(19 << 20), stdin=rng.randbytes(5 << 20))
         self.head = self.plain(base)
-        run('create', '-q', '-f', format_, '-b', 'base.img', over)
+        run('create', '-q', '-f', format_, *((over, str(DISK)) if format_ in ALONE else ('-b', 'base.img', over)))
         run('write', '-q', over, '--offset', str(1 << 20), stdin=rng.randbytes(8 << 20))
         run('write', '-q', over, '--offset', str(30 << 20), stdin=rng.randbytes(4 << 20))
         self.over = self.plain(over)

@@ -8,7 +8,7 @@ import os
 import struct
 import subprocess
 
-from lab import DISK, SECTOR, Failed, run
+from lab import BACKED, DISK, SECTOR, Failed, run
 
 RUN = 40    # clusters that a round leaks for the repair, or blocks
 
@@ -126,9 +126,18 @@ def count_too_many(path):
         file.write(struct.pack('<I', count + 3))
 
 
+def leave_open(path):
+    """A Parallels image that was not closed, with clusters at its end that are nobody's."""
+    with open(path, 'r+b') as file:
+        file.seek(44)
+        file.write(struct.pack('<I', 0x746F6E59))
+        file.truncate(os.path.getsize(path) + (RUN << 20))
+
+
 def verb_repair(r):
     path = r.path('base.img')
-    {'qcow2': leak_clusters, 'limg': damage_spare, 'vdi': count_too_many}[r.lab.format](path)
+    {'qcow2': leak_clusters, 'limg': damage_spare, 'vdi': count_too_many,
+     'parallels': leave_open}[r.lab.format](path)
     if run('check', '-q', path, want=None).returncode == 0:
         raise Failed('what is to be repaired is not seen')
     r.killed('repair', 'check', '-q', '--repair', path)
@@ -145,6 +154,7 @@ def verb_repair(r):
 # -- raw files and devices --------------------------------------------------------------------------------------------
 
 
+@only(*BACKED)
 def verb_create(r):
     """An overlay: there, and as its parent, or not there."""
     args = ['create', '-q', '-f', r.lab.format, '-b', 'base.img', r.path('new.img')]

@@ -73,6 +73,7 @@ struct traits {
 	bool keeps_vm;	  /* the working machine state outlives the handle */
 	bool may_leak;	  /* a kill leaves leaks, never damage */
 	bool ids;	  /* a child knows its parent by an id that writes to the parent do not change */
+	bool alone; /* no parents */
 	bool plain; /* no snapshots, no machine state, disks of one sector at least, parents of the same format only */
 };
 const struct traits *traits_of(const char *name); /* program.c; NULL: no such */

@@ -57,6 +57,7 @@ static const struct traits formats[] = {
 	{ .name = "qcow2", .may_leak = true },
 	{ .name = "vdi", .may_leak = true, .plain = true },
 	{ .name = "vhd", .may_leak = true, .plain = true, .ids = true },
+	{ .name = "parallels", .may_leak = true, .plain = true, .alone = true },
 };
 
 const struct traits *traits_of(const char *name)
@@ -109,7 +110,7 @@ static bool named(const char *list, const char *name)
 
 static unsigned weight_of(size_t kind, const struct traits *format, const char *without)
 {
-	enum need has = format->raw ? NOTHING : format->plain ? PARENTS : SNAPSHOTS;
+	enum need has = format->raw || format->alone ? NOTHING : format->plain ? PARENTS : SNAPSHOTS;
 
 	return kinds[kind].need > has || named(without, kinds[kind].name) ? 0 : kinds[kind].weight;
 }
@@ -173,6 +174,16 @@ static void vhd_geometry(struct geometry *g, uint64_t *rng)
 		snprintf(g->base_options, sizeof(g->base_options), "subformat=fixed");
 }
 
+/* Clusters from one sector on, of an odd number of them too, so that the table needs their room when the disk grows. */
+static void parallels_geometry(struct geometry *g, uint64_t *rng)
+{
+	static const uint32_t clusters[] = { 512, 4096, 4096, 16384, 32256, 1u << 20 };
+
+	g->block_bytes = g->unit_bytes = clusters[rng_next(rng) % 6];
+	snprintf(g->options, sizeof(g->options), "cluster_size=%u,version=%u", g->block_bytes,
+		 (unsigned)(1 + rng_next(rng) % 2));
+}
+
 static void make_geometry(struct geometry *g, const struct traits *format, uint64_t *rng)
 {
 	*g = (struct geometry){ .format = format, .block_bytes = 4096, .unit_bytes = 65536 };
@@ -182,6 +193,8 @@ static void make_geometry(struct geometry *g, const struct traits *format, uint6
 		vdi_geometry(g, rng);
 	else if (strcmp(format->name, "vhd") == 0)
 		vhd_geometry(g, rng);
+	else if (strcmp(format->name, "parallels") == 0)
+		parallels_geometry(g, rng);
 	else if (!format->raw)
 		qcow2_geometry(g, rng);
 	g->size_bytes = pick_size(rng, g->block_bytes);

@@ -92,8 +92,8 @@ static int judge_empty(struct check *k)
 	return 0;
 }
 
-/* Entries of which the place is between two places. */
-static int check_line(struct check *k, struct img_error *err)
+/* Entries of which the place is between two places: then gaps cannot be filled. */
+static int check_line(struct check *k, bool *in_line, struct img_error *err)
 {
 	const struct prl_header *h = &k->p->h;
 	struct blockmap_entry e;
@@ -112,6 +112,7 @@ static int check_line(struct check *k, struct img_error *err)
 			continue;
 		first = nr++ == 0 ? e.off : first;
 	}
+	*in_line = nr == 0;
 	if (nr > 0)
 		found(k, IMG_FINDING_NOTE, "PRL-7", first, false,
 		      "%" PRIu64 " clusters are out of line with the data area: other programs may refuse them", nr);
@@ -145,7 +146,7 @@ static bool repair_is_due(const struct check *k)
 
 static int check_stopped(struct check *k, const struct img_progress *progress, struct img_error *err)
 {
-	struct blockmap_rules rules = { .entry = "PRL-6", .overlap = "PRL-8", .leak = "PRL-9", .closes_gaps = true };
+	struct blockmap_rules rules = { .entry = "PRL-6", .overlap = "PRL-8", .leak = "PRL-9" };
 	struct prl_image *p = k->p;
 	int ret = 0;
 
@@ -161,9 +162,10 @@ static int check_stopped(struct check *k, const struct img_progress *progress, s
 		return ret;
 	rules.taken = k->ext.taken;
 	rules.nr_taken = k->ext.nr_taken;
-	ret = blockmap_check(p->bm, &rules, p->h.data_off, k->repair, k->fn, k->ctx, progress, k->out, &k->census, err);
+	ret = check_line(k, &rules.closes_gaps, err);
 	if (ret == 0)
-		ret = check_line(k, err);
+		ret = blockmap_check(p->bm, &rules, p->h.data_off, k->repair, k->fn, k->ctx, progress, k->out,
+				     &k->census, err);
 	if (ret == 0)
 		ret = judge_empty(k);
 	k->out->metadata_bytes += sizeof(struct disk_prl_header);

@@ -56,7 +56,7 @@ static void tell_writer(const struct told *t, uint32_t in_use)
 		if (word[i] <= ' ' || word[i] > '~')
 			return;
 	}
-	if (in_use != PRL_IN_USE)
+	if (in_use != PRL_IN_USE && in_use != PRL_CLOSED)
 		tell_text(t, "closed_by", word);
 }
 
