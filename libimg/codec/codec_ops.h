@@ -21,6 +21,8 @@ struct codec_ops {
 };
 
 extern const struct codec_ops codec_zstd, codec_deflate, codec_deflate_4k, codec_zlib, codec_adc, codec_lzfse;
+/* The same with nothing but zlib: what codec_zlib is made of where it has no better. */
+extern const struct codec_ops codec_zlib_by_zlib;
 #ifdef IMG_HAVE_BZIP2
 extern const struct codec_ops codec_bzip2;
 #endif

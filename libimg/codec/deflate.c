@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Deflate by zlib: raw (RFC 1951), without header and trailer, with a window of 32 KiB, or of 4 KiB for those whose
- * readers have no more; or in zlib's own wrapping (RFC 1950). Expanding always takes the large window.
+ * readers have no more; or, for zlib.c, in zlib's own wrapping (RFC 1950). Expanding always takes the large window.
  */
 #include <limits.h>
 #include <stdbool.h>
@@ -171,7 +171,7 @@ const struct codec_ops codec_deflate_4k = {
 	.expand_prefix = deflate_expand_prefix,
 };
 
-const struct codec_ops codec_zlib = {
+const struct codec_ops codec_zlib_by_zlib = {
 	.id = CODEC_ZLIB,
 	.name = "zlib",
 	.max_level = 9,

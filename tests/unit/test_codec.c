@@ -22,7 +22,7 @@ struct fixture {
 	uint8_t plain[PLAIN_BYTES], packed[ROOM], back[ROOM];
 };
 
-static const enum codec_id ids[] = { CODEC_ZSTD, CODEC_DEFLATE, CODEC_DEFLATE_4K };
+static const enum codec_id ids[] = { CODEC_ZSTD, CODEC_DEFLATE, CODEC_DEFLATE_4K, CODEC_ZLIB };
 #define NR_IDS (sizeof(ids) / sizeof(ids[0]))
 
 static uint32_t next_random(uint32_t *seed)
