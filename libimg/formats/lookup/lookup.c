@@ -10,26 +10,28 @@
 #include "error.h"
 #include "lookup_int.h"
 
-static uint64_t entry_of(const struct lookup *l, const uint8_t raw[8])
+static uint64_t entry_of(const struct lookup *l, const uint8_t *raw)
 {
 	struct be64 be;
-	struct le64 le;
 
+	if (lookup_entry_bytes(l) == 4)
+		return le32_at(raw, 0);
 	memcpy(be.b, raw, sizeof(be.b));
-	memcpy(le.b, raw, sizeof(le.b));
-	return l->ops->big_endian ? be64_get(be) : le64_get(le);
+	return l->ops->big_endian ? be64_get(be) : le64_at(raw, 0);
 }
 
 int lookup_table(struct lookup *l, uint64_t index, uint64_t *off, struct img_error *err)
 {
-	uint64_t at = l->first_off + index * 8;
+	uint64_t at = l->first_off + index * lookup_entry_bytes(l);
 	uint8_t raw[8];
-	int ret = node_pread(l->node->file, raw, sizeof(raw), at, 0, err);
+	int ret = node_pread(l->file, raw, lookup_entry_bytes(l), at, 0, err);
 
 	if (ret != 0)
 		return ret;
 	*off = entry_of(l, raw);
-	if (*off != 0 && (*off % 512 != 0 || !range_inside(*off, l->table_entries * 8, l->file_bytes)))
+	if (mul_overflows(*off, l->ops->scale ? l->ops->scale : 1, off) ||
+	    (*off != 0 &&
+	     (*off % 512 != 0 || !range_inside(*off, l->table_entries * lookup_entry_bytes(l), l->file_bytes))))
 		return error_set(err, IMG_E_CORRUPT, 0, at, LAYER,
 				 "%s: a table of clusters is at 0x%" PRIx64 ", not inside the file", l->node->path,
 				 *off);
@@ -61,6 +63,7 @@ static int next_run(struct lookup *l, uint64_t off, uint64_t bytes, struct run *
 {
 	uint64_t cluster = off / l->cluster_bytes, within = off % l->cluster_bytes, index = cluster % l->table_entries;
 	uint64_t wanted = (within + bytes - 1) / l->cluster_bytes + 1, table, at, nr;
+	uint32_t size = lookup_entry_bytes(l);
 	uint8_t raw[8 * BATCH];
 	int ret = lookup_table(l, cluster / l->table_entries, &table, err);
 
@@ -72,8 +75,8 @@ static int next_run(struct lookup *l, uint64_t off, uint64_t bytes, struct run *
 		return 0;
 	}
 	nr = min_u64(nr, BATCH);
-	at = table + index * 8;
-	ret = node_pread(l->node->file, raw, nr * 8, at, 0, err);
+	at = table + index * size;
+	ret = node_pread(l->file, raw, nr * size, at, 0, err);
 	if (ret == 0)
 		ret = lookup_decode(l, raw, at, &out->first, err);
 	if (ret != 0)
@@ -83,7 +86,7 @@ static int next_run(struct lookup *l, uint64_t off, uint64_t bytes, struct run *
 		struct lookup_entry e;
 
 		/* What is wrong with the next one is told when it is reached. */
-		if (lookup_decode(l, raw + 8 * i, at + 8 * i, &e, NULL) != 0 || e.kind != out->first.kind ||
+		if (lookup_decode(l, raw + size * i, at + size * i, &e, NULL) != 0 || e.kind != out->first.kind ||
 		    (e.kind == LOOKUP_DATA && e.off != out->first.off + out->bytes))
 			break;
 	}
@@ -95,15 +98,15 @@ static int next_run(struct lookup *l, uint64_t off, uint64_t bytes, struct run *
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
 
-int lookup_expand(struct lookup *l, struct codec_ctx *codec, const struct lookup_entry *e, uint8_t *out,
-		  struct img_error *err)
+static int expand_prefix(struct lookup *l, struct codec_ctx *codec, const struct lookup_entry *e, uint8_t *out,
+			 struct img_error *err)
 {
 	uint64_t bytes = min_u64(e->bytes, l->file_bytes - e->off);
 	uint8_t *packed = malloc(bytes);
 	int ret = packed ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", l->node->path);
 
 	if (ret == 0)
-		ret = node_pread(l->node->file, packed, bytes, e->off, 0, err);
+		ret = node_pread(l->file, packed, bytes, e->off, 0, err);
 	if (ret == 0) {
 		ret = codec_expand_prefix(codec, l->ops->codec, packed, bytes, out, l->cluster_bytes);
 		if (ret != 0)
@@ -114,14 +117,24 @@ int lookup_expand(struct lookup *l, struct codec_ctx *codec, const struct lookup
 	return ret;
 }
 
-/* The expander that is kept, or another one. NULL: no memory. */
+int lookup_expand(struct lookup *l, struct codec_ctx *codec, const struct lookup_entry *e, uint64_t disk_off,
+		  uint8_t *out, const char **rule, struct img_error *err)
+{
+	*rule = l->ops->data_rule;
+	return l->ops->expand ? l->ops->expand(l, codec, e, disk_off, out, rule, err) :
+				expand_prefix(l, codec, e, out, err);
+}
+
+/* An expander that is kept, or another one. NULL: no memory. */
 static struct codec_ctx *borrow(struct lookup *l)
 {
-	struct codec_ctx *codec;
+	struct codec_ctx *codec = NULL;
 
 	pthread_mutex_lock(&l->lock);
-	codec = l->codec;
-	l->codec = NULL;
+	for (size_t i = 0; i < LOOKUP_CODECS && !codec; i++) {
+		codec = l->codec[i];
+		l->codec[i] = NULL;
+	}
 	pthread_mutex_unlock(&l->lock);
 	return codec ? codec : codec_ctx_new();
 }
@@ -129,22 +142,25 @@ static struct codec_ctx *borrow(struct lookup *l)
 static void give_back(struct lookup *l, struct codec_ctx *codec)
 {
 	pthread_mutex_lock(&l->lock);
-	if (!l->codec) {
-		l->codec = codec;
-		codec = NULL;
-	}
+	for (size_t i = 0; i < LOOKUP_CODECS && codec; i++)
+		if (!l->codec[i]) {
+			l->codec[i] = codec;
+			codec = NULL;
+		}
 	pthread_mutex_unlock(&l->lock);
 	codec_ctx_free(codec);
 }
 
-static int expand(struct lookup *l, const struct lookup_entry *e, uint8_t *out, struct img_error *err)
+static int expand(struct lookup *l, const struct lookup_entry *e, uint64_t disk_off, uint8_t *out,
+		  struct img_error *err)
 {
 	struct codec_ctx *codec = borrow(l);
+	const char *rule;
 	int ret;
 
 	if (!codec)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", l->node->path);
-	ret = lookup_expand(l, codec, e, out, err);
+	ret = lookup_expand(l, codec, e, disk_off, out, &rule, err);
 	give_back(l, codec);
 	return ret;
 }
@@ -161,20 +177,21 @@ static bool take_kept(struct lookup *l, const struct lookup_entry *e, uint64_t w
 	return is;
 }
 
-static int read_packed(struct lookup *l, const struct lookup_entry *e, uint64_t within, void *buf, uint64_t bytes,
+static int read_packed(struct lookup *l, const struct lookup_entry *e, uint64_t off, void *buf, uint64_t bytes,
 		       struct img_error *err)
 {
+	uint64_t within = off % l->cluster_bytes;
 	uint8_t *whole, *old;
 	int ret;
 
 	if (bytes == l->cluster_bytes)
-		return expand(l, e, buf, err);
+		return expand(l, e, off, buf, err);
 	if (take_kept(l, e, within, buf, bytes))
 		return 0;
 	whole = malloc(l->cluster_bytes);
 	if (!whole)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", l->node->path);
-	ret = expand(l, e, whole, err);
+	ret = expand(l, e, off - within, whole, err);
 	if (ret != 0) {
 		free(whole);
 		return ret;
@@ -195,8 +212,8 @@ static int read_run(struct lookup *l, const struct run *run, void *buf, uint64_t
 	switch (run->first.kind) {
 	case LOOKUP_BELOW: return node_read_backing(l->node, buf, run->bytes, off, err);
 	case LOOKUP_ZERO: memset(buf, 0, run->bytes); break;
-	case LOOKUP_DATA: return node_pread(l->node->file, buf, run->bytes, run->first.off, 0, err);
-	case LOOKUP_PACKED: return read_packed(l, &run->first, off % l->cluster_bytes, buf, run->bytes, err);
+	case LOOKUP_DATA: return node_pread(l->file, buf, run->bytes, run->first.off, 0, err);
+	case LOOKUP_PACKED: return read_packed(l, &run->first, off, buf, run->bytes, err);
 	}
 	return 0;
 }
@@ -219,6 +236,16 @@ int lookup_pread(struct lookup *l, void *buf, uint64_t bytes, uint64_t off, stru
 		bytes -= run.bytes;
 	}
 	return 0;
+}
+
+int lookup_entry_of(struct lookup *l, uint64_t cluster, struct lookup_entry *out, struct img_error *err)
+{
+	struct run run;
+	int ret = next_run(l, cluster * l->cluster_bytes, 1, &run, err);
+
+	if (ret == 0)
+		*out = run.first;
+	return ret;
 }
 
 int lookup_status(struct lookup *l, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap, size_t *nr,

@@ -17,20 +17,21 @@ typedef int (*entry_fn)(void *ctx, uint64_t cluster, uint64_t at, const struct l
 static int walk_table(struct lookup *l, uint64_t table, uint64_t first, uint64_t nr, entry_fn fn, void *ctx,
 		      struct img_error *err)
 {
+	uint32_t size = lookup_entry_bytes(l);
 	uint8_t raw[8 * BATCH];
 	int ret = 0;
 
 	for (uint64_t i = 0; i < nr && ret == 0; i++) {
-		uint64_t at = table + 8 * i;
+		uint64_t at = table + size * i;
 		struct img_error why = { 0 };
 		struct lookup_entry e;
 		int bad;
 
 		if (i % BATCH == 0)
-			ret = node_pread(l->node->file, raw, min_u64(BATCH, nr - i) * 8, at, 0, err);
+			ret = node_pread(l->file, raw, min_u64(BATCH, nr - i) * size, at, 0, err);
 		if (ret != 0)
 			return ret;
-		bad = lookup_decode(l, raw + 8 * (i % BATCH), at, &e, &why);
+		bad = lookup_decode(l, raw + size * (i % BATCH), at, &e, &why);
 		ret = fn(ctx, first + i, at, &e, bad ? &why : NULL, err);
 	}
 	return ret;
@@ -40,7 +41,8 @@ static int walk(struct lookup *l, entry_fn fn, void *ctx, struct img_error *err)
 {
 	uint64_t nr = l->disk_bytes / l->cluster_bytes + (l->disk_bytes % l->cluster_bytes != 0), index = 0, table;
 	uint64_t room =
-		l->file_bytes / (l->table_entries * 8); /* for tables: those of an honest image do not overlap */
+		l->file_bytes /
+		(l->table_entries * lookup_entry_bytes(l)); /* for tables: those of an honest image do not overlap */
 	int ret = 0;
 
 	for (uint64_t first = 0; first < nr && ret == 0; first += l->table_entries) {
@@ -110,15 +112,16 @@ static bool claim(struct check *k, const struct lookup_entry *e)
 static int read_cluster(struct check *k, uint64_t cluster, uint64_t at, const struct lookup_entry *e,
 			struct img_error *err)
 {
+	const char *rule = k->l->ops->data_rule;
 	struct img_error why = { 0 };
 	int ret;
 
 	if (e->kind == LOOKUP_PACKED)
-		ret = lookup_expand(k->l, k->codec, e, k->buf, &why);
+		ret = lookup_expand(k->l, k->codec, e, cluster * k->l->cluster_bytes, k->buf, &rule, &why);
 	else
-		ret = node_pread(k->l->node->file, k->buf, e->bytes, e->off, 0, &why);
+		ret = node_pread(k->l->file, k->buf, e->bytes, e->off, 0, &why);
 	if (ret == IMG_E_CORRUPT || ret == IMG_E_IO) {
-		found(k, k->l->ops->data_rule, at, cluster, why.msg);
+		found(k, rule, at, cluster, why.msg);
 		return 0;
 	}
 	if (ret != 0 && err)
@@ -134,7 +137,7 @@ static int check_entry(void *ctx, uint64_t cluster, uint64_t at, const struct lo
 	char msg[160];
 	int ret = 0;
 
-	k->out->metadata_bytes += 8;
+	k->out->metadata_bytes += lookup_entry_bytes(k->l);
 	if (why) {
 		found(k, k->l->ops->rule, at, cluster, why->msg);
 		return 0;
@@ -151,10 +154,9 @@ static int check_entry(void *ctx, uint64_t cluster, uint64_t at, const struct lo
 	return ret;
 }
 
-int lookup_node_check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx,
-		      const struct img_progress *progress, struct img_check_result *out, struct img_error *err)
+int lookup_check(struct lookup *l, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,
+		 struct img_check_result *out, struct img_error *err)
 {
-	struct lookup *l = node->state;
 	struct check k = { .l = l, .flags = flags, .fn = fn, .ctx = ctx, .progress = progress, .out = out };
 	int ret;
 
@@ -164,7 +166,7 @@ int lookup_node_check(struct node *node, unsigned flags, img_finding_fn fn, void
 	if (k.codec && k.used && k.buf)
 		ret = walk(l, check_entry, &k, err);
 	else
-		ret = error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", node->path);
+		ret = error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", l->node->path);
 	codec_ctx_free(k.codec);
 	free(k.used);
 	free(k.buf);

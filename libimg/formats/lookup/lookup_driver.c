@@ -25,26 +25,36 @@ static int judge_expansion(struct lookup *l, const struct budget *budget, struct
 	return ret ? ret : budget_expansion(budget, l->node->path, bytes, l->file_bytes, err);
 }
 
-int lookup_node_open(struct node *node, const struct budget *budget, struct img_error *err)
+int lookup_open(struct lookup *l, struct node *node, struct node *file, const struct budget *budget,
+		struct img_error *err)
 {
-	struct lookup *l = of(node);
 	int ret;
 
 	l->node = node;
+	l->file = file;
 	ret = judge_expansion(l, budget, err);
 	if (ret == 0)
 		pthread_mutex_init(&l->lock, NULL);
 	return ret;
 }
 
-int lookup_node_close(struct node *node, struct img_error *err)
+int lookup_node_open(struct node *node, const struct budget *budget, struct img_error *err)
 {
-	struct lookup *l = of(node);
+	return lookup_open(of(node), node, node->file, budget, err);
+}
 
-	(void)err;
-	codec_ctx_free(l->codec);
+void lookup_close(struct lookup *l)
+{
+	for (size_t i = 0; i < LOOKUP_CODECS; i++)
+		codec_ctx_free(l->codec[i]);
 	free(l->kept);
 	pthread_mutex_destroy(&l->lock);
+}
+
+int lookup_node_close(struct node *node, struct img_error *err)
+{
+	(void)err;
+	lookup_close(of(node));
 	return 0;
 }
 
@@ -53,10 +63,8 @@ uint64_t lookup_node_size(const struct node *node)
 	return of(node)->disk_bytes;
 }
 
-void lookup_node_limits(const struct node *node, struct driver_limits *out)
+void lookup_limits(const struct lookup *l, struct driver_limits *out)
 {
-	const struct lookup *l = of(node);
-
 	*out = (struct driver_limits){
 		.request_align = 1,
 		.block_bytes = (uint32_t)l->cluster_bytes,
@@ -64,6 +72,11 @@ void lookup_node_limits(const struct node *node, struct driver_limits *out)
 		.unit_bytes = l->packed ? (uint32_t)l->cluster_bytes : 0,
 		.max_size_bytes = INT64_MAX,
 	};
+}
+
+void lookup_node_limits(const struct node *node, struct driver_limits *out)
+{
+	lookup_limits(of(node), out);
 }
 
 int lookup_node_pread(struct node *node, void *buf, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err)
@@ -90,16 +103,25 @@ bool lookup_node_get_backing(struct node *node, struct backing_ref *out)
 	return l->backing[0] != '\0';
 }
 
-int lookup_node_info(struct node *node, struct img_info *out, struct img_error *err)
+int lookup_info(const struct lookup *l, struct img_info *out)
 {
-	const struct lookup *l = of(node);
-
-	(void)err;
 	out->block_bytes = (uint32_t)l->cluster_bytes;
 	out->unit_bytes = l->packed ? (uint32_t)l->cluster_bytes : 0;
 	out->dirty = l->dirty;
 	strcpy(out->compression, l->packed ? l->packed : "none");
 	return 0;
+}
+
+int lookup_node_info(struct node *node, struct img_info *out, struct img_error *err)
+{
+	(void)err;
+	return lookup_info(of(node), out);
+}
+
+int lookup_node_check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx,
+		      const struct img_progress *progress, struct img_check_result *out, struct img_error *err)
+{
+	return lookup_check(of(node), flags, fn, ctx, progress, out, err);
 }
 
 int lookup_read_backing(struct lookup *l, struct node *node, uint64_t off, uint64_t bytes, uint64_t at,
@@ -137,12 +159,12 @@ int lookup_inspect_backing(struct inspector *in, struct node *file, uint64_t off
 
 int lookup_inspect(struct lookup *l, struct node *file, struct inspector *in, struct img_error *err)
 {
-	struct node shell = { .file = file,
-			      .path = (char *)(uintptr_t)in->path }; /* for the messages; not written to */
+	struct node shell = { .path = (char *)(uintptr_t)in->path }; /* for the messages; not written to */
 	uint64_t bytes, bad;
 	int ret;
 
 	l->node = &shell;
+	l->file = file;
 	ret = lookup_mapped(l, INT64_MAX, &bytes, &bad, err);
 	l->node = NULL;
 	if (ret != 0)

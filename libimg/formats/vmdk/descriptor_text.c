@@ -162,8 +162,8 @@ int vmdk_descriptor_write(const struct vmdk_descriptor_new *d, char **text, size
 	add(&b, "createType=\"%s\"\n", d->create_type);
 	if (d->parent_hint)
 		add(&b, "parentFileNameHint=\"%s\"\n", d->parent_hint);
-	/* A sector of its own for what changes; see above. */
-	if (d->nr_extents == 1 && d->extents[0].kind == VMDK_SPARSE)
+	/* A sector of its own for what changes; see above. streamOptimized is written once. */
+	if (d->nr_extents == 1 && d->extents[0].kind == VMDK_SPARSE && strcmp(d->create_type, "streamOptimized") != 0)
 		while (!b.failed && b.bytes < VMDK_SECTOR_BYTES - 1)
 			add(&b, "\n");
 	add(&b, "\n# Extent description\n");

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "codec.h"
 #include "vmdk.h"
 
 #define HW_VERSION_MAX 99u
@@ -108,6 +109,16 @@ static int set_extent(struct vmdk_options *o, const char *v, struct img_error *e
 	return 0;
 }
 
+static int set_compression(struct vmdk_options *o, const char *v, struct img_error *err)
+{
+	enum codec_id id;
+
+	if (codec_parse(v, &id, &o->level) != 0 || id != CODEC_DEFLATE)
+		return wrong(err, "compression", "zlib, with :LEVEL from 1 to 9 or without", v);
+	o->has_compression = true;
+	return 0;
+}
+
 static int set_uuid(struct vmdk_options *o, const char *v, struct img_error *err)
 {
 	unsigned nr = 0;
@@ -166,6 +177,8 @@ static int set_one(struct vmdk_options *o, const char *key, const char *v, struc
 	}
 	if (!strcmp(key, "grain_size") || !strcmp(key, "cluster_size"))
 		return set_grain(o, v, err);
+	if (!strcmp(key, "compression"))
+		return set_compression(o, v, err);
 	if (!strcmp(key, "extent_size"))
 		return set_extent(o, v, err);
 	if (!strcmp(key, "zeroed_grain"))
@@ -185,6 +198,9 @@ static int judge(const struct vmdk_options *o, struct img_error *err)
 	if (o->zeroed_grain && (flat || o->subformat == VMDK_STREAM))
 		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
 				 "zeroed_grain is for monolithicSparse and twoGbMaxExtentSparse");
+	if (o->has_compression && o->subformat != VMDK_STREAM)
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
+				 "compression is for subformat=streamOptimized");
 	return 0;
 }
 

@@ -168,7 +168,8 @@ struct vmdk_options {
 	const char *adapter;
 	char hw_version[12], tools_version[12];
 	uint64_t grain_bytes, extent_bytes; /* extent_bytes: of one file of a disk in several */
-	bool zeroed_grain, has_uuid;
+	bool zeroed_grain, has_uuid, has_compression;
+	int level; /* of compression; 0: the codec's default */
 	uint8_t uuid[VMDK_UUID_BYTES];
 	uint64_t cylinders; /* 0: no geometry is given */
 	uint32_t heads, sectors;
@@ -191,6 +192,7 @@ struct vmdk_options {
 	"hwversion=N    of the virtual hardware (default 7)\n"                                                             \
 	"compat6=BOOL    on: the same as hwversion=6\n"                                                                    \
 	"toolsversion=N    of VMware's tools in the guest (default: not installed by them)\n"                              \
+	"compression=zlib[:LEVEL]    of streamOptimized; level 1 to 9 (default 5)\n"                                       \
 	"grain_size=SIZE    4K to 2M, a power of two (default 64K)\n"                                                      \
 	"zeroed_grain=BOOL    zeros can be said by a table's entry (default off)\n"                                        \
 	"extent_size=SIZE    of each file of a disk in several, at most 2G (default 2047M)\n"                              \
