@@ -231,6 +231,36 @@ static void a_prefix_may_be_several_frames(void **state)
 	assert_int_equal(codec_expand_prefix(f->ctx, CODEC_ZSTD, f->packed, n + out, f->back, 8193), IMG_E_CORRUPT);
 }
 
+/* zlib's own readers take what is packed for them, whatever packed it; noise is stored, unless it repeats. */
+static void zlib_reads_zlib(void **state)
+{
+	struct fixture *f = *state;
+
+	for (unsigned kind = 0; kind < 3; kind++) {
+		uLongf n = ROOM;
+		size_t packed;
+
+		if (kind == 0)
+			fill_text(f->plain, sizeof(f->plain), 12);
+		else
+			fill_noise(f->plain, sizeof(f->plain), 17);
+		if (kind == 2)
+			memcpy(f->plain + 65536 + 512, f->plain + 40960, 20480); /* within the window */
+		packed = pack(f, CODEC_ZLIB, 0, PLAIN_BYTES);
+		if (kind == 1)
+			assert_int_equal(packed, PLAIN_BYTES + 6 + 3 * 5);
+		else
+			assert_true(packed < PLAIN_BYTES - 19000);
+		assert_int_equal(uncompress(f->back, &n, f->packed, (uLong)packed), Z_OK);
+		assert_int_equal(n, PLAIN_BYTES);
+		assert_memory_equal(f->back, f->plain, PLAIN_BYTES);
+		f->packed[packed - 1] ^= 1; /* the checksum is looked at */
+		assert_int_equal(codec_expand(f->ctx, CODEC_ZLIB, f->packed, packed, f->back, PLAIN_BYTES),
+				 IMG_E_CORRUPT);
+	}
+	fill_text(f->plain, sizeof(f->plain), 7);
+}
+
 /* A reader with a window of 4 KiB, as there are. */
 static int expands_in_4k(struct fixture *f, size_t n)
 {
@@ -355,6 +385,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(zstd_takes_one_frame_only, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_prefix_has_no_known_end, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_prefix_may_be_several_frames, setup, teardown),
+		cmocka_unit_test_setup_teardown(zlib_reads_zlib, setup, teardown),
 		cmocka_unit_test_setup_teardown(deflate_4k_looks_back_no_further, setup, teardown),
 		cmocka_unit_test_setup_teardown(zstd_bounds_the_window, setup, teardown),
 		cmocka_unit_test_setup_teardown(zstd_refuses_dictionaries, setup, teardown),

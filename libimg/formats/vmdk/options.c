@@ -113,9 +113,10 @@ static int set_compression(struct vmdk_options *o, const char *v, struct img_err
 {
 	enum codec_id id;
 
-	if (codec_parse(v, &id, &o->level) != 0 || id != CODEC_DEFLATE)
+	if (codec_parse(v, &id, &o->level) != 0 || (id != CODEC_DEFLATE && id != CODEC_NONE))
 		return wrong(err, "compression", "zlib, with :LEVEL from 1 to 9 or without", v);
-	o->has_compression = true;
+	o->has_compression = id != CODEC_NONE;
+	o->no_compression = id == CODEC_NONE;
 	return 0;
 }
 
@@ -198,6 +199,8 @@ static int judge(const struct vmdk_options *o, struct img_error *err)
 	if (o->zeroed_grain && (flat || o->subformat == VMDK_STREAM))
 		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
 				 "zeroed_grain is for monolithicSparse and twoGbMaxExtentSparse");
+	if (o->no_compression && o->subformat == VMDK_STREAM)
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "streamOptimized is compressed");
 	if (o->has_compression && o->subformat != VMDK_STREAM)
 		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
 				 "compression is for subformat=streamOptimized");

@@ -89,7 +89,8 @@ static void take_mark(struct check *k, struct walk *w, uint64_t sectors, uint32_
 	uint64_t size = k->s->lookup.file_bytes, bytes;
 
 	if (type == VMDK_MARKER_EOS) {
-		if (w->off + VMDK_SECTOR_BYTES != size || sectors != 0)
+		/* Where there is no footer nothing says where the stream ends: files are padded with zeros. */
+		if (k->s->has_footer && (w->off + VMDK_SECTOR_BYTES != size || sectors != 0))
 			found(k, IMG_FINDING_DAMAGE, VMDK_RULE_MARKERS, w->off, NO_OFFSET,
 			      "the mark of the end, and 0x%" PRIx64 " bytes follow", size - w->off);
 		w->ended = true;

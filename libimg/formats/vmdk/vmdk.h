@@ -168,7 +168,7 @@ struct vmdk_options {
 	const char *adapter;
 	char hw_version[12], tools_version[12];
 	uint64_t grain_bytes, extent_bytes; /* extent_bytes: of one file of a disk in several */
-	bool zeroed_grain, has_uuid, has_compression;
+	bool zeroed_grain, has_uuid, has_compression, no_compression;
 	int level; /* of compression; 0: the codec's default */
 	uint8_t uuid[VMDK_UUID_BYTES];
 	uint64_t cylinders; /* 0: no geometry is given */
