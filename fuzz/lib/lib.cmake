@@ -15,7 +15,7 @@ target_include_directories(fuzz_lib PUBLIC ${CMAKE_CURRENT_SOURCE_DIR} ${CMAKE_C
 target_link_libraries(fuzz_lib PUBLIC ${CMAKE_CURRENT_BINARY_DIR}/libimg_fixed.a img_flags PkgConfig::zlib
 	PkgConfig::libzstd PkgConfig::libxxhash ${CMAKE_DL_LIBS} Threads::Threads)
 # What the library's codecs need of it, where it is there.
-foreach(codec BZip2::BZip2 PkgConfig::liblzma)
+foreach(codec BZip2::BZip2 PkgConfig::liblzma PkgConfig::libdeflate)
 	if(TARGET ${codec})
 		target_link_libraries(fuzz_lib PUBLIC ${codec})
 	endif()
