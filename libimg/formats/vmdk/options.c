@@ -134,7 +134,7 @@ static int set_uuid(struct vmdk_options *o, const char *v, struct img_error *err
 			continue;
 		if (digit == 16)
 			break;
-		o->uuid[nr / 2] = (uint8_t)(o->uuid[nr / 2] << 4 | digit);
+		o->uuid[nr / 2] = (uint8_t)((unsigned)o->uuid[nr / 2] << 4 | digit);
 		nr++;
 	}
 	if (*v || nr != 2 * VMDK_UUID_BYTES)
