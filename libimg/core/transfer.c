@@ -20,10 +20,12 @@
 #include "is_zero.h"
 #include "team.h"
 
-#define MIN_PIECE_BYTES	  (UINT64_C(1) << 20)
-#define MAX_PIECE_BYTES	  (UINT64_C(16) << 20) /* bounds memory whatever unit an image claims */
-#define MAX_ZERO_BYTES	  (UINT64_C(1) << 30)  /* in one request, so that cancelling does not wait long */
-#define GRANULE_BYTES	  4096		       /* zeros and differences are looked for in steps of this */
+#define MIN_PIECE_BYTES (UINT64_C(1) << 20)
+#define MAX_PIECE_BYTES (UINT64_C(16) << 20) /* bounds memory whatever unit an image claims */
+#define BLOCK_PIECE_BYTES \
+	(UINT64_C(2) << 20) /* larger blocks of a target are filled by several members: VHDX has 256 MiB */
+#define MAX_ZERO_BYTES	  (UINT64_C(1) << 30) /* in one request, so that cancelling does not wait long */
+#define GRANULE_BYTES	  4096		      /* zeros and differences are looked for in steps of this */
 #define MAX_GRANULE_BYTES 65536
 #define PIECE_SEGS	  320 /* a piece of 4 KiB blocks in turns, and some */
 #define BUFFER_ALIGN	  4096
@@ -369,7 +371,7 @@ static int work(struct team *team, void *ctx, struct img_error *err)
 static uint64_t choose_piece_bytes(const struct img_limits *src, const struct img_limits *dst)
 {
 	uint64_t bytes = MIN_PIECE_BYTES;
-	uint64_t units[] = { src->unit_bytes, dst->unit_bytes, dst->block_bytes };
+	uint64_t units[] = { src->unit_bytes, dst->unit_bytes, min_u64(dst->block_bytes, BLOCK_PIECE_BYTES) };
 
 	for (size_t i = 0; i < ARRAY_LEN(units); i++)
 		if ((units[i] & (units[i] - 1)) == 0)

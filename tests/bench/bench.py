@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Workloads B1 to B12 against qemu-img, in pairs in turn (ours, theirs, theirs, ours, ...) in one run on one machine.
+"""Workloads B1 to B13 against qemu-img, in pairs in turn (ours, theirs, theirs, ours, ...) in one run on one machine.
 
 Absolute times on a busy machine prove nothing, so each row is the ratio of two neighbours in time: the median of the pairs
 after a warm-up, with the smallest and the largest. A ratio above 1 is in our favour. The processor time of both (median,
 user and system, the whole program) stands beside it: it hardly depends on what else the machine does. The harness never judges: it prints
 what it saw, with the commit, the machine and the versions.
 
-  bench.py [--quick] [--pairs N] [--dir DIR]... [--image RAW] [--imgtool PROGRAM] [--output FILE] [B1 ...]
+  bench.py [--quick] [--realtime] [--pairs N] [--dir DIR]... [--image RAW] [--imgtool PROGRAM] [--output FILE] [B1 ...]
 
 B1 to B10 are limg against qcow2 by qemu-img. B11 is B2, B3, B6, B7 and B8 again with our own qcow2 in the place of limg, and B12
-is snapshots of qcow2: there both sides have the same format, and the difference is the program.
+is snapshots of qcow2: there both sides have the same format, and the difference is the program. B13 reads and writes the formats of other hosts.
+
+--realtime gives both sides of the conversions a real-time priority (chrt, as root), so that other work of the machine takes no processor
+from them. Without it a busy machine favours the side that sleeps more often.
 
 Folders: /dev/shm (no disk in the way) and one on disk. Each run starts with sync on disk, and ends with its output removed.
 """
@@ -46,6 +49,8 @@ class Failed(Exception):
 
 def run(command, quiet=True, env=None):
     """Runs a command. -> (seconds, peak KiB, output). run.cpu is the processor time of the last one."""
+    if run.realtime:
+        command = ["chrt", "-r", "1"] + command
     start = time.perf_counter()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env)
     output = process.stdout.read().decode(errors="replace")
@@ -80,6 +85,7 @@ SYNCS = ["fsync", "fdatasync", "sync_file_range", "syncfs"]
 
 
 run.cpu = 0.0
+run.realtime = False
 
 
 class Bench:
@@ -438,6 +444,58 @@ class Bench:
         finally:
             self.format, self.part_of = "limg", None
 
+    def b13(self):
+        """The formats of other hosts: from raw, and to raw from one image for both, which qemu-img made (else we)."""
+        self.need_raw()
+        for name, peers, ours, theirs in FOREIGN:
+            label = name + (", " + ours if ours else "")
+            mine, peer = self.path("f-ours." + name), self.path("f-theirs." + name)
+            our_options, their_options = (["-o", o] if o else [] for o in (ours, theirs))
+
+            def write_ours(name=name, options=our_options, path=mine):
+                self.remove_all("f-ours")
+                return self.imgtool("convert", "-q", "-f", "raw", "-O", name, *options, self.raw, path)
+
+            def write_theirs(peers=peers, options=their_options, path=peer):
+                self.remove_all("f-theirs")
+                return self.qemu("convert", "-f", "raw", "-O", peers, *options, self.raw, path)
+
+            def read_ours(path=peer):
+                self.remove("back.raw")
+                return self.imgtool("convert", "-q", "-O", "raw", path, self.path("back.raw"))
+
+            def read_theirs(peers=peers, path=peer):
+                self.remove("back2.raw")
+                return self.qemu("convert", "-f", peers, "-O", "raw", path, self.path("back2.raw"))
+            try:
+                self.pair("B13", "raw to " + label, lambda: write_ours()[0], lambda: write_theirs()[0], "qemu-img", target="1",
+                          note=lambda: "%.0f MB against %.0f MB" % (self.all_bytes("f-ours"), self.all_bytes("f-theirs")))
+                self.pair("B13", label + " to raw", lambda: read_ours()[0], lambda: read_theirs()[0], "qemu-img", target="1")
+                run(["cmp", "-n", str(os.path.getsize(self.raw)), self.raw, self.path("back.raw")])
+                peaks = [max(a[1], b[1]) / 1024 for a, b in ((write_ours(), read_ours()), (write_theirs(), read_theirs()))]
+                self.fact("B13", "peak memory, %s, both ways" % label, *("%.0f MiB" % x for x in peaks), target="64 MiB")
+            except Failed as error:
+                print("left out: %s: %s" % (label, error), file=sys.stderr)
+            self.remove("back.raw", "back2.raw")
+            self.remove_all("f-")
+
+    def remove_all(self, start):
+        self.remove(*[name for name in os.listdir(self.dir) if name.startswith(start)])
+
+    def all_bytes(self, start):
+        return sum(allocated(self.path(name)) for name in os.listdir(self.dir) if name.startswith(start)) / 1e6
+
+
+# Our name, qemu-img's, and the options of each.
+FOREIGN = (
+    ("vdi", "vdi", "", ""),
+    ("vhd", "vpc", "", "force_size=on"),
+    ("vhdx", "vhdx", "", ""),
+    ("vmdk", "vmdk", "", ""),
+    ("vmdk", "vmdk", "subformat=streamOptimized", "subformat=streamOptimized"),
+    ("parallels", "parallels", "", ""),
+)
+
 
 def allocated(path):
     return os.stat(path).st_blocks * 512
@@ -487,15 +545,17 @@ def heading(args):
         "- machine: " + machine(),
         "- %s; %s; %s" % (first_line(args.imgtool, "--version"), first_line("qemu-img", "--version"),
                           first_line("zstd", "--version").strip("* ")),
-        "- image: %s, %d MB of data in %.0f GiB; %d pairs after a warm-up, medians; ratio above 1: ours is faster" % (
-            os.path.basename(args.image), allocated(args.image) / 1e6, os.path.getsize(args.image) / GIB, args.pairs),
+        "- image: %s, %d MB of data in %.0f GiB; %d pairs after a warm-up, medians; ratio above 1: ours is faster%s" % (
+            os.path.basename(args.image), allocated(args.image) / 1e6, os.path.getsize(args.image) / GIB, args.pairs,
+            "; both sides with a real-time priority" if args.realtime else ""),
     ])
 
 
 def main():
-    works = ["B%d" % i for i in range(1, 13)]
+    works = ["B%d" % i for i in range(1, 14)]
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer pairs, smaller counts, memory only")
+    parser.add_argument("--realtime", action="store_true", help="both sides with a real-time priority: as root, on a busy machine")
     parser.add_argument("--pairs", type=int, default=0)
     parser.add_argument("--dir", action="append", help="where the images are (default: /dev/shm and the temporary folder)")
     parser.add_argument("--image", required=True)
@@ -503,11 +563,12 @@ def main():
     parser.add_argument("--depth", type=int, default=2, help="our threads in B5 to B8")
     parser.add_argument("--output", help="the table, in Markdown")
     parser.add_argument("--json", help="all rows")
-    parser.add_argument("works", nargs="*", metavar="B1..B12")
+    parser.add_argument("works", nargs="*", metavar="B1..B13")
     args = parser.parse_args()
     for work in args.works:
         if work not in works:
             parser.error("no workload named " + work)
+    run.realtime = args.realtime
     args.pairs = args.pairs or (3 if args.quick else 5)
     args.floor = os.path.join(os.path.dirname(args.imgtool), "bench-floor")
     args.fill = os.path.join(os.path.dirname(args.imgtool), "bench-fill")
