@@ -190,6 +190,58 @@ static void test_rebuild_in_use(void **state)
 	close_image(img);
 }
 
+/*
+ * Clusters with more references than a refcount can say, and refcounts of zero: a repair cannot make that right, but
+ * must not take them for free either, where it mends refcounts in place and where it makes a new structure.
+ */
+static void test_too_many_references(void **state)
+{
+	struct img_create_options create = {
+		.struct_size = sizeof(create), .format = "qcow2", .size_bytes = 1024 * MIB, .options = "refcount_bits=1"
+	};
+	struct img_open_options o = { .struct_size = sizeof(o), .flags = IMG_OPEN_WRITE };
+	static uint8_t before[MIB], after[MIB];
+	struct img_check_result r;
+	struct img *img;
+	uint64_t l1, l2, block;
+	uint8_t bits;
+	int fd;
+
+	(void)state;
+	for (unsigned rebuild = 0; rebuild < 2; rebuild++) {
+		assert_ok(img_create(in_dir("b"), &create, ERR));
+		img = open_image("b", NULL, IMG_OPEN_WRITE);
+		write_pattern(img, 0, MIB / 2, 1);
+		close_image(img);
+		fd = open(in_dir("b"), O_RDWR | O_CLOEXEC);
+		l1 = get64(fd, 40);
+		l2 = get64(fd, l1) & OFFSETS;
+		block = get64(fd, get64(fd, 48));
+		put(fd, l1 + 8, l2, 8);
+		for (unsigned i = 8; i < 16; i++)
+			put(fd, l2 + 8 * i, get64(fd, l2) & OFFSETS, 8);
+		put(fd, block, 0, 8); /* 64 clusters: all that there are */
+		if (rebuild)
+			put(fd, 56, 0, 4); /* no refcount table */
+		close(fd);
+		img = open_image("b", NULL, 0);
+		assert_ok(img_pread(img, before, MIB, 0, 0, ERR));
+		close_image(img);
+		assert_ok(img_check_file(in_dir("b"), &o, IMG_CHECK_REPAIR, NULL, NULL, NULL, &r, ERR));
+		assert_true(r.repaired > 0 && r.repaired < r.damage);
+		img = open_image("b", NULL, 0);
+		assert_ok(img_pread(img, after, MIB, 0, 0, ERR));
+		assert_memory_equal(before, after, MIB);
+		close_image(img);
+		fd = open(in_dir("b"), O_RDWR | O_CLOEXEC);
+		block = get64(fd, get64(fd, 48));
+		assert_int_equal(pread(fd, &bits, 1, (off_t)(block + (l2 >> 16) / 8)), 1);
+		assert_true(bits >> (l2 >> 16) % 8 & 1); /* in use */
+		close(fd);
+		fixture_files(true);
+	}
+}
+
 static int stop(void *ctx, uint64_t done, uint64_t total)
 {
 	unsigned *calls = ctx;
@@ -244,6 +296,7 @@ int main(void)
 		cmocka_unit_test(test_counts),
 		cmocka_unit_test_setup_teardown(test_repair_in_use, fixture_setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(test_rebuild_in_use, fixture_setup, fixture_teardown),
+		cmocka_unit_test_setup_teardown(test_too_many_references, fixture_setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(test_cancel, fixture_setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(test_file_arguments, fixture_setup, fixture_teardown),
 	};

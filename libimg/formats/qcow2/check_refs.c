@@ -76,7 +76,8 @@ static int judge(struct check *k, struct run *r, uint64_t cluster, uint64_t disk
 	uint64_t want = counts_get(&k->counts, cluster, &uses);
 	bool keep = disk > want && (k->part || k->incomplete), fits = want <= k->e->refcount_max;
 
-	*target = keep || !fits ? disk : want;
+	/* What is referenced too often for any refcount is in use all the same. */
+	*target = keep ? disk : min_u64(want, k->e->refcount_max);
 	/* Of what is replaced check_replaced() speaks. */
 	if (!is_replaced(k, uses) && (k->part || !overlap(k, cluster, want, uses)) &&
 	    (disk < want || (disk > want && !k->part)))
