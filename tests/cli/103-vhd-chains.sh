@@ -117,6 +117,10 @@ run imgtool check w-vpc.vhd
 imgtool info --json w-vpc.vhd | json 'd["virtual_size"], d["format_specific"]["footer_size"], d["format_specific"]["size_from"]'
 imgtool amend -o size_from=footer w-vpc.vhd
 imgtool info --json w-vpc.vhd | json 'd["virtual_size"], d["format_specific"]["size_from"]'
+before=$(digest w-vpc.vhd)
+run imgtool check --repair w-vpc.vhd
+run imgtool check w-vpc.vhd
+same 'the content' "$(digest w-vpc.vhd)" "$before"
 run imgtool check w-old.vhd
 imgtool write -q w-old.vhd --offset 0 <<<"now it has 512"
 vhd_reader verify w-old.vhd

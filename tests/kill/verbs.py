@@ -134,9 +134,16 @@ def leave_open(path):
         file.truncate(os.path.getsize(path) + (RUN << 20))
 
 
+def damage_footer(path):
+    """The footer of a VHD, which has a copy at the head."""
+    with open(path, 'r+b') as file:
+        file.seek(-100, os.SEEK_END)
+        file.write(b'x')
+
+
 def verb_repair(r):
     path = r.path('base.img')
-    {'qcow2': leak_clusters, 'limg': damage_spare, 'vdi': count_too_many,
+    {'qcow2': leak_clusters, 'limg': damage_spare, 'vdi': count_too_many, 'vhd': damage_footer,
      'parallels': leave_open}[r.lab.format](path)
     if run('check', '-q', path, want=None).returncode == 0:
         raise Failed('what is to be repaired is not seen')

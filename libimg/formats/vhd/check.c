@@ -37,7 +37,7 @@ static void found(struct check *k, enum img_finding_kind kind, unsigned rule, ui
 		k->out->leaks++;
 	else if (kind == IMG_FINDING_REDUNDANCY)
 		k->out->redundancy++;
-	if (repaired)
+	if (repaired && kind != IMG_FINDING_NOTE)
 		k->out->repaired++;
 	if (!k->fn)
 		return;
@@ -150,7 +150,7 @@ static void check_header(struct check *k)
 	const struct blockmap_shape *shape = blockmap_shape(k->s->bm);
 
 	if (h->max_entries > shape->nr_blocks)
-		found(k, IMG_FINDING_NOTE, 15, h->off, false,
+		found(k, IMG_FINDING_NOTE, 15, h->off, k->repair,
 		      "the table has %" PRIu32 " entries, the disk %" PRIu64 " blocks: Azure refuses that",
 		      h->max_entries, shape->nr_blocks);
 	if (k->s->names_parent && k->s->parent.at[0][0] == '\0')
@@ -185,6 +185,27 @@ static int check_beyond(struct check *k, struct img_error *err)
 		return 0;
 	ret = blockmap_clear(k->s->bm, shape->nr_blocks, shape->nr_slots - shape->nr_blocks, err);
 	return ret == 0 ? blockmap_flush_stopped(k->s->bm, err) : ret;
+}
+
+/* The table is as long as the disk needs it: a crash while it grew leaves it longer. */
+static int shorten_table(struct check *k, struct img_error *err)
+{
+	struct vhd_state *s = k->s;
+	struct vhd_header h = s->head;
+	struct blockmap_shape now;
+	int ret;
+
+	h.max_entries = (uint32_t)blockmap_shape(s->bm)->nr_blocks;
+	if (h.max_entries == s->head.max_entries)
+		return 0;
+	vhd_header_seal(&h);
+	ret = vhd_write_header(k->n, &h, err);
+	if (ret != 0)
+		return ret;
+	vhd_learn_structures(s);
+	vhd_shape(s, &now);
+	now.end_off = blockmap_end(s->bm);
+	return blockmap_reshape(s->bm, &now, err);
 }
 
 /* Without a parent, a clear bit means zeros to us, and to QEMU whatever stands there. */
@@ -296,6 +317,8 @@ static int check_blocks(struct check *k, struct img_error *err)
 	k->bad_table = k->out->damage > damage;
 	if (ret == 0)
 		tell_unused(k, &census);
+	if (ret == 0 && k->repair)
+		ret = shorten_table(k, err);
 	if (ret == 0)
 		ret = cut_end(k, err);
 	if (ret == 0 && k->repair && k->footers_due)

@@ -113,8 +113,7 @@ static int copy_table(struct node *file, uint64_t from, uint64_t to, uint64_t by
 	return ret;
 }
 
-/* One sector of the header says where the table is and how long; it changes by one write. */
-static int write_header(struct node *n, const struct vhd_header *h, struct img_error *err)
+int vhd_write_header(struct node *n, const struct vhd_header *h, struct img_error *err)
 {
 	int ret = node_pwrite(n->file, &h->disk, VHD_HEADER_FIRST_BYTES, h->off, 0, err);
 
@@ -180,7 +179,7 @@ static int grow_table(struct node *n, uint32_t entries, uint64_t *end, struct im
 	if (ret != 0)
 		return ret;
 	vhd_header_seal(&h);
-	return write_header(n, &h, err);
+	return vhd_write_header(n, &h, err);
 }
 
 /* ---- dynamic ----------------------------------------------------------------------------------------------------- */
@@ -323,7 +322,7 @@ static int cut_dynamic(struct node *n, uint64_t size, struct img_error *err)
 	if (ret == 0) {
 		h.max_entries = (uint32_t)blocks;
 		vhd_header_seal(&h);
-		ret = write_header(n, &h, err);
+		ret = vhd_write_header(n, &h, err);
 	}
 	if (ret == 0)
 		ret = reshape(s, size, blockmap_end(s->bm), err);

@@ -178,6 +178,9 @@ int vhd_write_head(struct vhd_state *s, struct node *file, struct img_error *err
 int vhd_write_tail(struct vhd_state *s, struct node *file, uint64_t end, struct img_error *err);
 int vhd_write_footers(struct vhd_state *s, struct node *file, uint64_t end, struct img_error *err);
 
+/* The sector of h, sealed, that says where the table is and how long, durably; one write changes it. In resize.c. */
+int vhd_write_header(struct node *n, const struct vhd_header *h, struct img_error *err);
+
 /* The first byte behind all that is in use; the engine stands still. */
 int vhd_content_end(struct vhd_state *s, uint64_t *out, struct img_error *err);
 /* Does [off, off + bytes) meet [from, to)? No sum overflows. */
