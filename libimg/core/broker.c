@@ -311,6 +311,27 @@ int broker_new_path(const char *child_path, const char *name, enum img_refs refs
 	return ret == 0 && !*out ? IMG_E_NOMEM : ret;
 }
 
+char *broker_meant(const char *path)
+{
+	static const char descriptor[] = "/DiskDescriptor.xml"; /* of a Parallels disk */
+	size_t bytes = strlen(path);
+	struct stat sb;
+	char *inside;
+
+	if (stat(path, &sb) < 0 || !S_ISDIR(sb.st_mode))
+		return strdup(path);
+	inside = malloc(bytes + sizeof(descriptor));
+	if (!inside)
+		return NULL;
+	while (bytes > 1 && path[bytes - 1] == '/')
+		bytes--;
+	memcpy(inside, path, bytes);
+	memcpy(inside + bytes, descriptor, sizeof(descriptor));
+	if (stat(inside, &sb) < 0 || !S_ISREG(sb.st_mode))
+		strcpy(inside, path);
+	return inside;
+}
+
 int broker_open_named(const char *path, bool writable, int *fd, struct img_error *err)
 {
 	int ret;

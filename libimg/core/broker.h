@@ -17,6 +17,8 @@ int broker_open_writable(const char *child_path, const char *name, enum img_refs
 /* Where a new file that the image at child_path will name is to be made; malloc()ed. */
 int broker_new_path(const char *child_path, const char *name, enum img_refs refs, char **out, struct img_error *err);
 /* Opens what the user names: any path, a regular file or a block device. */
+/* The file that a user means by path: path, or the descriptor in it if it is a folder that holds one. malloc()ed; NULL: no memory. */
+char *broker_meant(const char *path);
 int broker_open_named(const char *path, bool writable, int *fd, struct img_error *err);
 /* The folder of path, "." where it has none; malloc()ed. */
 char *broker_folder(const char *path, struct img_error *err);

@@ -59,8 +59,8 @@ static int host_open_file(void *ctx, const char *child_path, const char *name, e
 		ret = args->writable ? broker_open_writable(child_path, name, refs, &fd, resolved, err) :
 				       broker_open(child_path, name, refs, &fd, resolved, err);
 	} else {
-		*resolved = strdup(name);
-		ret = *resolved ? broker_open_named(name, args->writable, &fd, err) : no_memory(err);
+		*resolved = broker_meant(name);
+		ret = *resolved ? broker_open_named(*resolved, args->writable, &fd, err) : no_memory(err);
 	}
 	if (ret == 0)
 		ret = env_host_node(fd, *resolved, args, out, err);

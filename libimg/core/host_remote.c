@@ -167,12 +167,7 @@ static int remote_open_file(void *ctx, const char *child_path, const char *name,
 	*out = NULL;
 	*resolved = NULL;
 	how.help = &host->help;
-	if (child_path) {
-		ret = call(host, &head, child_path, name, &fd, resolved, err);
-	} else {
-		*resolved = strdup(name);
-		ret = *resolved ? call(host, &head, name, NULL, &fd, NULL, err) : no_memory(err);
-	}
+	ret = call(host, &head, child_path ? child_path : name, child_path ? name : NULL, &fd, resolved, err);
 	if (ret == 0)
 		ret = env_host_node(fd, *resolved, &how, out, err);
 	if (ret != 0) {

@@ -85,7 +85,7 @@ static int open_reference_again(struct server *s, struct host_entry *e, bool wri
 	return ret;
 }
 
-static int serve_open(struct server *s, const char *path, bool writable, struct img_error *err)
+static int serve_open_meant(struct server *s, const char *path, bool writable, struct img_error *err)
 {
 	struct host_entry *e =
 		host_list_find(&s->list, path, writable ? IMG_GRANT_WRITE : IMG_GRANT_READ | IMG_GRANT_WRITE);
@@ -105,6 +105,28 @@ static int serve_open(struct server *s, const char *path, bool writable, struct 
 		if (writable)
 			e->rights |= IMG_GRANT_WRITE;
 	}
+	return ret;
+}
+
+static void answer_text(struct server *s, const char *text)
+{
+	size_t bytes = strlen(text) + 1;
+
+	if (bytes > sizeof(s->answer.text))
+		return;
+	memcpy(s->answer.text, text, bytes);
+	s->answer.text_bytes = (uint32_t)bytes;
+}
+
+/* A folder may be an image: then the file in it that is meant was granted, too, and goes by its own name from here on. */
+static int serve_open(struct server *s, const char *path, bool writable, struct img_error *err)
+{
+	char *meant = broker_meant(path);
+	int ret = meant ? serve_open_meant(s, meant, writable, err) : no_memory(err);
+
+	if (ret == 0)
+		answer_text(s, meant);
+	free(meant);
 	return ret;
 }
 
@@ -129,16 +151,6 @@ static int remember_reference(struct server *s, const char *child, const char *n
 	}
 	host_entry_opened(e, s->fd);
 	return 0;
-}
-
-static void answer_text(struct server *s, const char *text)
-{
-	size_t bytes = strlen(text) + 1;
-
-	if (bytes > sizeof(s->answer.text))
-		return;
-	memcpy(s->answer.text, text, bytes);
-	s->answer.text_bytes = (uint32_t)bytes;
 }
 
 /* Beside what is being made, only what was made here, too, is written. */
@@ -438,6 +450,24 @@ static int serve(struct server *s, struct img_error *err)
 
 /* ---- the public face --------------------------------------------------------------------------------------------- */
 
+static int grant(struct server *s, const struct img_grant *g, struct img_error *err)
+{
+	char *meant;
+	int ret = 0;
+
+	if (!g->path)
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "a grant without a path");
+	if (!host_list_add(&s->list, g->path, g->rights, err))
+		return IMG_E_NOMEM;
+	meant = broker_meant(g->path);
+	if (!meant)
+		return no_memory(err);
+	if (strcmp(meant, g->path) != 0 && !host_list_add(&s->list, meant, g->rights, err))
+		ret = IMG_E_NOMEM;
+	free(meant);
+	return ret;
+}
+
 static int prepare(struct server *s, const struct img_host_rules *rules, struct img_error *err)
 {
 	struct img_host_rules r;
@@ -454,10 +484,9 @@ static int prepare(struct server *s, const struct img_host_rules *rules, struct 
 	s->max_data_files = r.max_data_files ? r.max_data_files : DATA_FILES_DEFAULT;
 	s->peer_pid = r.peer_pid;
 	for (size_t i = 0; i < r.nr_grants; i++) {
-		if (!r.grants[i].path)
-			return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "a grant without a path");
-		if (!host_list_add(&s->list, r.grants[i].path, r.grants[i].rights, err))
-			return IMG_E_NOMEM;
+		ret = grant(s, &r.grants[i], err);
+		if (ret != 0)
+			return ret;
 	}
 	return 0;
 }

@@ -154,7 +154,7 @@ static int tell_snapshots(struct report *r, struct img_error *err)
 	size_t nr = 0;
 
 	(void)err;
-	if (r->l->src->snapshot || !(r->l->src->top->drv->caps & IMG_CAP_SNAPSHOTS))
+	if (r->l->src->snapshot || !r->l->src->top->drv->snap_list)
 		return 0;
 	if (img_snapshot_list(r->l->src, &first, 1, &nr, NULL) != 0)
 		tell(r, IMG_LEFT_SNAPSHOTS, false, 0, "its snapshots cannot be read and are left out of the copy");

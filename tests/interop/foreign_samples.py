@@ -30,6 +30,10 @@ FILES = ('qemu-img-7.2/x.qcow.xz', 'qemu-img-7.2/c.qcow.xz', 'qemu-img-7.2/x.qed
 # A difference whose parent is not at hand, and nonsense: an error of these kinds, never zeros.
 REFUSED = {'vhd/fat-differential.vhd.xz': (3, 6), 'vhd/afl5.img.bz2': (4, 6)}
 
+# Size and content, as the manifest says beside the last of its files.
+BUNDLES = {'parallels/expanding.hdd': (104857600, '7906281f7a25f13df78c907d7bc4e9313d9a26fa86386c6e2a737a784fe80b8f'),
+           'parallels/split.hdd': (10737418240, '035f643ace2bbca90762a1318e865ec456c44cfd578e65ed32a9363d6348efa1')}
+
 CONVERT_BYTES, SECONDS, LARGE_BYTES = 256 << 20, 120, 4 << 30
 
 
@@ -71,6 +75,23 @@ def judge(row, source, folder, sanitized):
     return True
 
 
+def judge_bundle(name, source, folder, sanitized):
+    """A folder of images that are one disk: each of its rows in its place; the digest of the whole."""
+    size, digest, rows = *BUNDLES[name], os.path.join(source, name)
+    path, out = os.path.join(folder, os.path.basename(name)), os.path.join(folder, 'out.raw')
+    os.mkdir(path)
+    before = {file: file_digest(unpack(os.path.join(rows, file), path)) for file in os.listdir(rows)}
+    convert(path, out, sanitized)
+    if os.path.getsize(out) != size or file_digest(out) != digest:
+        raise Wrong('the content is not %s' % digest)
+    imgtool('check', '-q', path)
+    if sum(e['length'] for e in json.loads(imgtool('map', '--json', path).stdout)['extents']) != size:
+        raise Wrong('map describes another size')
+    os.unlink(out)
+    if sorted(before.values()) != sorted(file_digest(os.path.join(path, file)) for file in os.listdir(path)):
+        raise Wrong('files were changed by reading them')
+
+
 def main():
     sanitized = '--sanitized' in sys.argv
     source = os.path.abspath(os.environ.get('IMG_SAMPLES') or os.path.join(HERE, '..', '..', '..', 'shared', 'samples'))
@@ -87,6 +108,13 @@ def main():
                 nr += judge(row, source, folder, sanitized)
             except (Wrong, subprocess.TimeoutExpired) as wrong:
                 print('FAILED %s (%s): %s' % (row['stored_path'], row['variant'], wrong))
+                bad += 1
+        for name in BUNDLES:
+            try:
+                judge_bundle(name, source, folder, sanitized)
+                nr += 1
+            except (Wrong, OSError, subprocess.TimeoutExpired) as wrong:
+                print('FAILED %s: %s' % (name, wrong))
                 bad += 1
     finally:
         shutil.rmtree(folder)

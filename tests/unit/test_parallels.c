@@ -2,7 +2,7 @@
 /* Parallels images: what of a header is taken and what refused, places, sizes, options, MD5, the Format Extension. */
 #include "mem.h"
 #include "mock.h"
-#include "prl.h"
+#include "prl_bundle.h"
 
 static struct node *file;
 
@@ -13,7 +13,7 @@ static void fresh(const char *options)
 	if (file)
 		node_close(file, NULL);
 	assert_int_equal(mem_node_new("f", &file, NULL), 0);
-	assert_int_equal(prl_image_create(file, &args, NULL), 0);
+	assert_int_equal(prl_create(file, &args, NULL), 0);
 }
 
 static int end(void **state)
@@ -328,6 +328,49 @@ static void test_unknown_section(void **state)
 	}
 }
 
+static void test_guid(void **state)
+{
+	static const char *const right[] = { "{5fbaabe3-6958-40ff-92a7-860e329aab41}",
+					     "5FBAABE3-6958-40ff-92a7-860e329aab41" };
+	static const char *const wrong[] = { "",
+					     "{}",
+					     "{5fbaabe3-6958-40ff-92a7-860e329aab41",
+					     "5fbaabe3-6958-40ff-92a7-860e329aab41}",
+					     "{5fbaabe3-6958-40ff-92a7-860e329aab4}",
+					     "{5fbaabe3-6958-40ff-92a7-860e329aab411}",
+					     "{5fbaabe369-58-40ff-92a7-860e329aab41}",
+					     "{5fbaabe3-6958-40ff-92a7-860e329aabg1}" };
+	char text[PRL_GUID_TEXT_BYTES];
+	uint8_t guid[16];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(right); i++) {
+		assert_true(prl_guid_parse(right[i], guid));
+		assert_memory_equal(guid, prl_guid_head, 16);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
+		if (prl_guid_parse(wrong[i], guid))
+			fail_msg("%s", wrong[i]);
+	prl_guid_text(prl_guid_head, text);
+	assert_string_equal(text, right[0]);
+}
+
+static void test_recognised(void **state)
+{
+	static const char *const yes[] = { "<Parallels_disk_image>",
+					   " \r\n<?xml version='1.0'?><Parallels_disk_image Version='1.0'>",
+					   "\xef\xbb\xbf<!-- x --><Parallels_disk_image",
+					   "<!DOCTYPE x [ <!ENTITY a 'b'> ]><Parallels_disk_image>" };
+	static const char *const no[] = { "", "<", "x<Parallels_disk_image>", "<Parallels>",
+					  "<?xml version='1.0'?><plist>" };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(yes); i++)
+		assert_true(prl_descriptor_is(yes[i], strlen(yes[i])));
+	for (size_t i = 0; i < ARRAY_LEN(no); i++)
+		assert_false(prl_descriptor_is(no[i], strlen(no[i])));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -340,6 +383,8 @@ int main(void)
 		cmocka_unit_test(test_md5),
 		cmocka_unit_test(test_extension),
 		cmocka_unit_test(test_unknown_section),
+		cmocka_unit_test(test_guid),
+		cmocka_unit_test(test_recognised),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, end);

@@ -167,7 +167,8 @@ static int check(const struct cli_verb *verb, const struct check_args *args, str
 	const struct img_grant name = { report->target->path, args->repair ? IMG_GRANT_WRITE : IMG_GRANT_READ };
 	struct img_check_result result = { 0 };
 	struct img_error err = { .code = IMG_OK };
-	int ret = confined_begin(&args->common, &name, 1, args->repair ? 0 : CONFINED_NO_REFS);
+	/* what it names as its own data may hold tables */
+	int ret = confined_begin(&args->common, &name, 1, 0);
 	struct img_progress progress;
 
 	if (ret != EXIT_DONE)

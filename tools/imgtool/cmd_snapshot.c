@@ -113,8 +113,7 @@ static int run_list(const struct cli_verb *verb, void *verb_args, char **operand
 	how = beside_machine(args, target.path);
 	status = open_image(&target, &how, IMG_OPEN_NO_BACKING, &img);
 	if (status == EXIT_DONE) {
-		if (img_caps(img) & IMG_CAP_SNAPSHOTS)
-			status = snapshots_load(&list, img);
+		status = snapshots_load(&list, img);
 		if (status == EXIT_DONE && args->json)
 			status = output_json(json_pack("{s:o}", "snapshots", snapshots_json(&list)));
 		else if (status == EXIT_DONE && list.nr)

@@ -67,7 +67,7 @@ static void check_header(struct check *k)
 static int check_ext(struct check *k, struct img_error *err)
 {
 	struct prl_image *p = k->p;
-	int ret = prl_ext_load(p->node->file, &p->h, p->node->path, NULL, &k->ext, err);
+	int ret = prl_ext_load(p->file, &p->h, p->node->path, NULL, &k->ext, err);
 
 	if (ret != 0)
 		return ret;

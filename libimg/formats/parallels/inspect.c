@@ -2,8 +2,10 @@
 /* What a stranger's header says beyond what check looks for. */
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "inspect.h"
+#include "prl_descriptor.h"
 #include "prl.h"
 
 #define CHUNK_ENTRIES 16384u
@@ -73,12 +75,50 @@ static void look_at_header(struct inspector *in, const struct prl_header *h)
 		inspect_found(in, INSPECT_UNKNOWN_FEATURE, PRL_AT(flags), "flags 0x%" PRIx32, h->flags);
 }
 
+/* A descriptor names all files of its disk; none of them is looked at. */
+static int look_at_descriptor(struct inspector *in, struct node *file, struct img_error *err)
+{
+	struct img_error why = { .code = IMG_OK };
+	struct prl_descriptor d;
+	int ret = prl_descriptor_load(file, in->path, &in->budget, &d, &why);
+
+	if (ret == IMG_E_CORRUPT || ret == IMG_E_UNSUPPORTED || ret == IMG_E_LIMIT) {
+		inspect_found(in,
+			      ret == IMG_E_LIMIT   ? INSPECT_LIMIT :
+			      d.encrypted	   ? INSPECT_ENCRYPTED :
+			      ret == IMG_E_CORRUPT ? INSPECT_DESCRIPTOR :
+						     INSPECT_UNKNOWN_FEATURE,
+			      why.offset, "%s", why.msg);
+		ret = 0;
+	} else if (ret != 0 && err) {
+		*err = why;
+	}
+	in->out->virtual_bytes = d.disk_bytes;
+	if (ret == 0)
+		inspect_limit(in, BUDGET_VIRTUAL, d.disk_bytes, NO_OFFSET);
+	for (size_t i = 0; i < d.nr_storages && ret == 0; i++)
+		for (size_t k = 0; k < d.storage[i].nr_parts && !inspect_over(in); k++) {
+			const char *name = d.storage[i].part[k].file;
+
+			if (name)
+				inspect_reference(in, INSPECT_EXTENT_FILE, (const uint8_t *)name, strlen(name),
+						  NO_OFFSET, "an image of the disk");
+		}
+	prl_descriptor_free(&d);
+	return ret;
+}
+
 int prl_inspect(struct node *file, struct inspector *in, struct img_error *err)
 {
 	struct img_error why = { .code = IMG_OK };
 	struct prl_header h;
-	int ret = prl_header_load(file, &h, &why);
+	char first = 0;
+	int ret = inspect_read(file, &first, 1, 0, err);
 
+	if (ret == 0 && first != PRL_MAGIC_V1[0])
+		return look_at_descriptor(in, file, err);
+	if (ret == 0)
+		ret = prl_header_load(file, &h, &why);
 	if (ret == IMG_E_CORRUPT || ret == IMG_E_UNSUPPORTED) {
 		enum inspect_id id = INSPECT_BAD_HEADER;
 

@@ -65,7 +65,7 @@ static int allocate(struct blockmap *bm, uint64_t nr, uint64_t *off, struct img_
 
 static int sync_unless_bulk(const struct prl_image *p, struct img_error *err)
 {
-	return p->bulk ? 0 : node_flush(p->node->file, 0, err);
+	return p->bulk ? 0 : node_flush(p->file, 0, err);
 }
 
 /* PRL-4, and PRL-10: dirty bitmaps would miss what changes now. */
@@ -80,7 +80,7 @@ static int begin(struct blockmap *bm, struct img_error *err)
 	h.in_use = PRL_IN_USE;
 	h.ext_off = 0;
 	h.flags &= ~PRL_FLAG_EMPTY;
-	ret = prl_header_store(p->node->file, &h, err);
+	ret = prl_header_store(p->file, &h, err);
 	if (ret == 0)
 		ret = sync_unless_bulk(p, err);
 	if (ret == 0) {
@@ -113,7 +113,7 @@ struct blockmap_shape prl_shape(const struct prl_header *h)
 
 int prl_replace_header(struct prl_image *p, const struct prl_header *h, struct img_error *err)
 {
-	int ret = prl_header_store(p->node->file, h, err);
+	int ret = prl_header_store(p->file, h, err);
 
 	if (ret == 0)
 		ret = sync_unless_bulk(p, err);
@@ -190,7 +190,7 @@ static int scan_table(struct node *file, struct scan *s, struct img_error *err)
 static int judge_ext(struct prl_image *p, struct budget *budget, struct img_error *err)
 {
 	struct prl_ext ext;
-	int ret = prl_ext_load(p->node->file, &p->h, p->node->path, budget, &ext, err);
+	int ret = prl_ext_load(p->file, &p->h, p->node->path, budget, &ext, err);
 
 	if (ret != 0)
 		return ret;
@@ -206,7 +206,7 @@ static int judge_ext(struct prl_image *p, struct budget *budget, struct img_erro
 static int prepare_writer(struct prl_image *p, struct blockmap_shape *shape, struct budget *budget,
 			  struct img_error *err)
 {
-	uint64_t file_bytes = node_size(p->node->file), places = file_bytes / p->h.cluster_bytes + 1;
+	uint64_t file_bytes = node_size(p->file), places = file_bytes / p->h.cluster_bytes + 1;
 	struct scan s = { .h = &p->h, .file_bytes = file_bytes, .strict = true, .end = p->h.data_off };
 	int ret = p->h.ext_off ? judge_ext(p, budget, err) : 0;
 
@@ -219,7 +219,7 @@ static int prepare_writer(struct prl_image *p, struct blockmap_shape *shape, str
 			ret = error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 	}
 	if (ret == 0)
-		ret = scan_table(p->node->file, &s, err);
+		ret = scan_table(p->file, &s, err);
 	free(s.seen);
 	shape->end_off = s.end;
 	return ret;
@@ -228,7 +228,7 @@ static int prepare_writer(struct prl_image *p, struct blockmap_shape *shape, str
 /* A table can lead from everywhere to one cluster. What is mapped is counted where it could be too much. */
 static int judge_expansion(struct prl_image *p, struct budget *budget, struct img_error *err)
 {
-	uint64_t file_bytes = node_size(p->node->file), cluster = p->h.cluster_bytes;
+	uint64_t file_bytes = node_size(p->file), cluster = p->h.cluster_bytes;
 	struct scan s = { .h = &p->h, .file_bytes = file_bytes };
 	int ret;
 
@@ -236,18 +236,19 @@ static int judge_expansion(struct prl_image *p, struct budget *budget, struct im
 		return 0;
 	ret = budget_metadata(budget, p->node->path, (uint64_t)p->h.nr_entries * PRL_ENTRY_BYTES, err);
 	if (ret == 0)
-		ret = scan_table(p->node->file, &s, err);
+		ret = scan_table(p->file, &s, err);
 	return ret == 0 ? budget_expansion(budget, p->node->path, s.nr_data * cluster, file_bytes, err) : ret;
 }
 
 static int load(struct prl_image *p, const struct driver_open *args, struct img_error *err)
 {
 	struct blockmap_shape shape;
-	int ret = prl_header_load(p->node->file, &p->h, err);
+	int ret = prl_header_load(p->file, &p->h, err);
 
 	if (ret != 0)
 		return ret;
 	shape = prl_shape(&p->h);
+	shape.file = p->file;
 	if (args->writable && !args->for_check)
 		ret = prepare_writer(p, &shape, args->budget, err);
 	if (ret == 0 && !args->for_check)
@@ -264,6 +265,7 @@ int prl_image_open(struct node *node, const struct driver_open *args, struct img
 		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
 				 "a single Parallels image holds no snapshots, so there is no '%s'", args->snapshot);
 	p->node = node;
+	p->file = p->file ? p->file : node->file;
 	p->writable = args->writable;
 	p->bulk = args->bulk;
 	p->check_only = args->for_check;
@@ -282,8 +284,8 @@ static int unmark(struct prl_image *p, struct img_error *err)
 	if (!p->marked)
 		return 0;
 	p->h.in_use = PRL_CLOSED;
-	ret = prl_header_store(p->node->file, &p->h, err);
-	return ret == 0 ? node_flush(p->node->file, 0, err) : ret;
+	ret = prl_header_store(p->file, &p->h, err);
+	return ret == 0 ? node_flush(p->file, 0, err) : ret;
 }
 
 int prl_image_close(struct node *node, struct img_error *err)

@@ -6,7 +6,7 @@
 #include "prl.h"
 
 /* "64K", "1M", "32256"; 0 for what is no multiple of a sector within the bounds. */
-static uint32_t size_of(const char *v)
+static uint64_t size_of(const char *v, uint64_t max)
 {
 	unsigned long long n;
 	unsigned shift = 0;
@@ -21,12 +21,14 @@ static uint32_t size_of(const char *v)
 		shift = 20;
 	else if (*end == 'G' || *end == 'g')
 		shift = 30;
+	else if (*end == 'T' || *end == 't')
+		shift = 40;
 	if (shift)
 		end++;
-	if (*end || n > PRL_CLUSTER_MAX >> shift)
+	if (*end || n > max >> shift)
 		return 0;
 	n <<= shift;
-	return n % PRL_SECTOR_BYTES == 0 ? (uint32_t)n : 0;
+	return n % PRL_SECTOR_BYTES == 0 ? n : 0;
 }
 
 static int wrong(struct img_error *err, const char *key, const char *range, const char *v)
@@ -34,15 +36,34 @@ static int wrong(struct img_error *err, const char *key, const char *range, cons
 	return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s is %s, not '%.40s'", key, range, v);
 }
 
+static int set_subformat(struct prl_options *o, const char *v, struct img_error *err)
+{
+	if (!strcmp(v, "expandable"))
+		o->subformat = PRL_EXPANDABLE;
+	else if (!strcmp(v, "bundle"))
+		o->subformat = PRL_BUNDLE;
+	else if (!strcmp(v, "plain"))
+		o->subformat = PRL_PLAIN;
+	else
+		return wrong(err, "subformat", "expandable, bundle or plain", v);
+	return 0;
+}
+
 static int set_one(struct prl_options *o, const char *key, const char *v, struct img_error *err)
 {
 	if (!strcmp(key, "cluster_size")) {
-		o->cluster_bytes = size_of(v);
+		o->cluster_bytes = (uint32_t)size_of(v, PRL_CLUSTER_MAX);
 		return o->cluster_bytes ? 0 : wrong(err, key, "512 to 1G, a multiple of 512", v);
 	}
 	if (!strcmp(key, "version")) {
 		o->v1 = !strcmp(v, "1");
 		return o->v1 || !strcmp(v, "2") ? 0 : wrong(err, key, "1 or 2", v);
+	}
+	if (!strcmp(key, "subformat"))
+		return set_subformat(o, v, err);
+	if (!strcmp(key, "split_size")) {
+		o->split_bytes = size_of(v, INT64_MAX);
+		return o->split_bytes >= PRL_SPLIT_MIN ? 0 : wrong(err, key, "64K or more, a multiple of 512", v);
 	}
 	return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "parallels has no option '%.32s'", key);
 }
@@ -67,5 +88,10 @@ int prl_options_parse(const char *text, struct prl_options *out, struct img_erro
 		}
 	}
 	free(copy);
+	if (ret == 0 && out->split_bytes && out->subformat == PRL_EXPANDABLE)
+		ret = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "split_size needs subformat=bundle or plain");
+	/* Each storage is whole clusters, but the last one. */
+	if (ret == 0 && out->split_bytes)
+		out->split_bytes = round_up(out->split_bytes, out->cluster_bytes);
 	return ret;
 }

@@ -14,6 +14,14 @@
  *   info.c      details
  *   md5.c       of the extension
  *
+ * A bundle is a folder of such images, and of raw ones (prl_bundle.h):
+ *
+ *   descriptor.c   what DiskDescriptor.xml says
+ *   layer.c        its images as nodes, each on the one below it
+ *   bundle.c       opening, snapshots, what is told of it
+ *   bundle_make.c  new ones
+ *   bundle_check.c its images, one after the other
+ *
  * Crash consistency: every change of the header is one write within one sector. The mark that a writer has the image
  * open is durable before the first change, and goes when the last one is (PRL-4); in between the image is whole at any
  * time, but for clusters that are nobody's yet.
@@ -41,9 +49,10 @@ struct prl_header {
 	bool high_sectors; /* V1: the high half of the size holds something, which is ignored */
 };
 
-/* One expandable image; the state of its node. */
+/* One expandable image; the (beginning of the) state of its node. */
 struct prl_image {
 	struct node *node;
+	struct node *file; /* node->file, unless set before node is opened: a part of a bundle */
 	struct blockmap *bm;
 	bool writable, bulk, check_only;
 	bool marked; /* the mark on disk is ours */
@@ -52,13 +61,21 @@ struct prl_image {
 	struct prl_header h;
 };
 
+#define PRL_SPLIT_MIN 65536u
+
+enum prl_subformat { PRL_EXPANDABLE, PRL_BUNDLE, PRL_PLAIN };
+
 struct prl_options {
 	uint32_t cluster_bytes;
 	bool v1;
+	enum prl_subformat subformat;
+	uint64_t split_bytes; /* of a bundle's storages; 0: there is one */
 };
 
-#define PRL_OPTIONS_HELP                                                   \
-	"cluster_size=SIZE    512 to 1G, a multiple of 512 (default 1M)\n" \
+#define PRL_OPTIONS_HELP                                                                                                                             \
+	"subformat=TYPE    expandable (default: one file), bundle (NAME.hdd/DiskDescriptor.xml and .hds files beside it) or plain (the same, raw)\n" \
+	"split_size=SIZE    of each file of a bundle, 64K or more (default: one file)\n"                                                             \
+	"cluster_size=SIZE    512 to 1G, a multiple of 512 (default 1M)\n"                                                                           \
 	"version=N    2 (default) or 1, which older programs read: the disk and the file are less than 2 TiB\n"
 
 /* ---- header.c ---- */
@@ -77,12 +94,29 @@ uint64_t prl_unit_bytes(const struct prl_header *h);
 /* The first place at or behind off (PRL-7). */
 uint64_t prl_place_at(const struct prl_header *h, uint64_t off);
 
+/* ---- parallels.c ---- */
+/* The driver's members for one expandable image. */
+uint64_t prl_image_size(const struct node *n);
+void prl_image_limits(const struct node *n, struct driver_limits *out);
+int prl_image_pread(struct node *n, void *buf, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err);
+int prl_image_pwrite(struct node *n, const void *buf, uint64_t bytes, uint64_t off, unsigned flags,
+		     struct img_error *err);
+int prl_image_zero(struct node *n, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err);
+int prl_image_discard(struct node *n, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err);
+int prl_image_flush(struct node *n, unsigned flags, struct img_error *err);
+int prl_image_status(struct node *n, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap, size_t *nr,
+		     struct img_error *err);
+
 /* ---- options.c ---- */
 int prl_options_parse(const char *text, struct prl_options *out, struct img_error *err);
 
 /* ---- create.c ---- */
-int prl_image_create(struct node *file, const struct driver_create *args, struct img_error *err);
-int prl_image_measure(const struct img_measure_args *args, struct img_measure *out, struct img_error *err);
+/* One expandable image of size_bytes in file. */
+int prl_image_make(struct node *file, const struct prl_options *o, uint64_t size_bytes, struct img_error *err);
+/* What it takes without data. */
+int prl_image_plan(const struct prl_options *o, uint64_t size_bytes, struct prl_header *h, struct img_error *err);
+int prl_create(struct node *file, const struct driver_create *args, struct img_error *err);
+int prl_measure(const struct img_measure_args *args, struct img_measure *out, struct img_error *err);
 /* Entries [first, first + nr) of the table are free. */
 int prl_write_free(struct node *file, uint64_t first, uint64_t nr, struct img_error *err);
 

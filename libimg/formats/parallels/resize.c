@@ -35,8 +35,8 @@ static int make_way(struct prl_image *p, uint64_t limit, struct img_error *err)
 	}
 	if (ret == 0)
 		ret = blockmap_flush_stopped(p->bm, err);
-	if (ret == 0 && node_size(p->node->file) < limit)
-		ret = node_resize(p->node->file, limit, err);
+	if (ret == 0 && node_size(p->file) < limit)
+		ret = node_resize(p->file, limit, err);
 	return ret;
 }
 
@@ -80,9 +80,9 @@ static int grow(struct prl_image *p, struct prl_header *h, struct img_error *err
 	if (ret == 0)
 		ret = make_room(p, h, err);
 	if (ret == 0 && h->nr_entries > p->h.nr_entries)
-		ret = prl_write_free(p->node->file, p->h.nr_entries, h->nr_entries - p->h.nr_entries, err);
+		ret = prl_write_free(p->file, p->h.nr_entries, h->nr_entries - p->h.nr_entries, err);
 	if (ret == 0)
-		ret = node_flush(p->node->file, 0, err);
+		ret = node_flush(p->file, 0, err);
 	if (ret != 0)
 		return ret;
 	end = max_u64(blockmap_end(p->bm), h->data_off);
@@ -180,8 +180,7 @@ int prl_compact(struct prl_image *p, struct img_error *err)
 		return ret;
 	shape = prl_shape(&p->h);
 	shape.end_off = first_place(p) + nr * p->h.cluster_bytes;
-	(void)node_resize(p->node->file, nr ? shape.end_off : p->h.data_off,
-			  NULL); /* what stays is the next writer's */
+	(void)node_resize(p->file, nr ? shape.end_off : p->h.data_off, NULL); /* what stays is the next writer's */
 	return blockmap_reshape(p->bm, &shape, err);
 }
 

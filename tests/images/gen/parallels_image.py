@@ -151,6 +151,7 @@ class Bundle:
             ends.append(at)
         self.ends, self.size = ends, at
         self.blocksize = blocksize
+        self.hashes = True      # for who saves it
         self.padding, self.encryption, self.files = '0', NONE, {}
         self.replace = []       # (old, new) in the text
 
