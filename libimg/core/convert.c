@@ -135,7 +135,7 @@ static int choose_order(struct conversion *c, struct img_error *err)
 	if (!c->drv->sequence && c->to_pipe)
 		return error_set(
 			err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core",
-			"%s: images of format %s are not written from front to back, as a pipe needs it: raw is",
+			"%s: images of format %s are not written from front to back: raw is, and vmdk with subformat=streamOptimized",
 			c->path, c->drv->name);
 	if (c->in_order && c->create.backing)
 		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core",

@@ -29,6 +29,18 @@ status=0
 imgtool convert -O raw a.limg - 2>&1 >/dev/full || status=$?
 ((status == 3)) || fail "a full disk is exit $status"
 
+# Nobody reads: a signal ends it all the same.
+sleep 20 <fifo &
+sleeper=$!
+"${tool[@]}" convert -O raw a.limg - >fifo &
+writer=$!
+sleep 0.3
+kill -TERM $writer
+status=0
+wait $writer || status=$?
+kill $sleeper
+((status == 143)) || fail "a signal made it exit $status"
+
 run imgtool convert a.limg -
 run imgtool convert -O limg a.limg -
 run imgtool convert -O qcow2 a.limg -

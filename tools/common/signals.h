@@ -12,4 +12,10 @@
 void signals_install(void);
 bool signals_interrupted(void);
 
+/*
+ * From now on these signals end the program as they end a filter, at once, whatever it waits for: for who writes into a
+ * pipe that nobody may be reading, and has nothing to clean up.
+ */
+void signals_end_it(void);
+
 #endif

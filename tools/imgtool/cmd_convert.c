@@ -17,6 +17,7 @@
 #include "open.h"
 #include "output.h"
 #include "progress.h"
+#include "signals.h"
 #include "verbs.h"
 
 struct convert_args {
@@ -225,6 +226,7 @@ static int convert_pipe(const struct cli_verb *verb, const struct convert_args *
 	struct img *img = NULL;
 	int fd = -1, status = joined ? claim_stdout(verb, &fd) : cli_fail_errno(NULL, "options");
 
+	signals_end_it();
 	if (status == EXIT_DONE)
 		status = confined_begin_with(&args->common, &name, 1, fd);
 	if (status == EXIT_DONE)
@@ -330,9 +332,9 @@ const struct cli_verb verb_convert = {
 		"nothing stays under DST's name.\n\n"
 		"DST may be a block device that is large enough and not mounted, with -O raw and --force: the content is "
 		"written to its start, and what lies beyond stays. There a failure leaves a part.\n\n"
-		"DST may be '-', for stdout, with -O and a format that is written from front to back: raw. "
+		"DST may be '-', for stdout, with -O and a format that is written from front to back: raw, or vmdk with subformat=streamOptimized. "
 		"It is written into a pipe, a socket or a file, not on a terminal; what measure says of a raw image is "
-		"exactly what comes. A failure leaves a part there, and the exit status tells.",
+		"exactly what comes. A failure leaves a part there, and the exit status tells; a signal ends it as it ends any filter.",
 	.example = PROGRAM " convert -c zstd debian.raw debian.limg\n" PROGRAM
 			   " convert debian.limg@nightly backup.raw\n" PROGRAM
 			   " convert -O raw debian.limg - | ssh host 'cat > /dev/vg/debian'",
