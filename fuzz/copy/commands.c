@@ -171,6 +171,24 @@ static void check_made(struct scene *s, const char *format, unsigned flags, cons
 	FUZZ_CHECK(img_close(made, NULL) == 0);
 }
 
+struct told {
+	struct scene *s;
+	unsigned kinds; /* bits */
+	unsigned flags; /* of the conversion */
+};
+
+static void hear(void *ctx, const struct img_left *left)
+{
+	struct told *t = ctx;
+
+	FUZZ_CHECK(left->msg[0] && left->name[0]);
+	FUZZ_CHECK(left->kind >= IMG_LEFT_SNAPSHOTS && left->kind <= IMG_LEFT_COMPRESSION);
+	FUZZ_CHECK(!(t->kinds & 1u << left->kind));
+	t->kinds |= 1u << left->kind;
+	if (left->kind == IMG_LEFT_SNAPSHOTS)
+		FUZZ_CHECK((left->nr == t->s->src.nr_snaps || left->nr == 0) && !(t->flags & IMG_COPY_SNAPSHOTS));
+}
+
 static void run_convert(struct scene *s, struct command *c)
 {
 	char options[96];
@@ -180,6 +198,7 @@ static void run_convert(struct scene *s, struct command *c)
 				     (raw || side_is_raw(&s->src) ? 0 : IMG_COPY_SNAPSHOTS));
 	struct img_create_options create = { .struct_size = sizeof(create), .format = format, .refs = IMG_REFS_ANY };
 	struct img_copy_options opts = copy_options(c, flags);
+	struct told told = { .s = s, .flags = flags };
 	struct img_measure measure = { 0 };
 	struct img_error err = { 0 };
 	bool plain = !(flags & (IMG_COPY_SNAPSHOTS | IMG_COPY_COMPRESS)), backed = !raw && c->flags & 0x80;
@@ -191,6 +210,8 @@ static void run_convert(struct scene *s, struct command *c)
 		create.backing_format = s->backing.format;
 	}
 	FUZZ_CHECK(img_measure(s->src.img, 0, format, create.options, &measure, NULL) == 0);
+	opts.left_behind = hear;
+	opts.left_behind_ctx = &told;
 	arm(s, c);
 	ret = image_convert_env(s->src.img, "made", &create, &opts, &s->fs.env, &err);
 	if (ret == IMG_E_UNSUPPORTED && flags & IMG_COPY_SNAPSHOTS && s->src.nr_snaps) {
@@ -204,6 +225,8 @@ static void run_convert(struct scene *s, struct command *c)
 		no_file_is_left(s);
 		return;
 	}
+	if (s->src.nr_snaps && !(flags & IMG_COPY_SNAPSHOTS)) /* or they could not be read */
+		FUZZ_CHECK(told.kinds & 1u << IMG_LEFT_SNAPSHOTS);
 	check_made(s, format, flags, plain && !backed ? &measure : NULL);
 	memfs_remove(&s->fs, "made");
 }
