@@ -15,8 +15,8 @@ mv pieces/p.cloop in/cloop
 mv pieces/one.bochs in/bochs
 mv pieces/far.asif in/asif
 rm -r pieces
-formats="raw limg qcow2 vdi vhd vhdx qcow qed dmg asif cloop bochs"
-for format in raw limg qcow2 vdi vhd; do
+formats="raw limg qcow2 vdi vhd parallels vhdx qcow qed dmg asif cloop bochs"
+for format in raw limg qcow2 vdi vhd parallels; do
 	imgtool convert -q -f raw -O $format junk in/$format
 done
 
@@ -28,7 +28,7 @@ for format in $formats; do
 	qcow2) imgtool bitmap add -q x b ;;
 	esac
 	case $format in
-	raw | vhdx | qcow | qed | dmg | asif | cloop | bochs) imgtool create -q -f limg -b x -F $format o ;;
+	raw | parallels | vhdx | qcow | qed | dmg | asif | cloop | bochs) imgtool create -q -f limg -b x -F $format o ;;
 	*) imgtool create -q -f $format -b x -F $format o ;;
 	esac
 	cd ../..
