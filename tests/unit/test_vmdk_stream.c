@@ -505,6 +505,48 @@ static void tables_may_stand_at_the_head(void **state)
 	}
 }
 
+/* Every entry of a directory leads to one table, and all of that to one grain: 1 TiB of data in some 200 KiB. */
+static void what_expands_without_end_is_not_opened(void **state)
+{
+	struct vmdk_header h = {
+		.version = 3,
+		.flags = VMDK_NEWLINES_VALID | VMDK_COMPRESSED,
+		.capacity_bytes = UINT64_C(1) << 40,
+		.grain_bytes = GRAIN,
+		.nr_gtes = 512,
+		.gd_off = 128 * SECTOR,
+		.overhead_bytes = 128 * SECTOR,
+		.compression = VMDK_DEFLATE,
+	};
+	struct img_open_options defaults = { .struct_size = sizeof(defaults) };
+	uint8_t *content = malloc(GRAIN), *packed = malloc(2 * GRAIN);
+	uint64_t table = 512 * SECTOR, grain = table + 4 * SECTOR;
+	struct disk_vmdk_header raw;
+	struct vmdk_stream *s;
+	struct budget budget;
+	struct node *file;
+	uLongf n = 2 * GRAIN;
+
+	(void)state;
+	assert_true(content && packed);
+	memset(content, 'x', GRAIN);
+	assert_int_equal(compress(packed, &n, content, GRAIN), Z_OK);
+	assert_ok(mem_node_new("bomb", &file, ERR));
+	vmdk_header_encode(&h, &raw);
+	assert_ok(node_pwrite(file, &raw, sizeof(raw), 0, 0, ERR));
+	for (uint64_t i = 0; i < h.capacity_bytes / TABLE; i++)
+		put(file, h.gd_off + 4 * i, table / SECTOR, 4);
+	for (uint64_t i = 0; i < 512; i++)
+		put(file, table + 4 * i, grain / SECTOR, 4);
+	assert_ok(node_pwrite(file, packed, n, grain, 0, ERR));
+	assert_ok(budget_init(&budget, &defaults, ERR));
+	assert_ok(vmdk_header_load(file, 0, &h, ERR));
+	assert_int_equal(vmdk_stream_open(shell(), file, &h, &budget, &s, ERR), IMG_E_LIMIT);
+	assert_ok(node_close(file, ERR));
+	free(content);
+	free(packed);
+}
+
 static void extents_tell_what_is_packed(void **state)
 {
 	struct img *src = make_source();
@@ -538,6 +580,7 @@ int main(void)
 		cmocka_unit_test(what_is_damaged_is_not_read),
 		cmocka_unit_test(what_is_cut_off_is_not_opened),
 		cmocka_unit_test(tables_may_stand_at_the_head),
+		cmocka_unit_test(what_expands_without_end_is_not_opened),
 		cmocka_unit_test(extents_tell_what_is_packed),
 	};
 

@@ -75,7 +75,8 @@ struct lookup {
 };
 
 /*
- * Bytes of the disk that entries lead to, for budgets; stops at more than limit. *bad: entries that lead nowhere. What
+ * Bytes of the disk that entries lead to, for budgets; stops at more than limit; all of the disk where tables are used
+ * more than once. *bad: entries that lead nowhere. What
  * it takes is bounded by the size of the file.
  */
 int lookup_mapped(struct lookup *l, uint64_t limit, uint64_t *bytes, uint64_t *bad, struct img_error *err);

@@ -37,6 +37,8 @@ static int walk_table(struct lookup *l, uint64_t table, uint64_t first, uint64_t
 	return ret;
 }
 
+#define WALK_NO_ROOM 2 /* tables are used more than once: the rest was not walked */
+
 static int walk(struct lookup *l, entry_fn fn, void *ctx, struct img_error *err)
 {
 	uint64_t nr = l->disk_bytes / l->cluster_bytes + (l->disk_bytes % l->cluster_bytes != 0), index = 0, table;
@@ -58,7 +60,8 @@ static int walk(struct lookup *l, entry_fn fn, void *ctx, struct img_error *err)
 		} else if (table != 0 && room == 0) {
 			error_set(&why, IMG_E_CORRUPT, 0, table, LAYER,
 				  "%s: more tables of clusters than there is room for", l->node->path);
-			return fn(ctx, first, table, NULL, &why, err);
+			ret = fn(ctx, first, table, NULL, &why, err);
+			return ret == 0 ? WALK_NO_ROOM : ret;
 		} else if (table != 0) {
 			room--;
 			ret = walk_table(l, table, first, min_u64(l->table_entries, nr - first), fn, ctx, err);
@@ -170,7 +173,7 @@ int lookup_check(struct lookup *l, unsigned flags, img_finding_fn fn, void *ctx,
 	codec_ctx_free(k.codec);
 	free(k.used);
 	free(k.buf);
-	return ret;
+	return ret > 0 ? 0 : ret; /* what was not walked was told */
 }
 
 /* ---- how much ---------------------------------------------------------------------------------------------------- */
@@ -199,7 +202,8 @@ int lookup_mapped(struct lookup *l, uint64_t limit, uint64_t *bytes, uint64_t *b
 	struct sum s = { .l = l, .limit = limit };
 	int ret = walk(l, add_entry, &s, err);
 
-	*bytes = s.bytes;
+	/* Where tables are shared nothing bounds what they lead to, but the disk. */
+	*bytes = ret == WALK_NO_ROOM ? max_u64(s.bytes, l->disk_bytes) : s.bytes;
 	*bad = s.bad;
 	return ret > 0 ? 0 : ret;
 }
