@@ -228,6 +228,13 @@ static int open_on(struct inspector *in, const struct img_driver *drv, struct no
 	return 0;
 }
 
+/* A disk that cannot be opened from this file alone (VMDK): that was told, and is nothing wrong with the file. */
+static bool explained(const struct inspector *in, int ret)
+{
+	return (ret == IMG_E_UNSUPPORTED || ret == IMG_E_REFUSED) &&
+	       in->nr[INSPECT_SUBFORMAT] + in->nr[INSPECT_DESCRIPTOR] + in->nr[INSPECT_EXTENT_FILE] > 0;
+}
+
 /* True: the image can be opened for more. */
 static int check_metadata(struct inspector *in, const struct img_driver *drv, struct node *file, bool *sound,
 			  struct img_error *err)
@@ -254,7 +261,7 @@ static int check_metadata(struct inspector *in, const struct img_driver *drv, st
 	}
 	if (ret == IMG_E_LIMIT && in->nr[INSPECT_LIMIT] == 0)
 		inspect_found(in, INSPECT_LIMIT, why.offset, "%s", why.msg);
-	else if (ret != IMG_E_LIMIT && in->nr[INSPECT_UNKNOWN_FEATURE] == 0)
+	else if (ret != IMG_E_LIMIT && in->nr[INSPECT_UNKNOWN_FEATURE] == 0 && !explained(in, ret))
 		inspect_found(in, INSPECT_BAD_HEADER, why.offset, "%s", why.msg);
 	return 0;
 }

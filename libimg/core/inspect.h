@@ -122,9 +122,8 @@ int inspect_luks(struct inspector *in, struct node *file, uint64_t off, uint64_t
 
 /* ---- the core's own ---- */
 
-/* A file of a format that this build recognises, but cannot open (inspect_foreign.c, inspect_vmdk.c). */
+/* A file of a format that this build recognises, but cannot open (inspect_foreign.c). */
 int inspect_foreign(struct inspector *in, const char *format, struct node *file, struct img_error *err);
-int inspect_vmdk(struct inspector *in, struct node *file, struct img_error *err);
 /* What the disk holds: partition tables, file systems of discs. raw: the file is the disk (inspect_disk.c). */
 int inspect_disk(struct inspector *in, struct node *node, bool raw, struct img_error *err);
 

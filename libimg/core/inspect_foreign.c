@@ -29,7 +29,6 @@ static const struct foreign {
 	int (*inspect)(struct inspector *in, struct node *file, struct img_error *err);
 } table[] = {
 	{ "luks", luks },
-	{ "vmdk", inspect_vmdk },
 };
 
 int inspect_foreign(struct inspector *in, const char *format, struct node *file, struct img_error *err)

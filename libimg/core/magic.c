@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* See magic.h. Sources: the formats' own documents; format-spec/inspect.md lists them. */
 #include <string.h>
-#include <strings.h>
 
 #include "checked.h"
 #include "magic.h"
@@ -50,52 +49,6 @@ static const struct magic {
 	{ "7z", MAGIC_ARCHIVE, false, 0, 6, "7z\xbc\xaf\x27\x1c" },
 };
 
-/* QEMU takes a text for a descriptor whose first line that is neither blank nor a comment is this. */
-static const uint8_t *first_line(const struct probe_data *data, size_t *left)
-{
-	const uint8_t *at = data->head, *end = data->head + data->head_bytes;
-
-	while (at < end && (*at == '#' || *at == ' ' || *at == '\t' || *at == '\r' || *at == '\n')) {
-		const uint8_t *eol = memchr(at, '\n', (size_t)(end - at));
-
-		if (*at == '#' || *at == '\n' || *at == '\r') {
-			at = eol ? eol + 1 : end;
-			continue;
-		}
-		at++;
-	}
-	*left = (size_t)(end - at);
-	return at;
-}
-
-static bool has_version(const struct probe_data *data)
-{
-	size_t left;
-	const uint8_t *line = first_line(data, &left);
-
-	return left >= 9 && strncasecmp((const char *)line, "version=", 8) == 0 && line[8] >= '1' && line[8] <= '3';
-}
-
-#define TEXT_BYTES 512u
-
-/* OpenStack takes any text for one that says which type of disk it is. */
-static bool has_type(const struct probe_data *data)
-{
-	static const char word[] = "createtype=\"";
-	size_t bytes = sizeof(word) - 1;
-
-	for (size_t i = 0; i < data->head_bytes && i < TEXT_BYTES; i++) {
-		uint8_t c = data->head[i];
-
-		if ((c < ' ' || c > '~') && c != '\n' && c != '\r' && c != '\t')
-			return false;
-	}
-	for (size_t i = 0; i + bytes <= data->head_bytes; i++)
-		if (strncasecmp((const char *)data->head + i, word, bytes) == 0)
-			return true;
-	return false;
-}
-
 static bool fits(const struct magic *m, const struct probe_data *data)
 {
 	const uint8_t *at;
@@ -126,6 +79,4 @@ void magic_scan(const struct probe_data *data, magic_fn fn, void *ctx)
 		if (!registry_find(m->format) && fits(m, data))
 			fn(ctx, m->format, m->kind, m->from_end ? data->file_bytes - m->off : m->off);
 	}
-	if (!registry_find("vmdk") && (has_version(data) || has_type(data)))
-		fn(ctx, "vmdk", MAGIC_IMAGE, 0);
 }

@@ -7,7 +7,7 @@
 
 extern const struct img_driver limg_driver, qcow2_driver, vdi_driver, vhd_driver, raw_driver, file_driver, pipe_driver;
 extern const struct img_driver asif_driver, bochs_driver, cloop_driver, dmg_driver, qcow_driver, qed_driver, vhdx_driver;
-extern const struct img_driver parallels_driver;
+extern const struct img_driver parallels_driver, vmdk_driver;
 
 /* clang-format off */
 static const struct img_driver *const formats[] = {
@@ -15,6 +15,7 @@ static const struct img_driver *const formats[] = {
 	&qcow2_driver,
 	&vdi_driver,
 	&vhd_driver,
+	&vmdk_driver,
 	&parallels_driver,
 	/* read only */
 	&asif_driver,

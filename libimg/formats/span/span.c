@@ -112,8 +112,8 @@ static int judge_range(struct span *span, uint64_t bytes, uint64_t off, struct i
 			 bytes);
 }
 
-/* May all of the range be changed? zero: to zeros, which some cannot be written with anything else. */
-static int judge_change(struct span *span, uint64_t bytes, uint64_t off, bool zero, struct img_error *err)
+/* zero: to zeros, which some cannot be written with anything else. */
+int span_may_change(struct span *span, uint64_t bytes, uint64_t off, bool zero, struct img_error *err)
 {
 	int ret = judge_range(span, bytes, off, err);
 
@@ -153,7 +153,7 @@ int span_pread(struct span *span, void *buf, uint64_t bytes, uint64_t off, struc
 int span_pwrite(struct span *span, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
 {
 	const uint8_t *from = buf;
-	int ret = judge_change(span, bytes, off, false, err);
+	int ret = span_may_change(span, bytes, off, false, err);
 
 	while (ret == 0 && bytes > 0) {
 		struct piece p = piece_at(span, bytes, off);
@@ -169,7 +169,7 @@ int span_pwrite(struct span *span, const void *buf, uint64_t bytes, uint64_t off
 
 int span_zero(struct span *span, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err)
 {
-	int ret = judge_change(span, bytes, off, true, err);
+	int ret = span_may_change(span, bytes, off, true, err);
 
 	while (ret == 0 && bytes > 0) {
 		struct piece p = piece_at(span, bytes, off);
@@ -190,8 +190,8 @@ int span_discard(struct span *span, uint64_t bytes, uint64_t off, struct img_err
 		struct piece p = piece_at(span, bytes, off);
 
 		if (!p.seg->s.readonly && p.seg->s.ops->discard) {
-				ret = p.seg->s.ops->discard(p.seg->s.ctx, p.bytes, p.off, err);
-				atomic_store(&p.seg->dirty, true);
+			ret = p.seg->s.ops->discard(p.seg->s.ctx, p.bytes, p.off, err);
+			atomic_store(&p.seg->dirty, true);
 		}
 		off += p.bytes;
 		bytes -= p.bytes;

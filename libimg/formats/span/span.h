@@ -60,6 +60,8 @@ void span_set_size(struct span *span, uint64_t bytes);
 
 /* As the driver's members of these names. */
 int span_pread(struct span *span, void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
+/* What span_pwrite(), or (zero) span_zero() would refuse; they ask it themselves. */
+int span_may_change(struct span *span, uint64_t bytes, uint64_t off, bool zero, struct img_error *err);
 int span_pwrite(struct span *span, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err);
 int span_zero(struct span *span, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err);
 /* Segments that cannot be changed are left alone. */

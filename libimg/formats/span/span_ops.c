@@ -141,10 +141,9 @@ static int noaccess_pread(void *ctx, void *buf, uint64_t bytes, uint64_t off, st
 {
 	(void)ctx;
 	(void)buf;
-	return error_set(err, IMG_E_REFUSED, 0, off, LAYER,
-			 "0x%" PRIx64 " bytes at 0x%" PRIx64
-			 " of it lie in an extent that the image forbids access to (NOACCESS)",
-			 bytes, off);
+	(void)off;
+	return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
+			 "0x%" PRIx64 " bytes lie in an extent that the image forbids access to (NOACCESS)", bytes);
 }
 
 const struct span_ops span_noaccess = {

@@ -19,7 +19,7 @@
 
 static int random_bytes(void *out, size_t bytes, struct img_error *err)
 {
-	if (getentropy(out, bytes) != 0)
+	if (getrandom(out, bytes, 0) != (ssize_t)bytes)
 		return error_set(err, IMG_E_IO, 0, NO_OFFSET, LAYER, "no random numbers from the system");
 	return 0;
 }
@@ -47,7 +47,7 @@ int vmdk_ddb_identify(struct vmdk_ddb *ddb, uint32_t *cid, struct img_error *err
 	if (ret != 0)
 		return ret;
 	memcpy(ddb->uuid, prefix, sizeof(prefix));
-	ddb->uuid[3] = 0x90 | (ddb->uuid[3] & 0x0f);
+	ddb->uuid[3] = (uint8_t)(0x90u | (ddb->uuid[3] & 0x0fu));
 	for (unsigned i = 0; i < 4; i++)
 		ddb->long_content_id[12 + i] = (uint8_t)(*cid >> (24 - 8 * i));
 	return 0;
@@ -162,14 +162,15 @@ int vmdk_descriptor_write(const struct vmdk_descriptor_new *d, char **text, size
 	add(&b, "createType=\"%s\"\n", d->create_type);
 	if (d->parent_hint)
 		add(&b, "parentFileNameHint=\"%s\"\n", d->parent_hint);
-	/* A sector of its own for what changes; see above. streamOptimized is written once. */
-	if (d->nr_extents == 1 && d->extents[0].kind == VMDK_SPARSE && strcmp(d->create_type, "streamOptimized") != 0)
+	/* A sector of its own for what changes; see above. */
+	if (d->nr_extents > 0 && d->extents[0].kind == VMDK_SPARSE && strcmp(d->create_type, "streamOptimized") != 0)
 		while (!b.failed && b.bytes < VMDK_SECTOR_BYTES - 1)
 			add(&b, "\n");
 	add(&b, "\n# Extent description\n");
 	for (size_t i = 0; i < d->nr_extents; i++)
 		add_extent(&b, &d->extents[i]);
-	add(&b, "\n");
+	/* Room for a longer number, in the sector of the last extent. */
+	add(&b, strcmp(d->create_type, "streamOptimized") == 0 ? "\n" : "\n\n\n\n\n\n\n\n\n\n");
 	add_ddb(&b, &d->ddb);
 	if (b.failed) {
 		free(b.text);
@@ -263,6 +264,37 @@ int vmdk_descriptor_edit(const char *text, size_t bytes, const char *key, const 
 		for (size_t n = grown; n < old && spare > 0; n++)
 			add(&b, "\n");
 	add(&b, "%.*s", (int)(bytes - blank), text + blank);
+	if (b.failed) {
+		free(b.text);
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+	}
+	*out = b.text;
+	*out_bytes = b.bytes;
+	return 0;
+}
+
+int vmdk_descriptor_resize(const struct vmdk_descriptor *d, size_t extent, uint64_t bytes, char **out,
+			   size_t *out_bytes, struct img_error *err)
+{
+	size_t at = (size_t)(d->extents[extent].line_off - d->off), end = line_end(d->text, d->text_bytes, at), digits;
+	size_t blank = end, spare, grown, old;
+	struct builder b = { 0 };
+
+	/* Behind the word for the access. */
+	for (digits = at + strspn(d->text + at, " \t"); digits < end && !strchr(" \t", d->text[digits]);)
+		digits++;
+	digits += strspn(d->text + digits, " \t");
+	old = strspn(d->text + digits, "0123456789");
+	spare = blanks_behind(d->text, d->text_bytes, &blank);
+	add(&b, "%.*s%" PRIu64, (int)digits, d->text, bytes / VMDK_SECTOR_BYTES);
+	grown = b.failed ? 0 : b.bytes - digits;
+	add(&b, "%.*s", (int)(blank - digits - old), d->text + digits + old);
+	if (grown > old)
+		blank += (size_t)min_u64(spare, grown - old);
+	else
+		for (size_t n = grown; n < old && spare > 0; n++)
+			add(&b, "\n");
+	add(&b, "%.*s", (int)(d->text_bytes - blank), d->text + blank);
 	if (b.failed) {
 		free(b.text);
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");

@@ -151,6 +151,9 @@ int vmdk_descriptor_write(const struct vmdk_descriptor_new *d, char **text, size
  */
 int vmdk_descriptor_edit(const char *text, size_t bytes, const char *key, const char *value, bool quoted, char **out,
 			 size_t *out_bytes, struct img_error *err);
+/* The text with another size of that extent; as above. */
+int vmdk_descriptor_resize(const struct vmdk_descriptor *d, size_t extent, uint64_t bytes, char **out,
+			   size_t *out_bytes, struct img_error *err);
 
 /* ---- options.c --------------------------------------------------------------------------------------------------- */
 

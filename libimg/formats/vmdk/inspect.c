@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * VMDK without a driver. Its descriptor is text in which references are ordinary lines, stand beside text behind a NUL
- * that some readers do not see, or in comments that others believe; all of it is read, each line must be understood,
- * and the disk is safe only if it is one file by itself: a sparse extent with the descriptor at its usual place.
+ * What a stranger's VMDK names. Its descriptor is text in which references are ordinary lines, stand beside text behind
+ * a NUL that some readers do not see, or in comments that others believe; all of it is read, each line must be
+ * understood, and the disk is safe only if it is one file by itself: a sparse extent with the descriptor at its usual
+ * place.
  *
  * Source: VMware Virtual Disk Format 5.0.
  */
@@ -11,30 +12,16 @@
 #include <string.h>
 #include <strings.h>
 
-#include "checked.h"
-#include "disk_int.h"
-#include "error.h"
+#include "image.h"
 #include "inspect.h"
 #include "is_zero.h"
+#include "stream.h"
 
-#define LAYER		     "inspect"
 #define SECTOR		     UINT64_C(512)
 #define DESCRIPTOR_PLACE     SECTOR
 #define DESCRIPTOR_MAX_BYTES ((UINT64_C(1) << 20) - 1)
-#define DIRECTORY_AT_END     UINT64_MAX
-#define MARKER_FOOTER	     3u
 #define COWD_PARENT_NAME     32u
 #define COWD_PARENT_BYTES    1024u
-
-struct disk_vmdk {
-	uint8_t magic[4];
-	struct le32 version, flags;
-	struct le64 capacity, grain, descriptor_sector, descriptor_sectors;
-	struct le32 entries;
-	struct le64 spare_directory, directory, overhead;
-	uint8_t unclean;
-};
-_Static_assert(sizeof(struct disk_vmdk) == 73, "header of a sparse extent");
 
 /* ---- lines ------------------------------------------------------------------------------------------------------- */
 
@@ -237,13 +224,94 @@ static int descriptor(struct inspector *in, struct node *file, bool embedded, ui
 
 /* ---- sparse extents ---------------------------------------------------------------------------------------------- */
 
+struct mapping {
+	uint64_t nr, nr_bad, first_bad; /* entries; first_bad: where in the file */
+};
+
+/* Entries of one table. */
+static void count_entries(const struct vmdk_header *h, const struct vmdk_tables *t, const uint8_t *table, uint64_t off,
+			  uint64_t file_bytes, struct mapping *m)
+{
+	for (uint64_t i = 0; i < h->nr_gtes; i++) {
+		uint32_t entry = le32_at(table, i * VMDK_GTE_BYTES);
+		uint64_t at = (uint64_t)entry * VMDK_SECTOR_BYTES;
+
+		if (entry == 0 || (entry == VMDK_GTE_ZERO && h->flags & VMDK_ZERO_GRAINS))
+			continue;
+		m->nr++;
+		if (range_inside(at, h->grain_bytes, file_bytes) && !vmdk_tables_take(t, at, h->grain_bytes))
+			continue;
+		if (m->nr_bad++ == 0)
+			m->first_bad = off + i * VMDK_GTE_BYTES;
+	}
+}
+
+static int look_at_tables(struct inspector *in, struct node *file, const struct vmdk_header *h, struct vmdk_tables *t,
+			  struct img_error *err)
+{
+	uint64_t size = node_size(file);
+	struct mapping m = { 0 };
+	uint8_t *table = malloc((size_t)t->table_bytes);
+	int ret = table ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+
+	for (uint64_t i = 0; i < t->nr && ret == 0 && !inspect_over(in); i++) {
+		uint64_t off = (uint64_t)t->place[i] * VMDK_SECTOR_BYTES;
+
+		if (off == 0)
+			continue;
+		if (!range_inside(off, t->table_bytes, size)) {
+			inspect_found(in, INSPECT_TABLE_BOUNDS, h->gd_off + i * VMDK_GDE_BYTES,
+				      "a grain table at 0x%" PRIx64 ", outside the file", off);
+			continue;
+		}
+		ret = inspect_read(file, table, t->table_bytes, off, err);
+		if (ret == 0)
+			count_entries(h, t, table, off, size, &m);
+	}
+	free(table);
+	if (m.nr_bad > 0)
+		inspect_found(in, INSPECT_ENTRY_BOUNDS, m.first_bad,
+			      "%" PRIu64 " grains lie outside the file, or over its tables", m.nr_bad);
+	if (t->overlap)
+		inspect_found(in, INSPECT_TABLE_OVERLAP, h->gd_off,
+			      "header, descriptor, directories and tables lie over each other");
+	inspect_expansion(in, m.nr * h->grain_bytes, size, h->gd_off, "the grain tables");
+	return ret;
+}
+
+static int mapping(struct inspector *in, struct node *file, const struct vmdk_header *h, struct img_error *err)
+{
+	struct img_error why = { .code = IMG_OK };
+	struct vmdk_tables t;
+	int ret;
+
+	if (h->gd_off == VMDK_AT_END) {
+		inspect_found(in, INSPECT_TABLE_BOUNDS, offsetof(struct disk_vmdk_header, gd_off),
+			      "no grain directory");
+		return 0;
+	}
+	if (vmdk_header_judge(h, node_size(file), file->path, &why) != 0) {
+		inspect_found(in, INSPECT_TABLE_BOUNDS, why.offset, "%s", why.msg);
+		return 0;
+	}
+	if (inspect_limit(in, BUDGET_METADATA, h->nr_tables * 2 * VMDK_GDE_BYTES,
+			  offsetof(struct disk_vmdk_header, capacity)))
+		return 0;
+	ret = vmdk_tables_load(file, h, false, NULL, &t, err);
+	if (ret != 0)
+		return ret;
+	ret = look_at_tables(in, file, h, &t, err);
+	vmdk_tables_free(&t);
+	return ret;
+}
+
 /* Marker, header, end marker: the last three sectors. */
-static int footer(struct inspector *in, struct node *file, const struct disk_vmdk *head, struct img_error *err)
+static int footer(struct inspector *in, struct node *file, const struct disk_vmdk_header *head, struct img_error *err)
 {
 	uint64_t size = node_size(file), at = size >= 3 * SECTOR ? size - 3 * SECTOR : 0;
-	bool promised = le64_get(head->directory) == DIRECTORY_AT_END;
+	bool promised = le64_get(head->gd_off) == VMDK_AT_END;
 	uint8_t buf[3 * 512];
-	struct disk_vmdk f;
+	struct disk_vmdk_header f;
 	struct le32 type;
 	int ret = inspect_read(file, buf, sizeof(buf), at, err);
 
@@ -257,25 +325,45 @@ static int footer(struct inspector *in, struct node *file, const struct disk_vmd
 		return 0;
 	}
 	if (le32_get(f.version) != le32_get(head->version) || le64_get(f.capacity) != le64_get(head->capacity) ||
-	    le64_get(f.descriptor_sector) != le64_get(head->descriptor_sector) ||
-	    le64_get(f.descriptor_sectors) != le64_get(head->descriptor_sectors) ||
-	    le64_get(f.directory) == DIRECTORY_AT_END)
+	    le64_get(f.descriptor_off) != le64_get(head->descriptor_off) ||
+	    le64_get(f.descriptor_sectors) != le64_get(head->descriptor_sectors) || le64_get(f.gd_off) == VMDK_AT_END)
 		inspect_found(in, INSPECT_HEAD_TAIL, at + SECTOR, "the footer says something else than the header");
-	if (le32_get(type) != MARKER_FOOTER || !is_zero(buf + 8, 4) || !is_zero(buf + 16, 496) ||
+	if (le32_get(type) != VMDK_MARKER_FOOTER || !is_zero(buf + 8, 4) || !is_zero(buf + 16, 496) ||
 	    !is_zero(buf + 2 * SECTOR, SECTOR))
 		inspect_found(in, INSPECT_HEAD_TAIL, at, "the markers around the footer are wrong");
 	return 0;
 }
 
+/* What the header says of where things are. */
+static int look_at_header(struct inspector *in, struct node *file, const struct disk_vmdk_header *d,
+			  struct img_error *err)
+{
+	struct img_error why = { .code = IMG_OK };
+	struct vmdk_header h;
+	int ret = vmdk_header_decode(d, 0, file->path, &h, &why);
+
+	if (ret == IMG_E_UNSUPPORTED && why.offset == offsetof(struct disk_vmdk_header, flags))
+		inspect_found(in, INSPECT_UNKNOWN_FEATURE, why.offset, "%s", why.msg);
+	else if (ret != 0 && why.offset != offsetof(struct disk_vmdk_header, version))
+		inspect_found(in, INSPECT_BAD_HEADER, why.offset, "%s", why.msg);
+	if (ret != 0)
+		return 0;
+	if (h.flags & VMDK_COMPRESSED)
+		return vmdk_stream_inspect(file, in, &h, err);
+	/* Without grains that are compressed nothing is to be at the end, which some readers believe all the same. */
+	ret = footer(in, file, d, err);
+	return ret == 0 ? mapping(in, file, &h, err) : ret;
+}
+
 static int sparse(struct inspector *in, struct node *file, struct img_error *err)
 {
-	struct disk_vmdk h;
+	struct disk_vmdk_header h;
 	uint64_t off = 0, bytes = 0;
 	int ret = inspect_read(file, &h, sizeof(h), 0, err);
 
 	if (ret != 0)
 		return ret;
-	if (le32_get(h.version) < 1 || le32_get(h.version) > 3)
+	if (le32_get(h.version) < 1 || le32_get(h.version) > VMDK_VERSION_MAX)
 		inspect_found(in, INSPECT_BAD_HEADER, 4, "version %" PRIu32 " of a sparse extent", le32_get(h.version));
 	if (le64_get(h.capacity) > INT64_MAX / SECTOR) {
 		inspect_found(in, INSPECT_BAD_HEADER, 12, "a disk of %" PRIu64 " sectors", le64_get(h.capacity));
@@ -287,16 +375,16 @@ static int sparse(struct inspector *in, struct node *file, struct img_error *err
 		inspect_found(in, INSPECT_EXTENT_FILE, 12,
 			      "a capacity of 0: readers take the extents of the descriptor instead");
 	if (h.unclean)
-		inspect_found(in, INSPECT_DIRTY, offsetof(struct disk_vmdk, unclean),
+		inspect_found(in, INSPECT_DIRTY, offsetof(struct disk_vmdk_header, unclean),
 			      "the last writer did not close it");
-	ret = footer(in, file, &h, err);
+	ret = look_at_header(in, file, &h, err);
 	if (ret != 0)
 		return ret;
-	if (mul_overflows(le64_get(h.descriptor_sector), SECTOR, &off) ||
+	if (mul_overflows(le64_get(h.descriptor_off), SECTOR, &off) ||
 	    mul_overflows(le64_get(h.descriptor_sectors), SECTOR, &bytes) || off != DESCRIPTOR_PLACE || bytes == 0) {
 		inspect_found(in, INSPECT_DESCRIPTOR, 28, "the descriptor is not at its place, but in sector %" PRIu64,
-			      le64_get(h.descriptor_sector));
-		if (le64_get(h.descriptor_sector) == 0 || off >= node_size(file))
+			      le64_get(h.descriptor_off));
+		if (le64_get(h.descriptor_off) == 0 || off >= node_size(file))
 			return 0;
 		bytes = max_u64(bytes, SECTOR);
 	}
@@ -320,7 +408,7 @@ static int cowd(struct inspector *in, struct node *file, struct img_error *err)
 	return 0;
 }
 
-int inspect_vmdk(struct inspector *in, struct node *file, struct img_error *err)
+int vmdk_inspect(struct node *file, struct inspector *in, struct img_error *err)
 {
 	uint8_t magic[4];
 	int ret = inspect_read(file, magic, sizeof(magic), 0, err);

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Resizing disks of one extent. The extent is never shorter than the descriptor says: growing changes it first, the
+ * descriptor then; shrinking goes the other way. A crash between the two leaves the smaller disk.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "image.h"
+
+static int set_text(struct vmdk_state *v, uint64_t bytes, struct img_error *err)
+{
+	size_t text_bytes;
+	char *text;
+	int ret;
+
+	pthread_mutex_lock(&v->lock);
+	ret = vmdk_descriptor_resize(&v->d, 0, bytes, &text, &text_bytes, err);
+	if (ret == 0)
+		ret = vmdk_text_store(v, text, text_bytes, err);
+	pthread_mutex_unlock(&v->lock);
+	return ret;
+}
+
+static int resize_extent(struct vmdk_state *v, uint64_t bytes, struct img_error *err)
+{
+	struct vmdk_part *p = &v->parts[0];
+	int ret;
+
+	if (p->sparse)
+		return p->sparse->h.capacity_bytes == bytes ? 0 : vmdk_sparse_resize(p->sparse, bytes, err);
+	ret = node_resize(p->file, v->d.extents[0].file_off + bytes, err);
+	return ret == 0 && !v->bulk ? node_flush(p->file, 0, err) : ret;
+}
+
+/* Only as much of a raw file as is ours; and nothing of a file that others may use. */
+static int judge(const struct vmdk_state *v, struct img_error *err)
+{
+	const struct vmdk_extent *e = &v->d.extents[0];
+
+	if (v->d.nr_extents != 1)
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
+				 "a disk in several extents is not resized: convert it");
+	if (e->access != VMDK_RW)
+		return error_set(err, IMG_E_READONLY, 0, NO_OFFSET, LAYER, "the extent is only read");
+	if (v->parts[0].sparse)
+		return 0;
+	if (!v->parts[0].file || e->file_off + e->bytes != node_size(v->parts[0].file))
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
+				 "the extent is a part of its file, which is not resized: convert the image");
+	return 0;
+}
+
+int vmdk_resize(struct node *n, uint64_t size_bytes, struct img_error *err)
+{
+	struct vmdk_state *v = vmdk_of(n);
+	bool grows = size_bytes > span_size(v->span);
+	int ret = vmdk_may_change(v, err);
+
+	if (ret == 0)
+		ret = judge(v, err);
+	if (ret == 0 && size_bytes == 0)
+		ret = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "a VMDK holds a disk of at least 512 bytes");
+	if (ret == 0)
+		ret = vmdk_touch(v, err);
+	if (ret != 0)
+		return ret;
+	/* What an earlier one left too long goes, or old content would come back. */
+	if (grows && v->parts[0].sparse && v->parts[0].sparse->h.capacity_bytes > span_size(v->span))
+		ret = resize_extent(v, span_size(v->span), err);
+	if (ret == 0)
+		ret = grows ? resize_extent(v, size_bytes, err) : set_text(v, size_bytes, err);
+	if (ret != 0)
+		return ret;
+	if (!grows)
+		span_set_size(v->span, size_bytes);
+	ret = grows ? set_text(v, size_bytes, err) : resize_extent(v, size_bytes, err);
+	if (ret == 0 && grows)
+		span_set_size(v->span, size_bytes);
+	return ret;
+}
