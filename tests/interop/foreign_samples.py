@@ -23,12 +23,21 @@ sys.path.insert(0, HERE)
 from qcow2_lab import IMGTOOL, WRAPPER, Wrong, imgtool    # noqa: E402
 from qcow2_samples import file_digest, unpack, zeros_digest    # noqa: E402
 
-FOLDERS = ('asif/', 'bochs/', 'cloop/', 'dmg/', 'parallels/', 'vhd/', 'vhdx/')
+FOLDERS = ('asif/', 'bochs/', 'cloop/', 'dmg/', 'parallels/', 'vhd/', 'vhdx/', 'vmdk/')
 FILES = ('qemu-img-7.2/x.qcow.xz', 'qemu-img-7.2/c.qcow.xz', 'qemu-img-7.2/x.qed.xz', 'qemu-img-7.2/dyn.vdi.xz',
-         'qemu-img-7.2/forced.vhd.xz', 'qemu-img-7.2/fixed1M.vhdx.xz', 'qemu-img-7.2/p.hdd.xz')
+         'qemu-img-7.2/forced.vhd.xz', 'qemu-img-7.2/fixed1M.vhdx.xz', 'qemu-img-7.2/p.hdd.xz',
+         'qemu-img-7.2/so-qemu.vmdk.xz')
 
 # A difference whose parent is not at hand, and nonsense: an error of these kinds, never zeros.
-REFUSED = {'vhd/fat-differential.vhd.xz': (3, 6), 'vhd/afl5.img.bz2': (4, 6)}
+# Extents of VMware's are no disks by themselves.
+REFUSED = {'vhd/fat-differential.vhd.xz': (3, 6), 'vhd/afl5.img.bz2': (4, 6), 'vmdk/afl9.vmdk.bz2': (4, 6),
+           'vmdk/twoGbMaxExtentSparse-s001.vmdk.xz': (6,)}
+
+# Descriptors name other files: samples beside them, or made of the content of one.
+BESIDE = {'vmdk/twoGbMaxExtentSparse.vmdk': 'vmdk/twoGbMaxExtentSparse-s001.vmdk.xz'}
+MADE = {'vmdk/monolithicFlat.vmdk': 'monolithicFlat-flat.vmdk', 'vmdk/twoGbMaxExtentFlat.vmdk': 'twoGbMaxExtentFlat-f001.vmdk'}
+MADE_OF = 'vmdk/monolithicSparse.vmdk.xz'
+NEEDS_DESCRIPTOR = {'vmdk/sesparse.vmdk.gz': 'RW 1048576 SESPARSE "%s"'}
 
 # Size and content, as the manifest says beside the last of its files.
 BUNDLES = {'parallels/expanding.hdd': (104857600, '7906281f7a25f13df78c907d7bc4e9313d9a26fa86386c6e2a737a784fe80b8f'),
@@ -47,6 +56,21 @@ def convert(path, out, sanitized):
         raise Wrong('convert ended with %d: %s' % (done.returncode, done.stderr.decode(errors='replace')[:300]))
 
 
+def with_files(row, path, source, folder, sanitized):
+    """The file to open, once the others are there."""
+    name = row['stored_path']
+    if name in BESIDE:
+        unpack(os.path.join(source, BESIDE[name]), folder)
+    if name in MADE:
+        convert(unpack(os.path.join(source, MADE_OF), folder), os.path.join(folder, MADE[name]), sanitized)
+    if name not in NEEDS_DESCRIPTOR:
+        return path
+    with open(path + '.txt', 'w', encoding='ascii') as file:
+        file.write('# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="seSparse"\n%s\n'
+                   % (NEEDS_DESCRIPTOR[name] % os.path.basename(path)))
+    return path + '.txt'
+
+
 def judge(row, source, folder, sanitized):
     path = unpack(os.path.join(source, row['stored_path']), folder)
     if row['sha256_image'] not in ('-', file_digest(path)):
@@ -58,6 +82,7 @@ def judge(row, source, folder, sanitized):
         return True
     if row['content_sha256'] == '-':
         return False
+    path = with_files(row, path, source, folder, sanitized)
     size, before, out = int(row['virtual_size']), file_digest(path), os.path.join(folder, 'out.raw')
     empty = row['content_sha256'] == 'ALLZERO' and size > LARGE_BYTES   # not to be read byte by byte
     digest = zeros_digest(size) if row['content_sha256'] == 'ALLZERO' and not empty else row['content_sha256']
