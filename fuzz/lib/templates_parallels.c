@@ -41,6 +41,17 @@ static void make_odd(struct memfs *fs)
 	plain(fs, 256 * KIB, "cluster_size=32256,version=1");
 }
 
+/* A descriptor, and two images that it names. */
+static void make_bundle(struct memfs *fs)
+{
+	plain(fs, 192 * KIB, "subformat=bundle,split_size=128K,cluster_size=4K");
+}
+
+static void make_plain_bundle(struct memfs *fs)
+{
+	plain(fs, 96 * KIB, "subformat=plain");
+}
+
 static void put(struct memfs *fs, uint64_t off, const void *data, size_t bytes)
 {
 	FUZZ_CHECK(mem_content_write(memfs_find(fs, FUZZ_IMAGE), data, bytes, off) == 0);
@@ -155,8 +166,9 @@ static void walk(struct mem_content *image, unsigned fix, fuzz_field_fn field, v
 }
 
 static const struct fuzz_recipe recipes[] = {
-	{ "usual", make_usual }, { "small", make_small },	{ "version-1", make_version_1 },
-	{ "odd", make_odd },	 { "unclosed", make_unclosed }, { "bitmap", make_bitmap },
+	{ "usual", make_usual },   { "small", make_small },	   { "version-1", make_version_1 },
+	{ "odd", make_odd },	   { "unclosed", make_unclosed },  { "bitmap", make_bitmap },
+	{ "bundle", make_bundle }, { "plain", make_plain_bundle },
 };
 
 const struct fuzz_format fuzz_format_parallels = {

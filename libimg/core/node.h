@@ -54,6 +54,12 @@ int node_close(struct node *node, struct img_error *err);
  */
 int node_add_part(struct node *node, struct node *part, struct img_error *err);
 
+/* A flush failed: no more changes go through node. For drivers with several files, of which one is like that. */
+static inline bool node_is_poisoned(const struct node *node)
+{
+	return atomic_load_explicit(&node->poisoned, memory_order_relaxed);
+}
+
 uint64_t node_size(const struct node *node);
 void node_limits(const struct node *node, struct driver_limits *out);
 

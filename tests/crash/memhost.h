@@ -13,7 +13,7 @@
 #include "mem.h"
 
 #define MEMHOST_FILES 24u
-#define MEMHOST_NAME  40u
+#define MEMHOST_NAME  72 /* an image of a bundle has a GUID in its name */
 
 struct memhost_file {
 	struct mem_content *content; /* NULL: free slot. The slot's number is the file's number in the log */

@@ -37,10 +37,10 @@ static int close_stack(struct prl_stack *s, struct img_error *err)
 	for (size_t i = 0; i < s->nr; i++) {
 		int ret;
 
-		if (!s->layer[i])
+		if (!s->layer[i].node)
 			continue;
-		s->layer[i]->backing = NULL;
-		ret = node_close(s->layer[i], first == 0 ? err : NULL);
+		s->layer[i].node->backing = NULL;
+		ret = node_close(s->layer[i].node, first == 0 ? err : NULL);
 		if (first == 0)
 			first = ret;
 	}
@@ -71,7 +71,7 @@ static int list_shots(const struct prl_bundle *b, struct prl_stack *s, struct im
 {
 	size_t max = b->d.nr_shots, at = b->shot;
 
-	s->layer = calloc(max, sizeof(struct node *));
+	s->layer = calloc(max, sizeof(*s->layer));
 	s->part = calloc(max, sizeof(struct prl_part *));
 	s->shot = calloc(max, sizeof(*s->shot));
 	s->why = b->check_only ? calloc(max, sizeof(*s->why)) : NULL;
@@ -110,7 +110,7 @@ static int open_one(struct node *node, struct prl_bundle *b, size_t storage, siz
 	const struct prl_storage *st = &b->d.storage[storage];
 	struct prl_stack *s = &b->stack[storage];
 	struct driver_open own = *args;
-	struct node *file, *below = b->check_only || i + 1 == s->nr ? NULL : s->layer[i + 1];
+	struct node *file, *below = b->check_only || i + 1 == s->nr ? NULL : s->layer[i + 1].node;
 	int ret;
 
 	s->part[i] = prl_part_of(st, b->d.shot[s->shot[i]].guid);
@@ -128,7 +128,9 @@ static int open_one(struct node *node, struct prl_bundle *b, size_t storage, siz
 	own.open_data = NULL;
 	own.cache_bytes = max_u64((args->cache_bytes ? args->cache_bytes : CACHE_BYTES) / b->d.nr_storages / s->nr,
 				  CACHE_MIN_BYTES);
-	return prl_layer_open(file, s->part[i]->plain, st->end - st->start, below, &own, &s->layer[i], err);
+	s->layer[i].bundle = b;
+	s->layer[i].file = file;
+	return prl_layer_open(file, s->part[i]->plain, st->end - st->start, below, &own, &s->layer[i].node, err);
 }
 
 static int open_stack(struct node *node, struct prl_bundle *b, size_t storage, const struct driver_open *args,
@@ -196,7 +198,7 @@ static int open_stacks(struct node *node, struct prl_bundle *b, const struct dri
 		/* Who checks reads nothing. */
 		segment[i] = (struct span_segment){ .bytes = st->end - st->start,
 						    .ops = b->check_only ? &span_noaccess : &prl_layer_ops,
-						    .ctx = b->stack[i].layer[0],
+						    .ctx = &b->stack[i].layer[0],
 						    .readonly = !b->writable };
 	}
 	return 0;
@@ -324,7 +326,7 @@ static int build_view(const struct prl_bundle *b, size_t depth, struct node *vie
 	for (size_t i = 0; i < b->d.nr_storages; i++)
 		segment[i] = (struct span_segment){ .bytes = b->d.storage[i].end - b->d.storage[i].start,
 						    .ops = &prl_layer_ops,
-						    .ctx = b->stack[i].layer[depth],
+						    .ctx = &b->stack[i].layer[depth],
 						    .readonly = true };
 	ret = span_new(segment, b->d.nr_storages, &prl_state_of(view)->span, err);
 	free(segment);
@@ -383,8 +385,8 @@ int prl_bundle_info(struct node *node, struct img_info *out, struct img_error *e
 	for (size_t i = 0; b->stack && i < b->d.nr_storages && ret == 0; i++) {
 		struct img_info layer = { .dirty = false };
 
-		if (b->stack[i].layer[0])
-			ret = node_info(b->stack[i].layer[0], &layer, err);
+		if (b->stack[i].layer[0].node)
+			ret = node_info(b->stack[i].layer[0].node, &layer, err);
 		out->dirty = out->dirty || layer.dirty;
 	}
 	return ret;

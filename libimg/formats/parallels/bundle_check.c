@@ -109,13 +109,13 @@ static int check_layer(struct check *k, size_t storage, size_t i, unsigned flags
 	}
 	k->where = guid;
 	k->file = s->part[i] ? s->part[i]->file : "";
-	if (!s->layer[i]) {
+	if (!s->layer[i].node) {
 		found(k, IMG_FINDING_DAMAGE, "PRL-11", "%s", s->why[i].msg);
 		k->where = NULL;
 		return 0;
 	}
-	check_cluster(k, s->layer[i], k->b->d.storage[storage].cluster_bytes, s->part[i]->plain);
-	ret = node_check(s->layer[i], flags, pass_on, k, progress, &one, err);
+	check_cluster(k, s->layer[i].node, k->b->d.storage[storage].cluster_bytes, s->part[i]->plain);
+	ret = node_check(s->layer[i].node, flags, pass_on, k, progress, &one, err);
 	k->where = NULL;
 	if (ret == 0)
 		add(k->out, &one);

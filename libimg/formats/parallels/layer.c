@@ -171,29 +171,58 @@ int prl_layer_open(struct node *file, bool plain, uint64_t storage_bytes, struct
 
 /* ---- as segments ------------------------------------------------------------------------------------------------- */
 
+/* Some files written on, and one that can no longer be made durable, would tear the disk. */
+static int may_change(const struct prl_layer *l, struct img_error *err)
+{
+	if (!atomic_load(&l->bundle->broken))
+		return 0;
+	return error_set(err, IMG_E_POISONED, 0, NO_OFFSET, LAYER,
+			 "an earlier failure forbids changes until the image is opened again");
+}
+
+static int changed(const struct prl_layer *l, int ret)
+{
+	if (ret != 0 && (node_is_poisoned(l->file) || node_is_poisoned(l->node)))
+		atomic_store(&l->bundle->broken, true);
+	return ret;
+}
+
 static int layer_pread(void *ctx, void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
 {
-	return node_pread(ctx, buf, bytes, off, 0, err);
+	const struct prl_layer *l = ctx;
+
+	return node_pread(l->node, buf, bytes, off, 0, err);
 }
 
 static int layer_pwrite(void *ctx, const void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
 {
-	return node_pwrite(ctx, buf, bytes, off, 0, err);
+	const struct prl_layer *l = ctx;
+	int ret = may_change(l, err);
+
+	return ret == 0 ? changed(l, node_pwrite(l->node, buf, bytes, off, 0, err)) : ret;
 }
 
 static int layer_zero(void *ctx, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err)
 {
-	return node_zero(ctx, bytes, off, flags & IMG_IO_NO_UNMAP, err);
+	const struct prl_layer *l = ctx;
+	int ret = may_change(l, err);
+
+	return ret == 0 ? changed(l, node_zero(l->node, bytes, off, flags & IMG_IO_NO_UNMAP, err)) : ret;
 }
 
 static int layer_discard(void *ctx, uint64_t bytes, uint64_t off, struct img_error *err)
 {
-	return node_discard(ctx, bytes, off, 0, err);
+	const struct prl_layer *l = ctx;
+	int ret = may_change(l, err);
+
+	return ret == 0 ? changed(l, node_discard(l->node, bytes, off, 0, err)) : ret;
 }
 
 static int layer_flush(void *ctx, struct img_error *err)
 {
-	return node_flush(ctx, 0, err);
+	const struct prl_layer *l = ctx;
+
+	return changed(l, node_flush(l->node, 0, err));
 }
 
 /* One extent at off: of the highest layer that has something there. */
@@ -212,10 +241,12 @@ static int extent_at(struct node *layer, uint64_t bytes, uint64_t off, struct st
 static int layer_status(void *ctx, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap, size_t *nr,
 			struct img_error *err)
 {
+	const struct prl_layer *l = ctx;
+
 	*nr = 0;
 	while (bytes > 0 && *nr < cap) {
 		struct status_extent e = { .bytes = 0 }, *last = *nr > 0 ? &out[*nr - 1] : NULL;
-		int ret = extent_at(ctx, bytes, off, &e, err);
+		int ret = extent_at(l->node, bytes, off, &e, err);
 
 		if (ret != 0)
 			return ret;

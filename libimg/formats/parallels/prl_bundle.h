@@ -14,9 +14,17 @@
 #include "prl.h"
 #include "span.h"
 
+struct prl_bundle;
+
+/* What a segment of a span leads to. */
+struct prl_layer {
+	struct prl_bundle *bundle;
+	struct node *node, *file;
+};
+
 /* The images of one storage. */
 struct prl_stack {
-	struct node **layer; /* from the shot that was opened down to its root; for a check of each shot by itself */
+	struct prl_layer *layer; /* from the shot that was opened down to its root; for a check of each shot by itself */
 	const struct prl_part **part; /* what each layer is */
 	size_t *shot;
 	struct img_error *why; /* for a check: of layers that are not there (NULL) */
@@ -27,6 +35,7 @@ struct prl_bundle {
 	struct prl_descriptor d;
 	size_t shot; /* that was opened */
 	bool writable, check_only;
+	_Atomic bool broken;	 /* a flush of one file failed: none of them is changed any more */
 	bool absent;		 /* no file was opened: nothing is known but what the descriptor says */
 	struct prl_stack *stack; /* one for each storage; NULL where absent */
 };
@@ -47,7 +56,7 @@ struct prl_state *prl_state_of(const struct node *node);
  */
 int prl_layer_open(struct node *file, bool plain, uint64_t storage_bytes, struct node *backing,
 		   const struct driver_open *args, struct node **out, struct img_error *err);
-/* ctx: a layer; what it does not have is looked for below. */
+/* ctx: a struct prl_layer; what it does not have is looked for below. */
 extern const struct span_ops prl_layer_ops;
 
 /* ---- bundle.c ---- */
