@@ -119,6 +119,8 @@ static void take_detail(void *ctx, const struct img_detail *d)
 	struct facts *f = ctx;
 
 	take_text(d, "geometry", f->geometry, sizeof(f->geometry));
+	if (f->geometry[0] == '0' && f->geometry[1] == '/') /* of less than a cylinder: none */
+		f->geometry[0] = '\0';
 	take_text(d, "adapter_type", f->adapter, sizeof(f->adapter));
 	take_text(d, "comment", f->comment, sizeof(f->comment));
 	take_text(d, "extended_data", f->extended, sizeof(f->extended));

@@ -53,11 +53,13 @@ with open('s.qcow2', 'r+b') as f:
     f.write(d)
 PY
 head -c 65536 junk >s.raw
+qemu-img create -q -f vmdk -o adapter_type=lsilogic s.vmdk 20M
+imgtool convert -q -f raw -O vmdk -o subformat=streamOptimized s.raw packed.vmdk
 cp s.raw odd.raw && head -c 3 junk >>odd.raw
 
 echo "content is marked by *"
-for source in s.raw odd.raw s.limg s.qcow2 s.vdi child.vdi s.vhd exact.vhd two-sizes.vhd s.vhdx; do
-	for format in raw limg qcow2 vdi vhd parallels; do
+for source in s.raw odd.raw s.limg s.qcow2 s.vdi child.vdi s.vhd exact.vhd two-sizes.vhd s.vhdx s.vmdk packed.vmdk; do
+	for format in raw limg qcow2 vdi vhd vmdk parallels; do
 		imgtool convert --json --force -O $format $source t.$format 2>notes >answer || fail "$source to $format: $(cat notes)"
 		printf '%-14s %-6s %s\n' $source $format "$(kinds <answer)"
 		# as many notes as entries, but for one that says the obvious
@@ -98,6 +100,9 @@ run imgtool convert --strict=all -O raw s.qcow2 strict.raw
 run imgtool convert --strict=some -O raw s.qcow2 strict.raw
 run imgtool convert --strict --snapshots --bitmaps -O qcow2 s.qcow2 strict.qcow2
 run imgtool convert --strict --snapshots -O limg s.limg strict.limg
+
+run imgtool convert -O vmdk s.vmdk t.vmdk --force
+run imgtool convert -O vmdk -o subformat=streamOptimized s.qcow2 t.vmdk --force
 
 # A parent that stays one is not left behind.
 run imgtool convert --json -O limg -b base.limg s.limg over.limg

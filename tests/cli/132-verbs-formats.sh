@@ -15,8 +15,8 @@ mv pieces/p.cloop in/cloop
 mv pieces/one.bochs in/bochs
 mv pieces/far.asif in/asif
 rm -r pieces
-formats="raw limg qcow2 vdi vhd parallels vhdx qcow qed dmg asif cloop bochs"
-for format in raw limg qcow2 vdi vhd parallels; do
+formats="raw limg qcow2 vdi vhd vmdk parallels vhdx qcow qed dmg asif cloop bochs"
+for format in raw limg qcow2 vdi vhd vmdk parallels; do
 	imgtool convert -q -f raw -O $format junk in/$format
 done
 
