@@ -229,6 +229,25 @@ int allocate_places(struct blockmap *bm, uint64_t nr, uint64_t *off, struct img_
 	return 0;
 }
 
+int blockmap_take_room(struct blockmap *bm, uint64_t bytes, uint64_t *off, struct img_error *err)
+{
+	uint64_t end;
+	int ret = 0;
+
+	*off = round_up(bm->end_off, bm->shape.place_align);
+	if (add_overflows(*off, bytes, &end) || end > INT64_MAX)
+		return error_set(err, IMG_E_LIMIT, 0, *off, LAYER, "no file is that long");
+	if (*off < bm->clean_from && *off < node_size(bm->file))
+		ret = node_zero(bm->file, min_u64(end, node_size(bm->file)) - *off, *off, 0, err);
+	if (ret == 0 && node_size(bm->file) < end)
+		ret = node_resize(bm->file, end, err);
+	if (ret != 0)
+		return ret;
+	blockmap_set_end(bm, end);
+	data_changed(bm);
+	return 0;
+}
+
 /* ---- a new geometry ---------------------------------------------------------------------------------------------- */
 
 int blockmap_reshape(struct blockmap *bm, const struct blockmap_shape *shape, struct img_error *err)

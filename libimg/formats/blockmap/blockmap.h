@@ -88,7 +88,8 @@ struct blockmap_ops {
 	 * lead to new places (a count of blocks, a footer behind them). end: blockmap_end() at that time.
 	 */
 	int (*settle)(struct blockmap *bm, uint64_t end, struct img_error *err);
-	/* Writes pages and makes them durable, data being so already; NULL: plain writes, then one flush of the file. */
+	/* Writes pages (ascending, neighbours in one) and makes them durable, data being so already; NULL: plain
+	 * writes, then one flush of the file. One call at a time, as settle and sync. */
 	int (*store)(struct blockmap *bm, const struct blockmap_write *writes, size_t nr, struct img_error *err);
 	/* Makes the file's data durable; NULL: node_flush of the file. */
 	int (*sync)(struct blockmap *bm, struct img_error *err);
@@ -134,6 +135,12 @@ const struct blockmap_shape *blockmap_shape(const struct blockmap *bm);
 uint64_t blockmap_end(const struct blockmap *bm);
 /* Moves it on, for room that the format itself takes there. map is held (in ops), or alone. */
 void blockmap_set_end(struct blockmap *bm, uint64_t end);
+/* Room for something of the format's own behind all places, which reads as zeros: durably so with the next flush,
+ * before what that writes of the table. map is held for writing (in ops), or alone. */
+int blockmap_take_room(struct blockmap *bm, uint64_t bytes, uint64_t *off, struct img_error *err);
+/* Entries that belong to no block, entry_bytes in raw. map is held for writing (in ops), or alone. */
+int blockmap_slot_get(struct blockmap *bm, uint64_t slot, uint8_t *raw, struct img_error *err);
+int blockmap_slot_set(struct blockmap *bm, uint64_t slot, const uint8_t *raw, struct img_error *err);
 
 /* ---- requests, as the driver's members of these names ------------------------------------------------------------ */
 
@@ -181,9 +188,9 @@ int blockmap_wipe(struct blockmap *bm, uint64_t block, struct img_error *err);
  */
 int blockmap_move(struct blockmap *bm, uint64_t block, uint64_t to, struct img_error *err);
 /*
- * A new geometry, after the format wrote it. Only sizes, counts, table_off and end_off may differ; table pages are
- * forgotten, so nothing may be dirty where table_off or the meaning of entries changed. IMG_E_NOMEM leaves all as it
- * was.
+ * A new geometry, after the format wrote it. Only sizes, counts, table_off, end_off and what is said of bitmaps may
+ * differ; pages are forgotten, so nothing may be dirty where table_off or the meaning of entries changed. IMG_E_NOMEM
+ * leaves all as it was.
  */
 int blockmap_reshape(struct blockmap *bm, const struct blockmap_shape *shape, struct img_error *err);
 

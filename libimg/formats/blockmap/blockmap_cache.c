@@ -166,10 +166,10 @@ static void fill_free(const struct blockmap *bm, struct page *p, uint64_t first_
 		bm->ops->encode(bm, first_slot + at / bm->shape.entry_bytes, p->data + at, &none);
 }
 
-int cache_table_page(struct blockmap *bm, uint64_t block, struct page **out, struct img_error *err)
+static int slot_page(struct blockmap *bm, uint64_t slot, struct page **out, struct img_error *err)
 {
 	const struct blockmap_shape *s = &bm->shape;
-	uint64_t slot = slot_of(bm, block), per_page = page_bytes(bm) / s->entry_bytes, key = slot / per_page;
+	uint64_t per_page = page_bytes(bm) / s->entry_bytes, key = slot / per_page;
 	struct page *p;
 	int ret = 0;
 
@@ -178,7 +178,7 @@ int cache_table_page(struct blockmap *bm, uint64_t block, struct page **out, str
 		return 0;
 	if (slot >= s->nr_slots)
 		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
-				 "block %" PRIu64 " has no entry: the table ends at %" PRIu64, block, s->nr_slots);
+				 "there is no entry %" PRIu64 ": the table ends at %" PRIu64, slot, s->nr_slots);
 	p = page_new(bm, key, (uint32_t)min_u64(per_page, s->nr_slots - key * per_page) * s->entry_bytes, err);
 	if (!p)
 		return IMG_E_NOMEM;
@@ -196,6 +196,44 @@ int cache_table_page(struct blockmap *bm, uint64_t block, struct page **out, str
 	}
 	insert(&bm->cache, p);
 	*out = p;
+	return 0;
+}
+
+int cache_table_page(struct blockmap *bm, uint64_t block, struct page **out, struct img_error *err)
+{
+	return slot_page(bm, slot_of(bm, block), out, err);
+}
+
+static int slot_raw(struct blockmap *bm, uint64_t slot, uint8_t **raw, struct page **page, struct img_error *err)
+{
+	uint64_t per_page = page_bytes(bm) / bm->shape.entry_bytes;
+	int ret = slot_page(bm, slot, page, err);
+
+	*raw = ret == 0 ? (*page)->data + slot % per_page * bm->shape.entry_bytes : NULL;
+	return ret;
+}
+
+int blockmap_slot_get(struct blockmap *bm, uint64_t slot, uint8_t *raw, struct img_error *err)
+{
+	struct page *p;
+	uint8_t *at;
+	int ret = slot_raw(bm, slot, &at, &p, err);
+
+	if (ret == 0)
+		memcpy(raw, at, bm->shape.entry_bytes);
+	return ret;
+}
+
+int blockmap_slot_set(struct blockmap *bm, uint64_t slot, const uint8_t *raw, struct img_error *err)
+{
+	struct page *p;
+	uint8_t *at;
+	int ret = slot_raw(bm, slot, &at, &p, err);
+
+	if (ret != 0)
+		return ret;
+	memcpy(at, raw, bm->shape.entry_bytes);
+	cache_dirty(bm, p);
 	return 0;
 }
 

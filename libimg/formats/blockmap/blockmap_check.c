@@ -203,7 +203,7 @@ static void tell_leak(struct check *k, uint64_t from, uint64_t to)
 				 .repaired = k->repair && k->rules->closes_gaps && k->nr_overlaps == 0 };
 	uint64_t nr = to > from ? (to - from) / place_bytes(k->bm) : 0;
 
-	if (nr == 0 || !k->rules->leak)
+	if (nr == 0)
 		return;
 	if (!f.repaired)
 		k->out->leaked_bytes += nr * place_bytes(k->bm);
@@ -213,6 +213,8 @@ static void tell_leak(struct check *k, uint64_t from, uint64_t to)
 /* What the format itself has there is not nobody's. */
 static void tell_gap(struct check *k, uint64_t from, uint64_t to)
 {
+	if (!k->rules->leak)
+		return;
 	for (size_t i = 0; i < k->rules->nr_taken; i++) {
 		const struct img_range *t = &k->rules->taken[i];
 
@@ -226,13 +228,19 @@ static void tell_gap(struct check *k, uint64_t from, uint64_t to)
 
 static bool is_taken(const struct check *k, uint64_t off)
 {
-	for (size_t i = 0; i < k->rules->nr_taken; i++) {
-		const struct img_range *t = &k->rules->taken[i];
+	const struct img_range *t = k->rules->taken;
+	size_t from = 0, to = k->rules->nr_taken;
 
-		if (off < t->off + t->bytes && t->off < off + place_bytes(k->bm))
-			return true;
+	/* The first one that ends behind off. */
+	while (from < to) {
+		size_t mid = from + (to - from) / 2;
+
+		if (t[mid].off + t[mid].bytes <= off)
+			from = mid + 1;
+		else
+			to = mid;
 	}
-	return false;
+	return from < k->rules->nr_taken && t[from].off < off + place_bytes(k->bm);
 }
 
 /* nr places from p on, in order, that begin where others still go on. One hostile map can make them millions. */

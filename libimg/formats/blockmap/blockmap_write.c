@@ -80,10 +80,11 @@ static void claim_end(struct blockmap *bm, struct claim *c)
 
 struct fresh {
 	struct claim claim;
-	bool partial;	     /* sectors of a block that has a place already */
-	bool bits;	     /* a bitmap will say which sectors are this layer's */
-	bool from_backing;   /* what the request leaves out */
-	bool wipe;	     /* the places hold something */
+	bool partial;	   /* sectors of a block that has a place already */
+	bool bits;	   /* a bitmap will say which sectors are this layer's */
+	bool from_backing; /* what the request leaves out */
+	bool wipe;	   /* the places hold something */
+	enum blockmap_state before;
 	uint64_t place;	     /* of the first block */
 	uint64_t off, bytes; /* of the disk: the request's part */
 	uint64_t first, end; /* of the disk: what is to be written, whole blocks or sectors */
@@ -179,6 +180,12 @@ static int publish(struct blockmap *bm, const struct fresh *f, struct img_error 
 		return ret;
 	e.off = f->place;
 	ret = cache_bitmap(bm, f->claim.first, &e, !f->partial, &p, err);
+	if (ret != 0 && !f->partial) {
+		/* Its page is dirty, and so in memory: this cannot fail. */
+		e = (struct blockmap_entry){ .state = f->before };
+		(void)entry_set(bm, f->claim.first, &e, NULL);
+		bm->lost = true;
+	}
 	if (ret != 0)
 		return ret;
 	bits_set(bm, p->data, f->first % bm->shape.block_bytes / bm->shape.sector_bytes,
@@ -234,6 +241,7 @@ static int plan_fresh(struct blockmap *bm, const struct run *run, struct fresh *
 	if (ret != 0)
 		return ret;
 	f->claim = (struct claim){ .first = block, .nr = 1 };
+	f->before = e.state;
 	f->partial = e.state == BLOCKMAP_PARTIAL;
 	f->bits = f->partial || (s->bitmap_bytes > 0 && !s->bitmap_always);
 	f->from_backing = e.state != BLOCKMAP_ZERO && backed(bm);

@@ -58,7 +58,7 @@ static int zero_free(struct blockmap *bm, const struct run *run, uint64_t off, u
 	*done = run->bytes;
 	if (!backed(bm))
 		return 0;
-	if (in == 0 && bm->shape.has_zero && bm->shape.bitmap_bytes == 0) {
+	if (in == 0 && bm->shape.has_zero) {
 		ret = zero_entries(bm, run->bytes, off, done, err);
 		if (ret != 0 || *done > 0)
 			return ret;
