@@ -75,13 +75,15 @@ struct host_open {
 
 /*
  * Identity of an image's content, as an overlay records it of its parent. Formats in which a child records an id that its parent carries
- * (VHD, VDI) know no more than that: PIN_ID, of which uuid and change count, and nothing else. It is never what another format records.
+ * (VHD, VDI, VHDX) know no more than that: PIN_ID, of which uuid and change count, and nothing else. It is never what another format records.
  */
 enum pin_kind { PIN_NONE = 0, PIN_STRONG = 1, PIN_WEAK = 2, PIN_ID = 3 };
 struct pin {
 	enum pin_kind kind;
 	uint8_t uuid[16];	/* STRONG, ID: image */
-	uint8_t snapshot_uuid[16]; /* STRONG: snapshot, zero for the head */
+	/* STRONG: snapshot, zero for the head; ID: another uuid that the parent may have instead, as a child recorded it; zero: none */
+	uint8_t snapshot_uuid[16];
+	uint32_t sector_bytes;	/* ID: of a logical sector, in a format whose children must have the same (VHDX); 0: no such thing */
 	uint8_t hash[16];	/* STRONG: logical root; WEAK: fingerprint of the content */
 	uint64_t size_bytes;	/* virtual size */
 	/*

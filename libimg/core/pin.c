@@ -119,8 +119,14 @@ static const char *other_image(const struct pin *recorded, const struct pin *fou
 		return "it has another format";
 	if (recorded->kind == PIN_WEAK)
 		return NULL;
-	if (memcmp(recorded->uuid, found->uuid, sizeof(found->uuid)) != 0)
-		return "it is another image (uuid)";
+	if (memcmp(recorded->uuid, found->uuid, sizeof(found->uuid)) != 0 &&
+	    !(recorded->kind == PIN_ID && !is_zero(found->uuid, sizeof(found->uuid)) &&
+	      memcmp(recorded->snapshot_uuid, found->uuid, sizeof(found->uuid)) == 0))
+		return recorded->kind == PIN_ID && recorded->sector_bytes != 0 ?
+			       "it is another image, or was changed since (data write GUID)" :
+			       "it is another image (uuid)";
+	if (recorded->kind == PIN_ID && recorded->sector_bytes != found->sector_bytes)
+		return "it has logical sectors of another size";
 	if (recorded->kind == PIN_ID)
 		return !is_zero(recorded->change, sizeof(recorded->change)) &&
 				       memcmp(recorded->change, found->change, sizeof(found->change)) != 0 ?
