@@ -59,7 +59,7 @@ cp s.raw odd.raw && head -c 3 junk >>odd.raw
 
 echo "content is marked by *"
 for source in s.raw odd.raw s.limg s.qcow2 s.vdi child.vdi s.vhd exact.vhd two-sizes.vhd s.vhdx s.vmdk packed.vmdk; do
-	for format in raw limg qcow2 vdi vhd vmdk parallels; do
+	for format in raw limg qcow2 vdi vhd vhdx vmdk parallels; do
 		imgtool convert --json --force -O $format $source t.$format 2>notes >answer || fail "$source to $format: $(cat notes)"
 		printf '%-14s %-6s %s\n' $source $format "$(kinds <answer)"
 		# as many notes as entries, but for one that says the obvious

@@ -9,14 +9,13 @@ random_bytes 3 300000 >junk
 truncate -s 4M junk
 qemu-img convert -f raw -O qcow junk in/qcow
 qemu-img convert -f raw -O qed junk in/qed
-qemu-img convert -f raw -O vhdx junk in/vhdx
 mv pieces/list.dmg in/dmg
 mv pieces/p.cloop in/cloop
 mv pieces/one.bochs in/bochs
 mv pieces/far.asif in/asif
 rm -r pieces
 formats="raw limg qcow2 vdi vhd vmdk parallels vhdx qcow qed dmg asif cloop bochs"
-for format in raw limg qcow2 vdi vhd vmdk parallels; do
+for format in raw limg qcow2 vdi vhd vmdk parallels vhdx; do
 	imgtool convert -q -f raw -O $format junk in/$format
 done
 
@@ -28,7 +27,7 @@ for format in $formats; do
 	qcow2) imgtool bitmap add -q x b ;;
 	esac
 	case $format in
-	raw | parallels | vhdx | qcow | qed | dmg | asif | cloop | bochs) imgtool create -q -f limg -b x -F $format o ;;
+	raw | parallels | qcow | qed | dmg | asif | cloop | bochs) imgtool create -q -f limg -b x -F $format o ;;
 	*) imgtool create -q -f $format -b x -F $format o ;;
 	esac
 	cd ../..

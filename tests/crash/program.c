@@ -386,17 +386,17 @@ static int run_vm_zero(struct machine *m, struct img_error *err)
 }
 
 static const struct operation operations[] = {
-	{ "block", "sjwourqkxvlpdefghinb", run_block },
-	{ "sub", "sjwourqkxvlpdefghinb", run_sub },
+	{ "block", "sjwourqkxvlpdefghinbXYZ", run_block },
+	{ "sub", "sjwourqkxvlpdefghinbXYZ", run_sub },
 	{ "unit", "sjwouqkxvlp", run_unit },
 	{ "inunit", "sjwqkxvl", run_in_unit },
-	{ "leaf", "sjwqkxvldginb", run_leaf },
-	{ "fua", "sjwrqkxvldfginb", run_fua },
-	{ "zero", "sjwourqkxvlpdefghinb", run_zero },
-	{ "discard", "sjwouqkxvlpdefghinb", run_discard },
-	{ "flush", "sjwourqkxvlpdefghinb", run_flush },
-	{ "checkpoint", "sjwouqkxvlpdefghinb", run_checkpoint },
-	{ "reopen", "sjwourqkxvlpdefghinb", run_reopen },
+	{ "leaf", "sjwqkxvldginbY", run_leaf },
+	{ "fua", "sjwrqkxvldfginbY", run_fua },
+	{ "zero", "sjwourqkxvlpdefghinbXYZ", run_zero },
+	{ "discard", "sjwouqkxvlpdefghinbXYZ", run_discard },
+	{ "flush", "sjwourqkxvlpdefghinbXYZ", run_flush },
+	{ "checkpoint", "sjwouqkxvlpdefghinbXYZ", run_checkpoint },
+	{ "reopen", "sjwourqkxvlpdefghinbXYZ", run_reopen },
 	{ "createC", "sjwouqkxvlp", run_create_c },
 	{ "createV", "sjwqkxvl", run_create_vm },
 	{ "deleteA", "sjwqkxvl", run_delete_a },
@@ -406,8 +406,8 @@ static const struct operation operations[] = {
 	{ "revertA", "sjwqkxvl", run_revert_a },
 	{ "revertB", "sjwqkxvl", run_revert_b },
 	{ "revertC", "oup", run_revert_c },
-	{ "grow", "sjwourqkxlpdefghin", run_grow },
-	{ "shrink", "sjwourqkxlpdefghin", run_shrink },
+	{ "grow", "sjwourqkxlpdefghinXYZ", run_grow },
+	{ "shrink", "sjwourqkxlpdefghinXYZ", run_shrink },
 	{ "vmstate", "sjwqkxvl", run_vm },
 	{ "vmzero", "sq", run_vm_zero },
 };
@@ -543,6 +543,7 @@ static int make_raw(const struct setup *s, struct memhost *host, struct worlds *
 	.format = "vdi", .file = "top.img", .may_leak = true, .may_keep_discarded = true, \
 	.options = "block_size=4096,align=512"
 #define VHD	  .format = "vhd", .file = "top.img", .may_leak = true, .may_keep_discarded = true
+#define VHDX	  .format = "vhdx", .file = "top.img", .may_leak = true, .may_keep_discarded = true
 #define PARALLELS .format = "parallels", .file = "top.img", .may_leak = true, .may_keep_discarded = true
 #define QCOW2	  .format = "qcow2", .file = "top.img", .may_leak = true, .may_keep_discarded = true, .vm = VM_IN_SNAPSHOTS
 
@@ -578,6 +579,9 @@ static const struct setup setups[] = {
 	{ 'n', "Parallels, version 1", make_raw, PARALLELS, .options = "cluster_size=4608,version=1" },
 	{ 'b', "a Parallels bundle of three storages", make_raw, PARALLELS,
 	  .options = "subformat=bundle,split_size=384K,cluster_size=4096" },
+	{ 'X', "a fixed VHDX", make_raw, VHDX, .options = "subformat=fixed,block_size=1M" },
+	{ 'Y', "a dynamic VHDX", make_raw, VHDX, .options = "block_size=1M" },
+	{ 'Z', "a differencing VHDX", make_overlay, VHDX, .options = "block_size=1M" },
 	{ 'q', "qcow2, two snapshots, machine state, compressed clusters", make_snapshots, QCOW2,
 	  .options = "cluster_size=4096" },
 	{ 'k', "the same with tables that grow", make_snapshots, QCOW2,

@@ -58,6 +58,7 @@ static const struct traits formats[] = {
 	{ .name = "vdi", .may_leak = true, .plain = true },
 	{ .name = "vhd", .may_leak = true, .plain = true, .ids = true },
 	{ .name = "parallels", .may_leak = true, .plain = true, .alone = true },
+	{ .name = "vhdx", .may_leak = true, .plain = true },
 };
 
 const struct traits *traits_of(const char *name)
@@ -184,6 +185,17 @@ static void parallels_geometry(struct geometry *g, uint64_t *rng)
 		 (unsigned)(1 + rng_next(rng) % 2));
 }
 
+/* Small blocks, so that there are some; now and then the first file is a fixed disk. */
+static void vhdx_geometry(struct geometry *g, uint64_t *rng)
+{
+	static const uint32_t blocks[] = { 1u << 20, 1u << 20, 1u << 20, 2u << 20 };
+
+	g->block_bytes = g->unit_bytes = blocks[rng_next(rng) % 4];
+	snprintf(g->options, sizeof(g->options), "block_size=%u", g->block_bytes);
+	if (rng_next(rng) % 6 == 0)
+		snprintf(g->base_options, sizeof(g->base_options), "subformat=fixed,block_size=1M");
+}
+
 static void make_geometry(struct geometry *g, const struct traits *format, uint64_t *rng)
 {
 	*g = (struct geometry){ .format = format, .block_bytes = 4096, .unit_bytes = 65536 };
@@ -195,6 +207,8 @@ static void make_geometry(struct geometry *g, const struct traits *format, uint6
 		vhd_geometry(g, rng);
 	else if (strcmp(format->name, "parallels") == 0)
 		parallels_geometry(g, rng);
+	else if (strcmp(format->name, "vhdx") == 0)
+		vhdx_geometry(g, rng);
 	else if (!format->raw)
 		qcow2_geometry(g, rng);
 	g->size_bytes = pick_size(rng, g->block_bytes);

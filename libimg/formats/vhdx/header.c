@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "crc32c.h"
 #include "is_zero.h"
@@ -41,17 +42,21 @@ void vhdx_guid_text(const uint8_t g[16], char out[40])
 		       le16_at(g, 4), le16_at(g, 6), g[8], g[9], g[10], g[11], g[12], g[13], g[14], g[15]);
 }
 
-/* Does the checksum hold, which stands at offset 4 and is of all bytes with itself zero? */
-static bool sum_holds(uint8_t *data, size_t bytes)
+uint32_t vhdx_sum(uint8_t *data, size_t bytes)
 {
 	uint8_t field[4];
-	uint32_t sum, want = le32_at(data, 4);
+	uint32_t sum;
 
 	memcpy(field, data + 4, 4);
 	memset(data + 4, 0, 4);
 	sum = crc32c(0, data, bytes);
 	memcpy(data + 4, field, 4);
-	return sum == want;
+	return sum;
+}
+
+static bool sum_holds(uint8_t *data, size_t bytes)
+{
+	return vhdx_sum(data, bytes) == le32_at(data, 4);
 }
 
 /* ---- headers ----------------------------------------------------------------------------------------------------- */
@@ -84,12 +89,15 @@ static int choose_header(struct disk_vhdx_header h[2], const bool good[2], unsig
 	return 0;
 }
 
+bool vhdx_log_is_sane(const struct vhdx_header *h, uint64_t file_bytes)
+{
+	return h->log.off >= VHDX_MIB && h->log.off % VHDX_MIB == 0 && h->log.bytes % VHDX_MIB == 0 &&
+	       h->log.bytes > 0 && range_inside(h->log.off, h->log.bytes, file_bytes);
+}
+
 static int judge_log(const struct vhdx_header *h, uint64_t file_bytes, struct img_error *err)
 {
-	if (!h->needs_replay)
-		return 0;
-	if (h->log.off < VHDX_MIB || h->log.off % VHDX_MIB != 0 || h->log.bytes % VHDX_MIB != 0 || h->log.bytes == 0 ||
-	    !range_inside(h->log.off, h->log.bytes, file_bytes))
+	if (h->needs_replay && !vhdx_log_is_sane(h, file_bytes))
 		return error_set(err, IMG_E_CORRUPT, 0, VHDX_HEADER_A + 68, LAYER,
 				 "the log of 0x%" PRIx64 " bytes at 0x%" PRIx64 " does not lie inside the file",
 				 h->log.bytes, h->log.off);
@@ -128,10 +136,64 @@ int vhdx_header_load(struct node *file, struct vhdx_header *out, struct img_erro
 		memcpy(out->log_guid, h[i].log, 16);
 		out->log = (struct vhdx_range){ le64_get(h[i].log_off), le32_get(h[i].log_bytes) };
 		out->needs_replay = !is_zero(h[i].log, 16);
+		out->sequence = le64_get(h[i].sequence);
+		out->which = i;
+		out->bad_copy = !good[!i];
 		ret = judge_log(out, node_size(file), err);
 	}
 	free(h);
 	return ret;
+}
+
+int vhdx_header_store(struct node *file, struct vhdx_header *h, bool flush, struct img_error *err)
+{
+	struct disk_vhdx_header *d = calloc(1, sizeof(*d));
+	unsigned which = !h->which;
+	int ret;
+
+	if (!d)
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+	if (h->sequence == UINT64_MAX) {
+		free(d);
+		return error_set(err, IMG_E_LIMIT, 0, VHDX_HEADER_A, LAYER,
+				 "the header was changed 2^64 times: convert the image");
+	}
+	memcpy(d->signature, "head", 4);
+	d->sequence = le64_of(h->sequence + 1);
+	memcpy(d->file_write, h->file_write, 16);
+	memcpy(d->data_write, h->data_write, 16);
+	memcpy(d->log, h->log_guid, 16);
+	d->version = le16_of(1);
+	d->log_off = le64_of(h->log.off);
+	d->log_bytes = le32_of((uint32_t)h->log.bytes);
+	d->checksum = le32_of(vhdx_sum((uint8_t *)d, sizeof(*d)));
+	ret = node_pwrite(file, d, sizeof(*d), which ? VHDX_HEADER_B : VHDX_HEADER_A, 0, err);
+	if (ret == 0 && flush)
+		ret = node_flush(file, 0, err);
+	if (ret == 0) {
+		h->which = which;
+		h->sequence++;
+		h->bad_copy = false;
+	}
+	free(d);
+	return ret;
+}
+
+void vhdx_uuid_of_guid(const uint8_t guid[16], uint8_t out[16])
+{
+	static const uint8_t order[16] = { 3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15 };
+
+	for (unsigned i = 0; i < 16; i++)
+		out[i] = guid[order[i]];
+}
+
+int vhdx_guid_new(uint8_t guid[16], struct img_error *err)
+{
+	if (getrandom(guid, 16, 0) != 16)
+		return error_set(err, IMG_E_IO, 0, NO_OFFSET, LAYER, "no random numbers for a GUID");
+	guid[7] = (uint8_t)((guid[7] & 0x0f) | 0x40); /* version 4; the third group is little-endian */
+	guid[8] = (uint8_t)((guid[8] & 0x3f) | 0x80);
+	return 0;
 }
 
 /* ---- regions ----------------------------------------------------------------------------------------------------- */
@@ -166,21 +228,31 @@ static bool overlap(const struct vhdx_range *a, const struct vhdx_range *b)
 	return a->off < b->off + b->bytes && b->off < a->off + a->bytes;
 }
 
+int vhdx_regions_read(struct node *file, uint8_t *buf, bool good[2], struct img_error *err)
+{
+	static const uint64_t place[2] = { VHDX_REGIONS_A, VHDX_REGIONS_B };
+	bool is_good = false;
+	int ret = 0;
+
+	for (unsigned i = 0; i < 2 && ret == 0 && !is_good; i++) {
+		ret = node_pread(file, buf, VHDX_TABLE_BYTES, place[i], 0, err);
+		is_good = ret == 0 && memcmp(buf, "regi", 4) == 0 && sum_holds(buf, VHDX_TABLE_BYTES);
+		if (good)
+			good[i] = is_good;
+	}
+	if (ret == 0 && (!is_good || le32_at(buf, offsetof(struct disk_vhdx_regions, nr)) > VHDX_ENTRIES_MAX))
+		ret = error_set(err, IMG_E_CORRUPT, 0, VHDX_REGIONS_A, LAYER, "neither copy of the region table holds");
+	return ret;
+}
+
 /* VHDX-3. buf: room for a table. */
 static int load_regions(struct node *file, uint8_t *buf, struct vhdx_meta *m, struct img_error *err)
 {
-	static const uint64_t place[2] = { VHDX_REGIONS_A, VHDX_REGIONS_B };
-	bool good = false;
 	uint32_t nr = 0;
-	int ret = 0;
+	int ret = vhdx_regions_read(file, buf, NULL, err);
 
-	for (unsigned i = 0; i < 2 && ret == 0 && !good; i++) {
-		ret = node_pread(file, buf, VHDX_TABLE_BYTES, place[i], 0, err);
-		good = ret == 0 && memcmp(buf, "regi", 4) == 0 && sum_holds(buf, VHDX_TABLE_BYTES);
-		nr = good ? le32_at(buf, offsetof(struct disk_vhdx_regions, nr)) : 0;
-	}
-	if (ret == 0 && (!good || nr > VHDX_ENTRIES_MAX))
-		ret = error_set(err, IMG_E_CORRUPT, 0, VHDX_REGIONS_A, LAYER, "neither copy of the region table holds");
+	if (ret == 0)
+		nr = le32_at(buf, offsetof(struct disk_vhdx_regions, nr));
 	for (uint32_t i = 0; i < nr && ret == 0; i++)
 		ret = take_region(buf + sizeof(struct disk_vhdx_regions) + sizeof(struct disk_vhdx_region) * i,
 				  node_size(file), m, err);
@@ -280,8 +352,7 @@ static const char *bad_geometry(const struct vhdx_meta *m)
 	return NULL;
 }
 
-/* Entries for blocks, and after each chunk of them one for its bitmap; the last chunk has one only in a difference. */
-static void count_slots(struct vhdx_meta *m)
+void vhdx_count_slots(struct vhdx_meta *m)
 {
 	m->chunk_ratio = VHDX_CHUNK_SECTORS * m->sector_bytes / m->block_bytes;
 	m->nr_blocks = (m->disk_bytes - 1) / m->block_bytes + 1;
@@ -301,7 +372,7 @@ static int judge_meta(struct vhdx_meta *m, unsigned seen, struct img_error *err)
 	bad = bad_geometry(m);
 	if (bad)
 		return error_set(err, IMG_E_CORRUPT, 0, m->metadata.off, LAYER, "%s is none that VHDX has", bad);
-	count_slots(m);
+	vhdx_count_slots(m);
 	if (m->nr_slots * 8 > m->bat.bytes)
 		return error_set(err, IMG_E_CORRUPT, 0, m->bat.off, LAYER,
 				 "the table of blocks has 0x%" PRIx64 " bytes, and 0x%" PRIx64 " are needed",

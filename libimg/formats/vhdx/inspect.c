@@ -172,7 +172,7 @@ static int deep(struct inspector *in, struct node *file, struct img_error *err)
 	struct vhdx_header h;
 	struct vhdx_meta m;
 	struct node *over = file;
-	uint64_t mapped = 0, bad = 0;
+	struct vhdx_census census = { 0 };
 	int ret = vhdx_header_load(file, &h, &why);
 
 	if (ret == 0)
@@ -180,7 +180,7 @@ static int deep(struct inspector *in, struct node *file, struct img_error *err)
 	if (ret == 0)
 		ret = vhdx_meta_load(over, &m, &why);
 	if (ret == 0)
-		ret = vhdx_bat_sum(over, &m, &mapped, &bad, &why);
+		ret = vhdx_bat_census(over, &m, &census, &why);
 	if (over != file) {
 		over->file = NULL; /* it is the caller's */
 		node_close(over, NULL);
@@ -194,10 +194,10 @@ static int deep(struct inspector *in, struct node *file, struct img_error *err)
 		inspect_found(in, ret == IMG_E_LIMIT ? INSPECT_LIMIT : INSPECT_BAD_HEADER, why.offset, "%s", why.msg);
 		return 0;
 	}
-	if (bad > 0)
+	if (census.bad > 0)
 		inspect_found(in, INSPECT_ENTRY_BOUNDS, m.bat.off,
-			      "%" PRIu64 " entries of the table of blocks lead nowhere", bad);
-	inspect_expansion(in, mapped, node_size(file), m.bat.off, "the disk");
+			      "%" PRIu64 " entries of the table of blocks lead nowhere", census.bad);
+	inspect_expansion(in, census.mapped, node_size(file), m.bat.off, "the disk");
 	return 0;
 }
 

@@ -5,7 +5,8 @@
  * from the tail that its last entry names to that entry. [MS-VHDX] 2.3.
  *
  * An image is read without being changed: the sequence is laid over the file as a filter node, which gives every reader
- * above it the file as it will be when somebody replays the log.
+ * above it the file as it will be when somebody replays the log. A writer looks at the image through it too, and if it
+ * is one that can be opened, writes what lies over the file into it.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -258,12 +259,27 @@ static int add_change(struct log *l, struct replayed *r, const struct change *c,
 	return 0;
 }
 
+/* VHDX-6: neither headers nor the log itself may change, and nothing lies behind the end that the log names. */
+static int judge_change(const struct log *l, const struct replayed *r, const struct change *c, struct img_error *err)
+{
+	const struct vhdx_range *log = &l->h->log;
+
+	if (c->bytes == 0 || (c->off >= VHDX_MIB && range_inside(c->off, c->bytes, r->file_bytes) &&
+			      (c->off >= log->off + log->bytes || c->off + c->bytes <= log->off)))
+		return 0;
+	return error_set(err, IMG_E_CORRUPT, 0, log->off, LAYER,
+			 "the log would change 0x%" PRIx64 " bytes at 0x%" PRIx64 ", where it must not", c->bytes,
+			 c->off);
+}
+
 /* A sector of data: its first 8 and last 4 bytes stand in the descriptor. */
 static int take_data(struct log *l, struct replayed *r, const uint8_t *d, const uint8_t *sector, struct img_error *err)
 {
 	struct change c = { .off = le64_at(d, DESC(off)), .bytes = VHDX_SECTOR_BYTES };
-	int ret = budget_metadata(l->budget, l->file->path, VHDX_SECTOR_BYTES, err);
+	int ret = judge_change(l, r, &c, err);
 
+	if (ret == 0)
+		ret = budget_metadata(l->budget, l->file->path, VHDX_SECTOR_BYTES, err);
 	if (ret != 0)
 		return ret;
 	c.data = malloc(VHDX_SECTOR_BYTES);
@@ -290,7 +306,9 @@ static int take_entry(struct log *l, struct replayed *r, struct img_error *err)
 		struct change zeros = { .off = le64_at(d, DESC(off)), .bytes = le64_at(d, DESC(leading)) };
 
 		if (memcmp(d, "zero", 4) == 0) {
-			ret = add_change(l, r, &zeros, err);
+			ret = judge_change(l, r, &zeros, err);
+			if (ret == 0)
+				ret = add_change(l, r, &zeros, err);
 			continue;
 		}
 		ret = take_data(l, r, d, sector, err);
@@ -416,5 +434,47 @@ int vhdx_log_open(struct node *file, const struct vhdx_header *h, struct budget 
 	over->file = file;
 	over->opened = true;
 	*out = over;
+	return 0;
+}
+
+/* ---- for a writer ------------------------------------------------------------------------------------------------ */
+
+static int make_so(struct node *file, const struct replayed *r, struct img_error *err)
+{
+	int ret = node_size(file) < r->file_bytes ? node_resize(file, r->file_bytes, err) : 0;
+
+	for (size_t i = 0; i < r->nr && ret == 0; i++) {
+		const struct change *c = &r->list[i];
+
+		if (c->data)
+			ret = node_pwrite(file, c->data, c->bytes, c->off, 0, err);
+		else if (c->bytes > 0)
+			ret = node_zero(file, c->bytes, c->off, 0, err);
+	}
+	return ret == 0 ? node_flush(file, 0, err) : ret;
+}
+
+int vhdx_log_replay(struct node **over, struct vhdx_header *h, struct img_error *err)
+{
+	bool is_over = (*over)->drv == &over_driver;
+	struct node *file = is_over ? (*over)->file : *over;
+	struct vhdx_header after = *h;
+	int ret = is_over ? make_so(file, (*over)->state, err) : 0;
+
+	if (ret != 0)
+		return ret;
+	memset(after.log_guid, 0, sizeof(after.log_guid));
+	after.needs_replay = false;
+	ret = vhdx_guid_new(after.file_write, err);
+	if (ret == 0)
+		ret = vhdx_header_store(file, &after, true, err);
+	if (ret != 0)
+		return ret;
+	*h = after;
+	if (is_over) {
+		(*over)->file = NULL;
+		(void)node_close(*over, NULL);
+	}
+	*over = file;
 	return 0;
 }

@@ -18,6 +18,7 @@
 #define VHDX_BLOCK_MIN	   VHDX_MIB
 #define VHDX_BLOCK_MAX	   (256 * VHDX_MIB)
 #define VHDX_LOCATOR_MAX   (64 * VHDX_KIB)
+#define VHDX_CREATOR_BYTES 512u		       /* behind the signature at 0, UTF-16 */
 #define VHDX_CHUNK_SECTORS (UINT64_C(1) << 23) /* of the disk, that one block of the sector bitmap describes */
 
 struct disk_vhdx_header {
@@ -56,7 +57,8 @@ struct disk_vhdx_item {
 	struct le32 flags;
 	struct le32 reserved;
 } __attribute__((packed));
-#define VHDX_ITEM_REQUIRED 4u
+#define VHDX_ITEM_VIRTUAL_DISK 2u /* describes the disk, not the file */
+#define VHDX_ITEM_REQUIRED     4u
 
 struct disk_vhdx_parameters {
 	struct le32 block_bytes;
