@@ -52,6 +52,14 @@ for n in 1 2 3; do
 	same "snapshot $n in braces" "$(digest "shots.hdd@{$(guid $n)}")" "$(sum_of shots "$(guid $n)")"
 	same "snapshot $n, the reader" "$(reader hash shots.hdd "{$(guid $n)}" | cut -d' ' -f1)" "$(sum_of shots "$(guid $n)")"
 done
+imgtool convert -q --snapshots -O qcow2 shots.hdd shots.qcow2 2>/dev/null
+same "copied, the head" "$(digest shots.qcow2)" "$(sum_of shots $TOP)"
+for n in 1 2 3; do
+	same "copied, snapshot $n" "$(digest "shots.qcow2@$(guid $n)")" "$(sum_of shots "$(guid $n)")"
+	imgtool create -q -f qcow2 -b "shots.hdd/DiskDescriptor.xml@$(guid $n)" -F parallels over.qcow2 2>/dev/null
+	same "an overlay on snapshot $n" "$(digest over.qcow2)" "$(sum_of shots "$(guid $n)")"
+	rm over.qcow2
+done
 imgtool snapshot list --json shots.hdd | json '[(s["id"], s.get("parent")) for s in d["snapshots"]], d["snapshots"][0]["name"] == "00000001-1111-2222-3333-444444444444"'
 imgtool info --json shots.hdd | json 'd["virtual_size"], len(d["snapshots"]), d["format_specific"]'
 imgtool info --json plain.hdd | json 'd["format"], d["virtual_size"], d["format_specific"]'
@@ -61,6 +69,13 @@ run imgtool snapshot create shots.hdd@new
 run imgtool snapshot delete "shots.hdd@$(guid 1)"
 run imgtool resize single.hdd 10M
 run imgtool map shots.hdd
+
+cp -r shots.hdd less.hdd
+rm "less.hdd/disk.hdd.0.{$(guid 3)}.hds"
+same "without another branch" "$(digest less.hdd)" "$(sum_of shots $TOP)"
+run imgtool checksum "less.hdd@$(guid 3)"
+run imgtool convert --snapshots -O qcow2 less.hdd less.qcow2
+run imgtool check less.hdd
 
 # Written: in the images of the head, over ends of storages; what lies below stays.
 cp -r shots.hdd kept.hdd

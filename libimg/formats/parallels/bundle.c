@@ -66,23 +66,47 @@ static int free_bundle(struct prl_bundle *b, struct img_error *err)
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
-/* Shots from the opened one down, or all of them for a check; how many in *nr. */
+/* Is shot the opened one, or does that stand on it? No cycles: the descriptor was judged. */
+static bool is_needed(const struct prl_bundle *b, size_t shot)
+{
+	size_t at = b->shot;
+
+	while (at != PRL_NO_SHOT && at != shot)
+		at = b->d.shot[at].parent;
+	return at == shot;
+}
+
 static int list_shots(const struct prl_bundle *b, struct prl_stack *s, struct img_error *err)
 {
-	size_t max = b->d.nr_shots, at = b->shot;
+	bool all = b->check_only || (!b->writable && b->shot == b->d.head);
+	size_t max = b->d.nr_shots;
 
 	s->layer = calloc(max, sizeof(*s->layer));
 	s->part = calloc(max, sizeof(struct prl_part *));
 	s->shot = calloc(max, sizeof(*s->shot));
-	s->why = b->check_only ? calloc(max, sizeof(*s->why)) : NULL;
-	if (!s->layer || !s->part || !s->shot || (b->check_only && !s->why))
+	s->why = calloc(max, sizeof(*s->why));
+	if (!s->layer || !s->part || !s->shot || !s->why)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
-	/* No cycles: the descriptor was judged. */
-	for (size_t i = 0; i < max && at != PRL_NO_SHOT; i++) {
-		s->shot[s->nr++] = b->check_only ? i : at;
-		at = b->check_only ? 0 : b->d.shot[at].parent;
+	for (size_t i = max; i-- > 0;) {
+		size_t shot = b->d.by_id[i];
+
+		if (!all && !is_needed(b, shot))
+			continue;
+		if (shot == b->shot)
+			s->top = s->nr;
+		s->shot[s->nr++] = shot;
 	}
 	return 0;
+}
+
+/* Which layer shows a shot; s->nr: none. */
+static size_t layer_of(const struct prl_stack *s, size_t shot)
+{
+	size_t i = 0;
+
+	while (i < s->nr && s->shot[i] != shot)
+		i++;
+	return i;
 }
 
 static int open_file(struct node *node, const struct prl_part *part, const struct driver_open *args, struct node **out,
@@ -109,20 +133,29 @@ static int open_one(struct node *node, struct prl_bundle *b, size_t storage, siz
 {
 	const struct prl_storage *st = &b->d.storage[storage];
 	struct prl_stack *s = &b->stack[storage];
+	size_t parent = b->d.shot[s->shot[i]].parent, under;
+	bool stands = parent != PRL_NO_SHOT && !b->check_only;
 	struct driver_open own = *args;
-	struct node *file, *below = b->check_only || i + 1 == s->nr ? NULL : s->layer[i + 1].node;
+	struct node *file;
 	int ret;
 
 	s->part[i] = prl_part_of(st, b->d.shot[s->shot[i]].guid);
 	if (!s->part[i])
 		return missing(b, s->shot[i], err);
-	if (s->part[i]->plain && b->d.shot[s->shot[i]].parent != PRL_NO_SHOT)
+	under = stands ? layer_of(s, parent) : s->nr;
+	if (stands && !s->layer[under].node) {
+		if (err)
+			*err = s->why[under];
+		return s->why[under].code;
+	}
+
+	if (s->part[i]->plain && parent != PRL_NO_SHOT)
 		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
 				 "%.100s: is a plain image that stands on another one", s->part[i]->file);
 	ret = open_file(node, s->part[i], args, &file, err);
 	if (ret != 0)
 		return ret;
-	own.writable = args->writable && (b->check_only || i == 0);
+	own.writable = args->writable && (b->check_only || i == s->top);
 	own.snapshot = NULL;
 	own.snapshot_uuid = NULL;
 	own.open_data = NULL;
@@ -130,25 +163,39 @@ static int open_one(struct node *node, struct prl_bundle *b, size_t storage, siz
 				  CACHE_MIN_BYTES);
 	s->layer[i].bundle = b;
 	s->layer[i].file = file;
-	return prl_layer_open(file, s->part[i]->plain, st->end - st->start, below, &own, &s->layer[i].node, err);
+	return prl_layer_open(file, s->part[i]->plain, st->end - st->start, stands ? s->layer[under].node : NULL, &own,
+			      &s->layer[i].node, err);
+}
+
+static size_t depth_of(const struct prl_bundle *b)
+{
+	size_t nr = 0;
+
+	for (size_t at = b->shot; at != PRL_NO_SHOT; at = b->d.shot[at].parent)
+		nr++;
+	return nr;
 }
 
 static int open_stack(struct node *node, struct prl_bundle *b, size_t storage, const struct driver_open *args,
 		      struct img_error *err)
 {
 	struct prl_stack *s = &b->stack[storage];
-	int ret = list_shots(b, s, err);
+	int ret = b->check_only ? 0 : budget_judge(args->budget, BUDGET_DEPTH, depth_of(b), node->path, err);
 
-	if (ret == 0 && !b->check_only)
-		ret = budget_judge(args->budget, BUDGET_DEPTH, s->nr, node->path, err);
+	if (ret == 0)
+		ret = list_shots(b, s, err);
 	for (size_t i = s->nr; i-- > 0 && ret == 0;) {
 		struct img_error why = { .code = IMG_OK };
 
 		ret = open_one(node, b, storage, i, args, &why);
 		if (ret == 0)
 			continue;
-		/* What is damaged in one image of many is a finding; what the host fails, or forbids, is not. */
-		if (b->check_only && (ret == IMG_E_CORRUPT || ret == IMG_E_NOENT)) {
+		/*
+		 * What is damaged in one image of many is a finding; what the host fails, or forbids, is not. To a
+		 * reader what is not needed now does not matter before it is asked for.
+		 */
+		if (b->check_only ? ret == IMG_E_CORRUPT || ret == IMG_E_NOENT :
+				    ret != IMG_E_NOMEM && !is_needed(b, s->shot[i])) {
 			s->why[i] = why;
 			ret = 0;
 		} else if (err) {
@@ -198,7 +245,7 @@ static int open_stacks(struct node *node, struct prl_bundle *b, const struct dri
 		/* Who checks reads nothing. */
 		segment[i] = (struct span_segment){ .bytes = st->end - st->start,
 						    .ops = b->check_only ? &span_noaccess : &prl_layer_ops,
-						    .ctx = &b->stack[i].layer[0],
+						    .ctx = &b->stack[i].layer[b->stack[i].top],
 						    .readonly = !b->writable };
 	}
 	return 0;
@@ -316,7 +363,30 @@ int prl_bundle_snap_list(struct node *node, struct img_snapshot *out, size_t cap
 	return 0;
 }
 
-static int build_view(const struct prl_bundle *b, size_t depth, struct node *view, struct img_error *err)
+/* Are all layers of a shot there? */
+static int find_layers(const struct prl_bundle *b, size_t shot, const char *name, struct img_error *err)
+{
+	if (b->absent || b->check_only)
+		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER, "the files of the bundle were not opened");
+	for (size_t i = 0; i < b->d.nr_storages; i++) {
+		const struct prl_stack *s = &b->stack[i];
+		size_t at = layer_of(s, shot);
+
+		if (at == s->nr)
+			return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
+					 "snapshot '%.60s' is on another branch than what is open: open it by itself, "
+					 "as IMAGE@SNAPSHOT",
+					 name);
+		if (!s->layer[at].node) {
+			if (err)
+				*err = s->why[at];
+			return s->why[at].code;
+		}
+	}
+	return 0;
+}
+
+static int build_view(const struct prl_bundle *b, size_t shot, struct node *view, struct img_error *err)
 {
 	struct span_segment *segment = calloc(b->d.nr_storages, sizeof(*segment));
 	int ret;
@@ -326,7 +396,7 @@ static int build_view(const struct prl_bundle *b, size_t depth, struct node *vie
 	for (size_t i = 0; i < b->d.nr_storages; i++)
 		segment[i] = (struct span_segment){ .bytes = b->d.storage[i].end - b->d.storage[i].start,
 						    .ops = &prl_layer_ops,
-						    .ctx = &b->stack[i].layer[depth],
+						    .ctx = &b->stack[i].layer[layer_of(&b->stack[i], shot)],
 						    .readonly = true };
 	ret = span_new(segment, b->d.nr_storages, &prl_state_of(view)->span, err);
 	free(segment);
@@ -337,23 +407,72 @@ int prl_bundle_snap_open(struct node *node, const char *name, struct node *view,
 {
 	struct prl_bundle *b = prl_state_of(node)->bundle;
 	size_t shot = b ? prl_shot_named(&b->d, name) : PRL_NO_SHOT;
-	size_t depth = 0;
 	int ret;
 
 	if (shot == PRL_NO_SHOT || shot == b->d.head)
 		return error_set(err, IMG_E_NOENT, 0, NO_OFFSET, LAYER, "there is no snapshot '%.60s'", name);
-	if (b->absent || b->check_only)
-		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER, "the files of the bundle were not opened");
-	while (depth < b->stack[0].nr && b->stack[0].shot[depth] != shot)
-		depth++;
-	if (depth == b->stack[0].nr)
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
-				 "snapshot '%.60s' is on another branch than what is open: open it by itself, as "
-				 "IMAGE@SNAPSHOT",
-				 name);
-	ret = build_view(b, depth, view, err);
+	ret = find_layers(b, shot, name, err);
+	if (ret == 0)
+		ret = build_view(b, shot, view, err);
 	if (ret == 0)
 		prl_state_of(view)->bundle = b;
+	return ret;
+}
+
+/* How a range of b differs from a, both shots of one storage: what lies between their layers, or all of b's. */
+static int diff_storage(const struct prl_stack *s, uint64_t start, uint64_t bytes, size_t from, size_t to,
+			img_diff_fn fn, void *ctx, struct img_error *err)
+{
+	struct node *top = s->layer[to].node, *stop = from < s->nr ? s->layer[from].node : NULL, *n = top;
+	uint64_t off = 0;
+
+	while (n && n != stop)
+		n = n->backing;
+	while (off < bytes) {
+		struct status_extent e = { .bytes = 0 };
+		enum img_diff_kind kind = IMG_DIFF_DATA;
+		int ret = prl_extent_at(top, n, bytes - off, off, &e, err);
+
+		if (ret != 0)
+			return ret;
+		/* Nothing of a lies below b: where b has nothing it reads as zeros, and a may not. */
+		if (e.kind == STATUS_ZERO || (e.kind == STATUS_UNALLOCATED && !n && from < s->nr))
+			kind = IMG_DIFF_ZERO;
+		else if (e.kind == STATUS_UNALLOCATED)
+			kind = 0;
+		if (kind != 0 && fn(ctx, start + off, e.bytes, kind) != 0)
+			return error_set(err, IMG_E_CANCELLED, 0, NO_OFFSET, LAYER, "stopped");
+		off += e.bytes;
+	}
+	return 0;
+}
+
+static int shot_for_diff(const struct prl_bundle *b, const char *name, size_t *shot, struct img_error *err)
+{
+	*shot = name ? prl_shot_named(&b->d, name) : b->d.head;
+	if (*shot == PRL_NO_SHOT)
+		return error_set(err, IMG_E_NOENT, 0, NO_OFFSET, LAYER, "there is no snapshot '%.60s'", name);
+	return find_layers(b, *shot, name ? name : "", err);
+}
+
+int prl_bundle_snap_diff(struct node *node, const char *a, const char *b, img_diff_fn fn, void *ctx,
+			 struct img_error *err)
+{
+	const struct prl_bundle *bundle = prl_state_of(node)->bundle;
+	size_t from = PRL_NO_SHOT, to;
+	int ret;
+
+	if (!bundle)
+		return error_set(err, IMG_E_NOENT, 0, NO_OFFSET, LAYER, "a single Parallels image holds no snapshots");
+	ret = shot_for_diff(bundle, b, &to, err);
+	if (ret == 0 && a)
+		ret = shot_for_diff(bundle, a, &from, err);
+	for (size_t i = 0; i < bundle->d.nr_storages && ret == 0; i++) {
+		const struct prl_storage *st = &bundle->d.storage[i];
+		const struct prl_stack *s = &bundle->stack[i];
+
+		ret = diff_storage(s, st->start, st->end - st->start, layer_of(s, from), layer_of(s, to), fn, ctx, err);
+	}
 	return ret;
 }
 
@@ -385,8 +504,10 @@ int prl_bundle_info(struct node *node, struct img_info *out, struct img_error *e
 	for (size_t i = 0; b->stack && i < b->d.nr_storages && ret == 0; i++) {
 		struct img_info layer = { .dirty = false };
 
-		if (b->stack[i].layer[0].node)
-			ret = node_info(b->stack[i].layer[0].node, &layer, err);
+		const struct prl_stack *st = &b->stack[i];
+
+		if (st->layer[st->top].node)
+			ret = node_info(st->layer[st->top].node, &layer, err);
 		out->dirty = out->dirty || layer.dirty;
 	}
 	return ret;

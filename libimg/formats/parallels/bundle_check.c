@@ -109,6 +109,10 @@ static int check_layer(struct check *k, size_t storage, size_t i, unsigned flags
 	}
 	k->where = guid;
 	k->file = s->part[i] ? s->part[i]->file : "";
+	if (!s->layer[i].node && !k->b->check_only) {
+		k->where = NULL;
+		return 0;
+	}
 	if (!s->layer[i].node) {
 		found(k, IMG_FINDING_DAMAGE, "PRL-11", "%s", s->why[i].msg);
 		k->where = NULL;
@@ -139,7 +143,7 @@ int prl_bundle_check(struct node *node, unsigned flags, img_finding_fn fn, void 
 	for (size_t i = 0; !b->absent && i < b->d.nr_storages && ret == 0; i++)
 		for (size_t n = 0; n < b->stack[i].nr && ret == 0; n++) {
 			/* What lies below the head is open to be read. */
-			bool may_repair = b->check_only || n == 0;
+			bool may_repair = b->check_only || n == b->stack[i].top;
 
 			ret = check_layer(&k, i, n, may_repair ? flags : flags & ~(unsigned)IMG_CHECK_REPAIR, progress,
 					  err);

@@ -452,13 +452,18 @@ static int number_shots(const struct parser *p)
 	struct prl_descriptor *d = p->d;
 	uint64_t id = 0, before;
 
+	d->by_id = calloc(d->nr_shots, sizeof(*d->by_id));
+	if (!d->by_id)
+		return error_set(p->err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 	do {
 		before = id;
 		for (size_t i = 0; i < d->nr_shots; i++) {
 			struct prl_shot *s = &d->shot[i];
 
-			if (s->id == 0 && (s->parent == PRL_NO_SHOT || d->shot[s->parent].id != 0))
+			if (s->id == 0 && (s->parent == PRL_NO_SHOT || d->shot[s->parent].id != 0)) {
+				d->by_id[id] = i;
 				s->id = ++id;
+			}
 		}
 	} while (id != before);
 	return id == d->nr_shots ? 0 : corrupt(p, "has snapshots that stand on themselves");
@@ -566,5 +571,6 @@ void prl_descriptor_free(struct prl_descriptor *d)
 	}
 	free(d->storage);
 	free(d->shot);
+	free(d->by_id);
 	*d = (struct prl_descriptor){ .head = PRL_NO_SHOT };
 }

@@ -225,16 +225,15 @@ static int layer_flush(void *ctx, struct img_error *err)
 	return changed(l, node_flush(l->node, 0, err));
 }
 
-/* One extent at off: of the highest layer that has something there. */
-static int extent_at(struct node *layer, uint64_t bytes, uint64_t off, struct status_extent *out, struct img_error *err)
+int prl_extent_at(struct node *top, const struct node *stop, uint64_t bytes, uint64_t off, struct status_extent *out,
+		  struct img_error *err)
 {
 	size_t nr;
-	int ret = node_status(layer, bytes, off, out, 1, &nr, err);
+	int ret = 0;
 
-	while (ret == 0 && out->kind == STATUS_UNALLOCATED && layer->backing) {
-		layer = layer->backing;
-		ret = node_status(layer, out->bytes, off, out, 1, &nr, err);
-	}
+	*out = (struct status_extent){ .off = off, .bytes = bytes, .kind = STATUS_UNALLOCATED };
+	for (; ret == 0 && top && top != stop && out->kind == STATUS_UNALLOCATED; top = top->backing)
+		ret = node_status(top, out->bytes, off, out, 1, &nr, err);
 	return ret;
 }
 
@@ -246,7 +245,7 @@ static int layer_status(void *ctx, uint64_t bytes, uint64_t off, struct status_e
 	*nr = 0;
 	while (bytes > 0 && *nr < cap) {
 		struct status_extent e = { .bytes = 0 }, *last = *nr > 0 ? &out[*nr - 1] : NULL;
-		int ret = extent_at(l->node, bytes, off, &e, err);
+		int ret = prl_extent_at(l->node, NULL, bytes, off, &e, err);
 
 		if (ret != 0)
 			return ret;

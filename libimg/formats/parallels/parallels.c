@@ -235,6 +235,7 @@ const struct img_driver parallels_driver = {
 	.snap_rename = snap_rename,
 	.snap_list = prl_bundle_snap_list,
 	.snap_open = prl_bundle_snap_open,
+	.snap_diff = prl_bundle_snap_diff,
 	.info = info,
 	.info_details = info_details,
 	.measure = prl_measure,

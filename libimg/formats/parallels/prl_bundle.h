@@ -24,11 +24,16 @@ struct prl_layer {
 
 /* The images of one storage. */
 struct prl_stack {
-	struct prl_layer *layer; /* from the shot that was opened down to its root; for a check of each shot by itself */
+	/*
+	 * Of shots, children before parents: that which was opened and what it stands on; a reader of the head has the
+	 * other snapshots too, as far as they are there, and a check has each shot by itself.
+	 */
+	struct prl_layer *layer;
 	const struct prl_part **part; /* what each layer is */
 	size_t *shot;
-	struct img_error *why; /* for a check: of layers that are not there (NULL) */
+	struct img_error *why; /* of layers that are not there (node NULL) */
 	size_t nr;
+	size_t top; /* the one that was opened */
 };
 
 struct prl_bundle {
@@ -58,6 +63,9 @@ int prl_layer_open(struct node *file, bool plain, uint64_t storage_bytes, struct
 		   const struct driver_open *args, struct node **out, struct img_error *err);
 /* ctx: a struct prl_layer; what it does not have is looked for below. */
 extern const struct span_ops prl_layer_ops;
+/* One extent at off: of the highest of the layers from top down to stop, which is none of them, that has something. */
+int prl_extent_at(struct node *top, const struct node *stop, uint64_t bytes, uint64_t off, struct status_extent *out,
+		  struct img_error *err);
 
 /* ---- bundle.c ---- */
 int prl_bundle_open(struct node *node, const struct driver_open *args, struct img_error *err);
@@ -68,6 +76,9 @@ int prl_bundle_info_details(struct node *node, img_detail_fn fn, void *ctx, stru
 /* Of one image, too: it has none. */
 int prl_bundle_snap_list(struct node *node, struct img_snapshot *out, size_t cap, size_t *nr, struct img_error *err);
 int prl_bundle_snap_open(struct node *node, const char *name, struct node *view, struct img_error *err);
+
+int prl_bundle_snap_diff(struct node *node, const char *a, const char *b, img_diff_fn fn, void *ctx,
+			 struct img_error *err);
 
 /* ---- bundle_make.c ---- */
 int prl_bundle_make(struct node *file, const struct prl_options *o, const struct driver_create *args,

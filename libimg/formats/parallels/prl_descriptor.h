@@ -47,7 +47,8 @@ struct prl_descriptor {
 	size_t nr_storages;
 	struct prl_shot *shot;
 	size_t nr_shots;
-	size_t head; /* of shot */
+	size_t *by_id; /* indexes of shot by their ids less 1 */
+	size_t head;   /* of shot */
 	bool has_top;
 	uint8_t top[16];
 };
