@@ -14,7 +14,7 @@ mv pieces/p.cloop in/cloop
 mv pieces/one.bochs in/bochs
 mv pieces/far.asif in/asif
 rm -r pieces
-formats="raw limg qcow2 vdi vhd vmdk parallels vhdx qcow qed dmg asif cloop bochs"
+formats="raw limg qcow2 vdi vhd vmdk vhdx parallels qcow qed dmg asif cloop bochs"
 for format in raw limg qcow2 vdi vhd vmdk parallels vhdx; do
 	imgtool convert -q -f raw -O $format junk in/$format
 done
