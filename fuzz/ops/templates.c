@@ -76,6 +76,14 @@ static const struct recipe parallels_recipes[] = {
 	{ "cluster_size=65536", 65536, 65536, KIB(300), NULL, 0, false },
 };
 
+/* Grains of one page and usual ones, entries that say zeros, a second table. */
+static const struct recipe vmdk_recipes[] = {
+	{ "grain_size=4096", 4096, 4096, KIB(128), NULL, 0, false },
+	{ "grain_size=4096,zeroed_grain=on", 4096, 4096, KIB(100) + 512, NULL, 0, false },
+	{ "grain_size=4096", 4096, 4096, KIB(2048) + 4096, NULL, 0, false },
+	{ "grain_size=65536", 65536, 65536, KIB(300), NULL, 0, false },
+};
+
 void ops_template(const char *format, unsigned number, struct geometry *out)
 {
 	static const struct {
@@ -88,6 +96,7 @@ void ops_template(const char *format, unsigned number, struct geometry *out)
 		{ "qcow2", qcow2_recipes, sizeof(qcow2_recipes) / sizeof(qcow2_recipes[0]) },
 		{ "vdi", vdi_recipes, sizeof(vdi_recipes) / sizeof(vdi_recipes[0]) },
 		{ "vhd", vhd_recipes, sizeof(vhd_recipes) / sizeof(vhd_recipes[0]) },
+		{ "vmdk", vmdk_recipes, sizeof(vmdk_recipes) / sizeof(vmdk_recipes[0]) },
 		{ "parallels", parallels_recipes, sizeof(parallels_recipes) / sizeof(parallels_recipes[0]) },
 	};
 	const struct recipe *r = NULL;

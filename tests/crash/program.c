@@ -545,6 +545,7 @@ static int make_raw(const struct setup *s, struct memhost *host, struct worlds *
 #define VHD	  .format = "vhd", .file = "top.img", .may_leak = true, .may_keep_discarded = true
 #define VHDX	  .format = "vhdx", .file = "top.img", .may_leak = true, .may_keep_discarded = true
 #define PARALLELS .format = "parallels", .file = "top.img", .may_leak = true, .may_keep_discarded = true
+#define VMDK	  .format = "vmdk", .file = "top.img", .may_leak = true, .may_keep_discarded = true
 #define QCOW2	  .format = "qcow2", .file = "top.img", .may_leak = true, .may_keep_discarded = true, .vm = VM_IN_SNAPSHOTS
 
 /* The same image with a cluster that is counted and that nobody refers to. */
@@ -582,6 +583,8 @@ static const struct setup setups[] = {
 	{ 'X', "a fixed VHDX", make_raw, VHDX, .options = "subformat=fixed,block_size=1M" },
 	{ 'Y', "a dynamic VHDX", make_raw, VHDX, .options = "block_size=1M" },
 	{ 'Z', "a differencing VHDX", make_overlay, VHDX, .options = "block_size=1M" },
+	{ 'y', "VMDK, one sparse extent", make_raw, VMDK, .options = "grain_size=4096" },
+	{ 'z', "a VMDK over another", make_overlay, VMDK, .options = "grain_size=4096,zeroed_grain=on" },
 	{ 'q', "qcow2, two snapshots, machine state, compressed clusters", make_snapshots, QCOW2,
 	  .options = "cluster_size=4096" },
 	{ 'k', "the same with tables that grow", make_snapshots, QCOW2,

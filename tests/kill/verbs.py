@@ -126,6 +126,19 @@ def count_too_many(path):
         file.write(struct.pack('<I', count + 3))
 
 
+def change_copy(path):
+    """A VMDK whose first grain table is not what its copy is."""
+    with open(path, 'r+b') as file:
+        file.seek(48)
+        directory, = struct.unpack('<Q', file.read(8))    # the second one
+        file.seek(directory * 512)
+        table, = struct.unpack('<I', file.read(4))
+        file.seek(table * 512 + 3)
+        byte = file.read(1)[0]
+        file.seek(table * 512 + 3)
+        file.write(bytes([byte ^ 1]))
+
+
 def leave_open(path):
     """A Parallels image that was not closed, with clusters at its end that are nobody's."""
     with open(path, 'r+b') as file:
@@ -143,7 +156,7 @@ def damage_footer(path):
 
 def verb_repair(r):
     path = r.path('base.img')
-    {'qcow2': leak_clusters, 'limg': damage_spare, 'vdi': count_too_many, 'vhd': damage_footer,
+    {'qcow2': leak_clusters, 'limg': damage_spare, 'vdi': count_too_many, 'vhd': damage_footer, 'vmdk': change_copy,
      'parallels': leave_open}[r.lab.format](path)
     if run('check', '-q', path, want=None).returncode == 0:
         raise Failed('what is to be repaired is not seen')

@@ -57,6 +57,7 @@ static const struct traits formats[] = {
 	{ .name = "qcow2", .may_leak = true },
 	{ .name = "vdi", .may_leak = true, .plain = true },
 	{ .name = "vhd", .may_leak = true, .plain = true, .ids = true },
+	{ .name = "vmdk", .may_leak = true, .plain = true },
 	{ .name = "parallels", .may_leak = true, .plain = true, .alone = true },
 	{ .name = "vhdx", .may_leak = true, .plain = true },
 };
@@ -196,6 +197,16 @@ static void vhdx_geometry(struct geometry *g, uint64_t *rng)
 		snprintf(g->base_options, sizeof(g->base_options), "subformat=fixed,block_size=1M");
 }
 
+/* Small grains; entries that say zeros, or cannot. */
+static void vmdk_geometry(struct geometry *g, uint64_t *rng)
+{
+	static const uint32_t grains[] = { 4096, 4096, 8192, 65536, 65536, 2u << 20 };
+
+	g->block_bytes = g->unit_bytes = grains[rng_next(rng) % 6];
+	snprintf(g->options, sizeof(g->options), "grain_size=%u,zeroed_grain=%s", g->block_bytes,
+		 rng_next(rng) % 2 ? "on" : "off");
+}
+
 static void make_geometry(struct geometry *g, const struct traits *format, uint64_t *rng)
 {
 	*g = (struct geometry){ .format = format, .block_bytes = 4096, .unit_bytes = 65536 };
@@ -205,6 +216,8 @@ static void make_geometry(struct geometry *g, const struct traits *format, uint6
 		vdi_geometry(g, rng);
 	else if (strcmp(format->name, "vhd") == 0)
 		vhd_geometry(g, rng);
+	else if (strcmp(format->name, "vmdk") == 0)
+		vmdk_geometry(g, rng);
 	else if (strcmp(format->name, "parallels") == 0)
 		parallels_geometry(g, rng);
 	else if (strcmp(format->name, "vhdx") == 0)

@@ -51,10 +51,55 @@ static int judge(const struct vmdk_state *v, struct img_error *err)
 	return 0;
 }
 
+/* What a larger parent holds behind the old end does not show: it is zeros, said by this layer. */
+static int hide_parent(struct vmdk_state *v, uint64_t from, uint64_t to, struct img_error *err)
+{
+	struct node *backing = v->node->backing;
+	uint64_t below = backing ? min_u64(node_size(backing), to) : 0;
+	int ret;
+
+	if (!v->parts[0].sparse || below <= from)
+		return 0;
+	ret = blockmap_zero(v->parts[0].sparse->bm, below - from, from, 0, err);
+	return ret == 0 ? blockmap_flush(v->parts[0].sparse->bm, err) : ret;
+}
+
+/* The extent first, so that the descriptor never says more. */
+static int grow(struct vmdk_state *v, uint64_t to, struct img_error *err)
+{
+	uint64_t from = span_size(v->span);
+	int ret = 0;
+
+	if (v->node->backing_missing)
+		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
+				 "%s: cannot grow without its backing file, which may reach further", v->node->path);
+	/* What an earlier one left too long goes, or old content would come back. */
+	if (v->parts[0].sparse && v->parts[0].sparse->h.capacity_bytes > from)
+		ret = resize_extent(v, from, err);
+	if (ret == 0)
+		ret = resize_extent(v, to, err);
+	if (ret == 0)
+		ret = hide_parent(v, from, to, err);
+	if (ret == 0)
+		ret = set_text(v, to, err);
+	if (ret == 0)
+		span_set_size(v->span, to);
+	return ret;
+}
+
+static int shrink(struct vmdk_state *v, uint64_t to, struct img_error *err)
+{
+	int ret = set_text(v, to, err);
+
+	if (ret != 0)
+		return ret;
+	span_set_size(v->span, to);
+	return resize_extent(v, to, err);
+}
+
 int vmdk_resize(struct node *n, uint64_t size_bytes, struct img_error *err)
 {
 	struct vmdk_state *v = vmdk_of(n);
-	bool grows = size_bytes > span_size(v->span);
 	int ret = vmdk_may_change(v, err);
 
 	if (ret == 0)
@@ -63,19 +108,7 @@ int vmdk_resize(struct node *n, uint64_t size_bytes, struct img_error *err)
 		ret = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "a VMDK holds a disk of at least 512 bytes");
 	if (ret == 0)
 		ret = vmdk_touch(v, err);
-	if (ret != 0)
+	if (ret != 0 || size_bytes == span_size(v->span))
 		return ret;
-	/* What an earlier one left too long goes, or old content would come back. */
-	if (grows && v->parts[0].sparse && v->parts[0].sparse->h.capacity_bytes > span_size(v->span))
-		ret = resize_extent(v, span_size(v->span), err);
-	if (ret == 0)
-		ret = grows ? resize_extent(v, size_bytes, err) : set_text(v, size_bytes, err);
-	if (ret != 0)
-		return ret;
-	if (!grows)
-		span_set_size(v->span, size_bytes);
-	ret = grows ? set_text(v, size_bytes, err) : resize_extent(v, size_bytes, err);
-	if (ret == 0 && grows)
-		span_set_size(v->span, size_bytes);
-	return ret;
+	return size_bytes > span_size(v->span) ? grow(v, size_bytes, err) : shrink(v, size_bytes, err);
 }

@@ -98,6 +98,7 @@ static int make_table(struct vmdk_sparse *s, uint64_t page, struct img_error *er
 		s->t.copy_place[page] = (uint32_t)((off + bytes) / VMDK_SECTOR_BYTES);
 	s->t.order[s->t.nr_order++] = page; /* behind all others */
 	s->t.fresh[page] = 1;
+	vmdk_tables_add(&s->t, off, end - off);
 	blockmap_set_end(s->bm, end);
 	return 0;
 }

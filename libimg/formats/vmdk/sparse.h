@@ -65,6 +65,8 @@ int vmdk_tables_load(struct node *file, const struct vmdk_header *h, bool writab
 void vmdk_tables_free(struct vmdk_tables *t);
 /* Is any of [off, off + bytes) header, descriptor, directory or table? */
 bool vmdk_tables_take(const struct vmdk_tables *t, uint64_t off, uint64_t bytes);
+/* A new table, behind all others, with its copy. map is held for writing, as by those who ask. */
+void vmdk_tables_add(struct vmdk_tables *t, uint64_t off, uint64_t bytes);
 /* The number of the table at off; t->nr: none. Of a writer. */
 uint64_t vmdk_tables_find(const struct vmdk_tables *t, uint64_t off);
 /* How many tables differ from their copies, *differ, and how many are in one directory only, *alone. With repair the

@@ -117,6 +117,17 @@ bool vmdk_tables_take(const struct vmdk_tables *t, uint64_t off, uint64_t bytes)
 	return low > 0 && t->taken[low - 1].off + t->taken[low - 1].bytes > off;
 }
 
+/* There is room for as many ranges as there can be tables. */
+void vmdk_tables_add(struct vmdk_tables *t, uint64_t off, uint64_t bytes)
+{
+	struct img_range *last = &t->taken[t->nr_taken - 1];
+
+	if (last->off + last->bytes == off)
+		last->bytes += bytes;
+	else
+		t->taken[t->nr_taken++] = (struct img_range){ off, bytes };
+}
+
 /* ---- tables by place --------------------------------------------------------------------------------------------- */
 
 struct numbered {
