@@ -155,17 +155,17 @@ static int run_repair(struct machine *m, struct img_error *err)
 }
 
 static const struct operation whole_operations[] = {
-	{ "convert", "sjwouqkxvlpdfgin", run_convert },
+	{ "convert", "sjwouqkxvlpdfginy", run_convert },
 	{ "makeNew", "soqp", run_make },
-	{ "commit", "oupeh", run_commit },
-	{ "rebase", "oupeh", run_rebase },
-	{ "flatten", "oupeh", run_flatten },
+	{ "commit", "oupehz", run_commit },
+	{ "rebase", "oupehz", run_rebase },
+	{ "flatten", "oupehz", run_flatten },
 	{ "amendLazy", "qvp", run_amend_lazy },
 	{ "amendEager", "qp", run_amend_eager },
 	{ "amendV3", "v", run_amend_v3 },
 	{ "amendV2", "v", run_amend_v2 },
 	{ "amendV2V3", "p", run_amend_v2_v3 },
-	{ "repair", "sjldfginb", run_repair },
+	{ "repair", "sjldfginby", run_repair },
 };
 
 const struct operation *whole_operation_at(unsigned i)
