@@ -194,7 +194,7 @@ int vmdk_create(struct node *file, const struct driver_create *args, struct img_
 	if (c.o.subformat == VMDK_STREAM)
 		return vmdk_stream_create(file, args, &c.o, err);
 	ret = create(&c, err);
-	for (size_t i = 0; i < c.nr; i++)
+	for (size_t i = 0; c.extents && i < c.nr; i++)
 		free(c.extents[i].name);
 	free(c.extents);
 	free(c.base);
