@@ -165,7 +165,7 @@ static const struct operation whole_operations[] = {
 	{ "amendV3", "v", run_amend_v3 },
 	{ "amendV2", "v", run_amend_v2 },
 	{ "amendV2V3", "p", run_amend_v2_v3 },
-	{ "repair", "sjldfginby", run_repair },
+	{ "repair", "sjldfginbymt", run_repair },
 };
 
 const struct operation *whole_operation_at(unsigned i)

@@ -54,6 +54,8 @@ static const struct scenario scenarios[] = {
 	{ "vmdk-check", 'y', false, "block,check,flush,repair,check" },
 	{ "vmdk-convert", 'y', false, "block,convert" },
 	{ "vmdk-create", 'y', false, "make" },
+	{ "vmdk-extents", 'm', false, "block,sub,leaf,zero,discard,flush" },
+	{ "vmdk-raw-extents", 't', false, "block,sub,leaf,zero,discard,flush" },
 	{ "vmdk-overlay", 'z', false, "sub,flush,zero,reopen,look,grow" },
 	{ "vmdk-commit", 'z', false, "block,commit,look" },
 	{ "vmdk-rebase", 'z', false, "block,rebase,look,flatten" },

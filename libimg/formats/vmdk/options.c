@@ -104,7 +104,7 @@ static int set_extent(struct vmdk_options *o, const char *v, struct img_error *e
 	uint64_t n = size_of(v);
 
 	if (n < VMDK_EXTENT_MIN || n > VMDK_EXTENT_MAX || n % VMDK_EXTENT_MIN != 0)
-		return wrong(err, "extent_size", "1M to 2G, a multiple of 1M", v);
+		return wrong(err, "extent_size", "64K to 2G, a multiple of 64K", v);
 	o->extent_bytes = n;
 	return 0;
 }

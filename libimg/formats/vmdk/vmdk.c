@@ -80,6 +80,15 @@ static int pread_member(struct node *n, void *buf, uint64_t bytes, uint64_t off,
 	return span_pread(vmdk_of(n)->span, buf, bytes, off, err);
 }
 
+/* After a change that failed with ret. One of several files that lost something stops them all. */
+static int judge_failure(struct vmdk_state *v, int ret)
+{
+	for (size_t i = 0; ret != 0 && i < v->d.nr_extents; i++)
+		if (v->parts[i].file && node_is_poisoned(v->parts[i].file))
+			atomic_store(&v->broken, true);
+	return ret;
+}
+
 /* Before any of a change: it is possible, and children will know of it. */
 static int begin(struct vmdk_state *v, uint64_t bytes, uint64_t off, bool zero, struct img_error *err)
 {
@@ -97,7 +106,7 @@ static int pwrite_member(struct node *n, const void *buf, uint64_t bytes, uint64
 	int ret = begin(v, bytes, off, false, err);
 
 	(void)flags;
-	return ret == 0 ? span_pwrite(v->span, buf, bytes, off, err) : ret;
+	return ret == 0 ? judge_failure(v, span_pwrite(v->span, buf, bytes, off, err)) : ret;
 }
 
 static int zero(struct node *n, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err)
@@ -105,7 +114,7 @@ static int zero(struct node *n, uint64_t bytes, uint64_t off, unsigned flags, st
 	struct vmdk_state *v = vmdk_of(n);
 	int ret = begin(v, bytes, off, true, err);
 
-	return ret == 0 ? span_zero(v->span, bytes, off, flags, err) : ret;
+	return ret == 0 ? judge_failure(v, span_zero(v->span, bytes, off, flags, err)) : ret;
 }
 
 static int discard(struct node *n, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err)
@@ -116,7 +125,7 @@ static int discard(struct node *n, uint64_t bytes, uint64_t off, unsigned flags,
 	(void)flags;
 	if (ret == 0)
 		ret = vmdk_touch(v, err);
-	return ret == 0 ? span_discard(v->span, bytes, off, err) : ret;
+	return ret == 0 ? judge_failure(v, span_discard(v->span, bytes, off, err)) : ret;
 }
 
 static int flush(struct node *n, unsigned flags, struct img_error *err)
@@ -124,7 +133,7 @@ static int flush(struct node *n, unsigned flags, struct img_error *err)
 	struct vmdk_state *v = vmdk_of(n);
 
 	(void)flags;
-	return v->writable ? span_flush(v->span, err) : 0;
+	return v->writable ? judge_failure(v, span_flush(v->span, err)) : 0;
 }
 
 /* Own layer only. */

@@ -184,7 +184,7 @@ struct vmdk_options {
 #define VMDK_TOOLS_VERSION    "2147483647"
 #define VMDK_GRAIN_OPTION_MIN 4096u
 #define VMDK_GRAIN_OPTION_MAX (2u << 20)
-#define VMDK_EXTENT_MIN	      (1u << 20)
+#define VMDK_EXTENT_MIN	      65536u
 #define VMDK_EXTENT_MAX	      (UINT64_C(2) << 30)
 #define VMDK_EXTENT_DEFAULT   (UINT64_C(2047) << 20) /* as VMware's tools split */
 
