@@ -60,3 +60,26 @@ imgtool commit -q child.vhd
 modified child.vhd
 # Windows records none.
 modified second.vhd
+
+# Texts that lie outside the file: a disk with a parent is read, and not written, since blocks would come to lie there.
+/usr/bin/python3 -B - "$SRCDIR/tests/images/gen" <<'END'
+import struct
+import sys
+sys.path.insert(0, sys.argv[1])
+from vhd_image import *
+for name in ('difference', 'alone'):
+    image = Image(4 << 20)
+    if name == 'alone':
+        image.dynamic({3: bytes(SECTOR)})
+    else:
+        image.differencing({3: bytes(SECTOR)}, b'0123456789abcdef', [(b'W2ru', 'base.vhd'.encode('utf-16-le'))], 'base.vhd')
+    at = image.header_off + 576 + 24
+    image.b[at:at + 24] = struct.pack('>4sIIIQ', b'W2ku', 512, 32, 0, len(image.b) + (1 << 20))
+    image.b[image.header_off + 36:image.header_off + 40] = struct.pack('>I', checksum(image.b[image.header_off:image.header_off + 1024], 36))
+    image.save('%s.vhd' % name)
+END
+run imgtool write difference.vhd --offset 0 <<<'x'
+imgtool checksum -q difference.vhd | cut -d' ' -f2-
+run imgtool check difference.vhd
+run imgtool write -q alone.vhd --offset 3M <<<'x'
+expect 0 imgtool check -q alone.vhd

@@ -132,11 +132,11 @@ static void check_structures(struct check *k)
 	const struct vhd_header *h = &k->s->head;
 	uint64_t file_bytes = node_size(k->n->file);
 
-	for (unsigned i = 0; i < VHD_LOCATORS; i++) {
+	for (unsigned i = 0; i < VHD_LOCATORS && k->s->names_parent; i++) {
 		const struct disk_vhd_locator *l = &h->disk.locator[i];
 
 		if (be32_get(l->length) > 0 && !range_inside(be64_get(l->off), be32_get(l->length), file_bytes))
-			found(k, IMG_FINDING_NOTE, 10, h->off, false, "the text of locator %u lies outside the file",
+			found(k, IMG_FINDING_DAMAGE, 10, h->off, false, "the text of locator %u lies outside the file",
 			      i);
 	}
 	if (k->s->structures_overlap)

@@ -52,11 +52,14 @@ void vhd_learn_structures(struct vhd_state *s)
 	r[nr++] = (struct img_range){ h->off, sizeof(h->disk) };
 	if (h->max_entries > 0)
 		r[nr++] = (struct img_range){ h->table_off, (uint64_t)h->max_entries * 4 };
-	for (unsigned i = 0; i < VHD_LOCATORS; i++) {
+	s->texts_outside = false;
+	for (unsigned i = 0; i < VHD_LOCATORS && s->names_parent; i++) {
 		uint64_t off = be64_get(h->disk.locator[i].off), bytes = be32_get(h->disk.locator[i].length);
 
 		if (bytes > 0 && range_inside(off, bytes, s->texts_limit))
 			r[nr++] = (struct img_range){ off, bytes };
+		else if (bytes > 0)
+			s->texts_outside = true;
 	}
 	qsort(r, nr, sizeof(*r), by_off);
 	s->structures_overlap = false;
@@ -78,6 +81,12 @@ static int judge_structures(struct node *n, const struct vhd_state *s, struct im
 {
 	const struct img_range *last = &s->structure[s->nr_structures - 1];
 
+	if (s->texts_outside)
+		return error_set(
+			err, IMG_E_CORRUPT, 0, s->head.off, LAYER,
+			"%s: texts that name the parent lie outside the file, where blocks would be written, so that "
+			"it can only be read",
+			n->path);
 	if (!s->structures_overlap && last->off + last->bytes <= round_up(s->foot.tail_off, VHD_SECTOR_BYTES))
 		return 0;
 	return error_set(err, IMG_E_CORRUPT, 0, last->off, LAYER,

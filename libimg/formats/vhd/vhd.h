@@ -141,6 +141,7 @@ struct vhd_state {
 	struct img_range structure[VHD_STRUCTURES_MAX]; /* what is no block's; ascending, merged */
 	size_t nr_structures;
 	bool structures_overlap;
+	bool texts_outside;   /* of a disk that names a parent */
 	uint64_t texts_limit; /* texts that reach over it were no part of the file, and are not now that it is longer */
 	/* The last place that was given, and the end of all others; under the engine's map. */
 	uint64_t last_place, end_before;
