@@ -157,6 +157,13 @@ static void check_header(struct check *k)
 		found(k, IMG_FINDING_DAMAGE, 10, h->off, false, "the parent is nowhere named");
 }
 
+/* Asked for each entry, does not ask the caller each time. */
+static bool is_stopped(const struct check *k, uint64_t done, uint64_t total)
+{
+	return done % 4096 == 0 && k->progress && k->progress->fn &&
+	       k->progress->fn(k->progress->ctx, done, total) != 0;
+}
+
 /* Entries behind the disk; nobody reads them until it grows. */
 static int check_beyond(struct check *k, struct img_error *err)
 {
@@ -166,16 +173,15 @@ static int check_beyond(struct check *k, struct img_error *err)
 	int ret;
 
 	for (uint64_t b = shape->nr_blocks; b < shape->nr_slots; b++) {
-		struct img_error why = { .code = IMG_OK };
-
-		ret = blockmap_get(k->s->bm, b, &e, &why);
-
-		if (ret != 0 && ret != IMG_E_CORRUPT) {
-			if (err)
-				*err = why;
+		/* Messages cost more than all the rest where entries are many and make no sense. */
+		ret = blockmap_get(k->s->bm, b, &e, NULL);
+		if (ret != 0 && ret != IMG_E_CORRUPT)
+			ret = blockmap_get(k->s->bm, b, &e, err);
+		if (ret != 0 && ret != IMG_E_CORRUPT)
 			return ret;
-		}
 		nr += ret != 0 || e.state != BLOCKMAP_FREE;
+		if (is_stopped(k, b, shape->nr_slots))
+			return error_set(err, IMG_E_CANCELLED, 0, NO_OFFSET, LAYER, "stopped");
 	}
 	if (nr == 0)
 		return 0;
@@ -216,23 +222,21 @@ static int check_bits(struct check *k, struct img_error *err)
 
 	for (uint64_t b = 0; b < shape->nr_blocks && vhd_footer_type(&k->s->foot.f) == VHD_DYNAMIC; b++) {
 		uint64_t off = b * shape->block_bytes, bytes = min_u64(shape->block_bytes, shape->disk_bytes - off);
-		struct img_error unused;
 		struct status_extent x[4];
 		struct blockmap_entry e;
 		bool clear = false;
 		size_t got;
 
-		if (blockmap_get(k->s->bm, b, &e, &unused) != 0 || e.state == BLOCKMAP_FREE)
+		if (is_stopped(k, b, shape->nr_blocks))
+			return error_set(err, IMG_E_CANCELLED, 0, NO_OFFSET, LAYER, "stopped");
+		if (blockmap_get(k->s->bm, b, &e, NULL) != 0 || e.state == BLOCKMAP_FREE)
 			continue;
-		if (blockmap_status(k->s->bm, bytes, off, x, ARRAY_LEN(x), &got, &unused) != 0)
+		if (blockmap_status(k->s->bm, bytes, off, x, ARRAY_LEN(x), &got, NULL) != 0)
 			continue; /* told by the engine's check */
 		for (size_t i = 0; i < got; i++)
 			clear = clear || x[i].kind == STATUS_UNALLOCATED;
 		nr += clear;
 		k->out->metadata_bytes += shape->bitmap_bytes;
-		if (b % 4096 == 0 && k->progress && k->progress->fn &&
-		    k->progress->fn(k->progress->ctx, b, shape->nr_blocks) != 0)
-			return error_set(err, IMG_E_CANCELLED, 0, NO_OFFSET, LAYER, "stopped");
 	}
 	if (nr > 0)
 		found(k, IMG_FINDING_NOTE, 8, NO_OFFSET, false,

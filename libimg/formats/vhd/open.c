@@ -11,6 +11,7 @@
 
 #include "vhd.h"
 
+#define TABLE_PIECE_BYTES (64u << 10)
 #define TRIM_BLOCKS_MAX \
 	(UINT64_C(1) << 20) /* entries that are looked at at every opening for writing: 2 TiB of usual blocks */
 
@@ -93,28 +94,41 @@ static int judge_structures(struct node *n, const struct vhd_state *s, struct im
 			 "%s: structures of the image lie over each other, so that it can only be read", n->path);
 }
 
+/* Entries that lead into the file. What makes no sense leads to nothing. */
+static int count_places(struct node *n, const struct vhd_state *s, uint64_t *out, struct img_error *err)
+{
+	uint64_t bytes = blockmap_shape(s->bm)->nr_blocks * 4, file_bytes = node_size(n->file), nr = 0;
+	uint8_t *buf = malloc(TABLE_PIECE_BYTES);
+	int ret = buf ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+
+	for (uint64_t done = 0; done < bytes && ret == 0; done += TABLE_PIECE_BYTES) {
+		uint64_t piece = min_u64(TABLE_PIECE_BYTES, bytes - done);
+
+		ret = node_pread(n->file, buf, piece, s->head.table_off + done, 0, err);
+		for (uint64_t at = 0; at < piece && ret == 0; at += 4) {
+			uint64_t sector = be32_at(buf, at);
+
+			nr += sector != 0 && sector != VHD_FREE && sector * VHD_SECTOR_BYTES < file_bytes;
+		}
+	}
+	free(buf);
+	*out = nr;
+	return ret;
+}
+
 /* Blocks that share their places are a bomb. Only where a file is small for its disk all entries have to be looked at. */
 static int judge_expansion(struct node *n, const struct vhd_state *s, struct budget *budget, struct img_error *err)
 {
 	const struct blockmap_shape *shape = blockmap_shape(s->bm);
-	uint64_t file_bytes = node_size(n->file), nr = 0;
-	struct blockmap_entry e;
+	uint64_t file_bytes = node_size(n->file), nr;
+	int ret;
 
 	if (budget_expansion_fits(budget, shape->disk_bytes, file_bytes))
 		return 0;
-	for (uint64_t b = 0; b < shape->nr_blocks; b++) {
-		struct img_error why = { .code = IMG_OK };
-		int ret = blockmap_get(s->bm, b, &e, &why);
-
-		/* What makes no sense leads to nothing. */
-		if (ret != 0 && ret != IMG_E_CORRUPT) {
-			if (err)
-				*err = why;
-			return ret;
-		}
-		nr += ret == 0 && e.state != BLOCKMAP_FREE;
-	}
-	return budget_expansion(budget, n->path, nr * shape->block_bytes, file_bytes, err);
+	ret = budget_metadata(budget, n->path, shape->nr_blocks * 4, err);
+	if (ret == 0)
+		ret = count_places(n, s, &nr, err);
+	return ret == 0 ? budget_expansion(budget, n->path, nr * shape->block_bytes, file_bytes, err) : ret;
 }
 
 static int open_blocks(struct node *n, struct vhd_state *s, const struct driver_open *args, struct img_error *err)
