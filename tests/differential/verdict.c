@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the library says of images, one after the other in one process, for differential.py. Each line of the input
+ *   differential-verdict [FORMAT]
+ *
+ * What the library says of images (of qcow2), one after the other in one process, for differential.py and plain.py. Each line of the input
  * names an image and a file with the first bytes of its disk as another program read them ("-": it could not), with a
  * tab between. The answer is one line of fields with tabs between:
  *
@@ -46,9 +48,9 @@ static void add_rule(void *ctx, const struct img_finding *finding)
 		memcpy(rules->text[rules->nr++], text, sizeof(text));
 }
 
-static void tell_check(const char *path, struct img_error *err)
+static void tell_check(const char *path, const char *format, struct img_error *err)
 {
-	struct img_open_options opts = { .struct_size = sizeof(opts), .format = "qcow2", .flags = IMG_OPEN_NO_BACKING };
+	struct img_open_options opts = { .struct_size = sizeof(opts), .format = format, .flags = IMG_OPEN_NO_BACKING };
 	struct img_check_result result = { 0 };
 	struct rules rules = { .nr = 0, .lowest_leak = UINT64_MAX };
 	int ret = img_check_file(path, &opts, 0, add_rule, &rules, NULL, &result, err);
@@ -92,9 +94,9 @@ static int compare(struct img *img, FILE *other, char *what, size_t what_bytes, 
 	return 0;
 }
 
-static void tell_content(const char *path, const char *other_path, struct img_error *err)
+static void tell_content(const char *path, const char *format, const char *other_path, struct img_error *err)
 {
-	struct img_open_options opts = { .struct_size = sizeof(opts), .format = "qcow2" };
+	struct img_open_options opts = { .struct_size = sizeof(opts), .format = format };
 	FILE *other = strcmp(other_path, "-") != 0 ? fopen(other_path, "rb") : NULL;
 	char what[64] = "open";
 	struct img *img;
@@ -109,8 +111,9 @@ static void tell_content(const char *path, const char *other_path, struct img_er
 		fclose(other);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	const char *format = argc > 1 ? argv[1] : "qcow2";
 	char line[8192];
 
 	while (fgets(line, sizeof(line), stdin)) {
@@ -121,8 +124,8 @@ int main(void)
 		if (!other)
 			return 2;
 		*other++ = 0;
-		tell_check(line, &check);
-		tell_content(line, other, &content);
+		tell_check(line, format, &check);
+		tell_content(line, format, other, &content);
 		printf("\t%s | %s\n", check.msg, content.msg);
 		if (fflush(stdout) != 0)
 			return 1;
