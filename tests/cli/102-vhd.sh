@@ -106,6 +106,13 @@ run imgtool info outer.vhd
 run imgtool create -f vhd x.vhd 3T
 run imgtool create -f vhd -o block_size=3M x.vhd 1M
 run imgtool create -f vhd -o align=1000 x.vhd 1M
+# Another size than asked for is said.
+run imgtool create --force -f vhd -o align=1M x.vhd 3000320
+run imgtool create --force -f vhd -o align=1M x.vhd 3M
+run imgtool create --force -f vhd y.vhd 3000320
+run imgtool create --force -f vhd -o align=64K -b y.vhd x.vhd
+run imgtool create -q --force -f vhd -o align=64K -b y.vhd x.vhd
+rm x.vhd y.vhd
 run imgtool create -f vhd -o uuid=12 x.vhd 1M
 run imgtool create -f vhd -o subformat=differencing x.vhd 1M
 run imgtool snapshot create a.vhd@one

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* imgtool create: a new image or overlay. The library makes it under a temporary name and renames it into place. */
+#include <inttypes.h>
 #include <string.h>
 
 #include "confined.h"
@@ -29,6 +30,28 @@ static const struct cli_option options[] = {
 	  offsetof(struct create_args, force) },
 };
 
+/* Options may ask for another size than the one given, or than the parent's (VHD's align=): what guests see is said. */
+static void tell_size(const struct create_args *args, const struct img_create_options *create, const char *path)
+{
+	struct limits limits = limits_of(&args->common);
+	struct img_open_options open = { .struct_size = sizeof(open),
+					 .format = create->format,
+					 .flags = create->size_given ? IMG_OPEN_NO_BACKING : 0,
+					 .refs = create->refs,
+					 .host = create->host };
+	struct img *img;
+	uint64_t asked;
+
+	limits_apply(&limits, &open);
+	if (img_open(path, &open, &img, NULL) != 0)
+		return;
+	asked = create->size_given ? create->size_bytes : img_size(img_backing(img));
+	asked += -asked % 512; /* a raw parent may end within a sector */
+	if (img_size(img) != asked)
+		cli_message(path, "note: the disk has %" PRIu64 " bytes instead of %" PRIu64, img_size(img), asked);
+	(void)img_close(img, NULL);
+}
+
 static int create(const struct create_args *args, const struct target *file, const struct target *backing,
 		  const struct size_arg *size)
 {
@@ -47,7 +70,7 @@ static int create(const struct create_args *args, const struct target *file, con
 		.budget = &limits.budget,
 	};
 	const struct img_grant name = { file->path,
-					args->force ? IMG_GRANT_CREATE | IMG_GRANT_OVERWRITE : IMG_GRANT_CREATE };
+					IMG_GRANT_READ | IMG_GRANT_CREATE | (args->force ? IMG_GRANT_OVERWRITE : 0u) };
 	struct img_error err = { .code = IMG_OK };
 	/* without a parent no image is looked at */
 	int status = backing->path ? confined_begin(&args->common, &name, 1, 0) : EXIT_DONE;
@@ -57,6 +80,8 @@ static int create(const struct create_args *args, const struct target *file, con
 	create.host = confined_host();
 	if (img_create(file->path, &create, &err) != 0)
 		return create_fail(file->path, &err);
+	if (args->options && !args->common.quiet)
+		tell_size(args, &create, file->path);
 	return EXIT_DONE;
 }
 
