@@ -119,7 +119,7 @@ def qemu_reads(j, name, folder, driver):
         done = subprocess.run(["qemu-img", "dd", "-f", driver, "-O", "raw", "bs=64k", "count=256", "if=" + name, "of=disk.raw"],
                               cwd=folder, capture_output=True, timeout=SECONDS, check=False, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
-        j.theirs, j.they_said = "slow", ""
+        j.theirs, j.they_said = "slow", "no answer in %d seconds" % SECONDS
         return "-"
     j.they_said = done.stderr.decode(errors="replace").strip()
     j.theirs = "all" if done.returncode == 0 else "killed" if done.returncode < 0 else \
@@ -221,8 +221,10 @@ VHD_RULES = [
     ("vhd-sector-0", lambda j: j.ours == "part" and j.theirs == "all" and "leads to the footer's copy" in j.we_said),
     ("vhd-checksum", lambda j: we_refuse(j, "the dynamic disk header is damaged: its checksum does not hold")),
     ("vhd-type", lambda j: we_refuse(j, "VHD disk type", "VHD version", "dynamic disk header of version")),
+    ("vhd-type", lambda j: we_refuse(j, "the name of the backing file is missing") and number(j.data, 60, 4, "big") == 4),
     ("vhd-cut", lambda j: we_refuse(j, "cut off: a disk of")),
-    ("vhd-layout", lambda j: we_refuse(j, "no whole sectors", "lies in its own table")),
+    ("vhd-layout", lambda j: we_refuse(j, "no whole sectors", "lies in its own table", "lies outside the file", "limit is 2040 GiB")),
+    ("vhd-two-images", lambda j: we_refuse(j, "belongs to another disk")),
 ]
 
 if __name__ == "__main__":
