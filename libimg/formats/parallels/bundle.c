@@ -358,7 +358,7 @@ int prl_bundle_snap_list(struct node *node, struct img_snapshot *out, size_t cap
 		if (i != b->d.head)
 			tell_shot(&b->d, i, &all[n++]);
 	qsort(all, n, sizeof(*all), by_id);
-	memcpy(out, all, min_u64(cap, n) * sizeof(*all));
+	memcpy(out, all, (cap < n ? cap : n) * sizeof(*all));
 	free(all);
 	return 0;
 }

@@ -14,6 +14,8 @@
 
 #include "prl.h"
 
+#define REPORT_BLOCKS 65536u
+
 struct check {
 	struct prl_image *p;
 	bool repair;
@@ -93,7 +95,7 @@ static int judge_empty(struct check *k)
 }
 
 /* Entries of which the place is between two places: then gaps cannot be filled. */
-static int check_line(struct check *k, bool *in_line, struct img_error *err)
+static int check_line(struct check *k, bool *in_line, const struct img_progress *progress, struct img_error *err)
 {
 	const struct prl_header *h = &k->p->h;
 	struct blockmap_entry e;
@@ -108,6 +110,9 @@ static int check_line(struct check *k, bool *in_line, struct img_error *err)
 				*err = why;
 			return ret;
 		}
+		if (i % REPORT_BLOCKS == 0 && progress && progress->fn &&
+		    progress->fn(progress->ctx, 0, h->nr_entries) != 0)
+			return error_set(err, IMG_E_CANCELLED, 0, NO_OFFSET, LAYER, "stopped");
 		if (ret != 0 || e.state != BLOCKMAP_DATA || prl_place_at(h, e.off) == e.off)
 			continue;
 		first = nr++ == 0 ? e.off : first;
@@ -162,7 +167,7 @@ static int check_stopped(struct check *k, const struct img_progress *progress, s
 		return ret;
 	rules.taken = k->ext.taken;
 	rules.nr_taken = k->ext.nr_taken;
-	ret = check_line(k, &rules.closes_gaps, err);
+	ret = check_line(k, &rules.closes_gaps, progress, err);
 	if (ret == 0)
 		ret = blockmap_check(p->bm, &rules, p->h.data_off, k->repair, k->fn, k->ctx, progress, k->out,
 				     &k->census, err);

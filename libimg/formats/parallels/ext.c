@@ -121,7 +121,7 @@ static int read_l1(struct reader *r, uint64_t off, uint32_t nr, struct img_error
 	int ret = 0;
 
 	for (uint32_t i = 0; i < nr && ret == 0; i += ARRAY_LEN(entry)) {
-		size_t n = min_u64(nr - i, ARRAY_LEN(entry));
+		size_t n = (size_t)min_u64(nr - i, ARRAY_LEN(entry));
 
 		ret = node_pread(r->file, entry, n * sizeof(*entry), off + i * sizeof(*entry), 0, err);
 		for (size_t k = 0; k < n && ret == 0; k++) {

@@ -62,8 +62,9 @@ void prl_md5_add(struct prl_md5 *m, const void *data, size_t bytes)
 	const uint8_t *at = data;
 
 	while (bytes > 0) {
-		size_t have = m->bytes % sizeof(m->block), n = min_u64(bytes, sizeof(m->block) - have);
+		size_t have = m->bytes % sizeof(m->block), n = sizeof(m->block) - have;
 
+		n = n < bytes ? n : bytes;
 		memcpy(m->block + have, at, n);
 		m->bytes += n;
 		at += n;

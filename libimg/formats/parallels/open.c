@@ -180,7 +180,7 @@ static int scan_table(struct node *file, struct scan *s, struct img_error *err)
 
 		ret = node_pread(file, buf, n, PRL_TABLE_OFF + at, 0, err);
 		for (uint64_t i = 0; i < n && ret == 0; i += PRL_ENTRY_BYTES)
-			ret = scan_entry(s, le32_at(buf, i), (at + i) / PRL_ENTRY_BYTES, err);
+			ret = scan_entry(s, le32_at(buf, (size_t)i), (at + i) / PRL_ENTRY_BYTES, err);
 	}
 	free(buf);
 	return ret;
