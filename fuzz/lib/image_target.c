@@ -258,6 +258,8 @@ void fuzz_image(const char *format, const uint8_t *data, size_t bytes)
 	fuzz_case_parse(&c, data, bytes);
 	fuzz_host_init(&host);
 	fuzz_case_put(&c, fuzz_template_get(format, c.number), &host.fs);
+	if (fuzz_format_find(format)->driver)
+		format = fuzz_format_find(format)->driver;
 	forced = c.options & OPTION_FORCE_FORMAT ? format : NULL;
 	flags = c.options >> OPTION_LOOK_SHIFT & 15;
 	fixed_reset();

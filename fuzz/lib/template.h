@@ -52,6 +52,7 @@ struct fuzz_recipe {
 
 struct fuzz_format {
 	const char *name;
+	const char *driver; /* of libimg, that opens its images; NULL: of that name */
 	bool big_endian;
 	const struct fuzz_recipe *recipes;
 	size_t nr_recipes;
@@ -63,7 +64,8 @@ struct fuzz_format {
 };
 
 extern const struct fuzz_format fuzz_format_raw, fuzz_format_limg, fuzz_format_qcow2, fuzz_format_foreign,
-	fuzz_format_limg_journal, fuzz_format_vdi, fuzz_format_vhd, fuzz_format_parallels;
+	fuzz_format_limg_journal, fuzz_format_vdi, fuzz_format_vhd, fuzz_format_parallels,
+	fuzz_format_vmdk_stream;
 
 /* NULL past the end, or where there is none of that name. */
 const struct fuzz_format *fuzz_format_at(size_t i);

@@ -251,7 +251,11 @@ static int fill_target(struct conversion *c, struct img *dst, struct img_error *
 /* Takes file over. */
 static int write_in_order(struct conversion *c, struct node *file, struct img_error *err)
 {
-	struct driver_create create = { .size_bytes = c->size_bytes, .options = c->create.options };
+	struct driver_create create = {
+		.size_bytes = c->size_bytes,
+		.options = c->create.options,
+		.path = c->to_pipe ? NULL : c->path,
+	};
 	int r = tell_left_behind(c, NULL, err), closed;
 
 	if (r == 0)

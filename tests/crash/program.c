@@ -386,15 +386,15 @@ static int run_vm_zero(struct machine *m, struct img_error *err)
 }
 
 static const struct operation operations[] = {
-	{ "block", "sjwourqkxvlpdefghinbXYZyzmt", run_block },
-	{ "sub", "sjwourqkxvlpdefghinbXYZyzmt", run_sub },
+	{ "block", "sjwourqkxvlpdefghinbXYZyzmtS", run_block },
+	{ "sub", "sjwourqkxvlpdefghinbXYZyzmtS", run_sub },
 	{ "unit", "sjwouqkxvlp", run_unit },
 	{ "inunit", "sjwqkxvl", run_in_unit },
 	{ "leaf", "sjwqkxvldginbYymt", run_leaf },
 	{ "fua", "sjwrqkxvldfginbYymt", run_fua },
-	{ "zero", "sjwourqkxvlpdefghinbXYZyzmt", run_zero },
+	{ "zero", "sjwourqkxvlpdefghinbXYZyzmtS", run_zero },
 	{ "discard", "sjwouqkxvlpdefghinbXYZyzmt", run_discard },
-	{ "flush", "sjwourqkxvlpdefghinbXYZyzmt", run_flush },
+	{ "flush", "sjwourqkxvlpdefghinbXYZyzmtS", run_flush },
 	{ "checkpoint", "sjwouqkxvlpdefghinbXYZyzmt", run_checkpoint },
 	{ "reopen", "sjwourqkxvlpdefghinbXYZyzmt", run_reopen },
 	{ "createC", "sjwouqkxvlp", run_create_c },
@@ -589,6 +589,8 @@ static const struct setup setups[] = {
 	{ 't', "VMDK in several raw extents", make_raw, VMDK,
 	  .options = "subformat=twoGbMaxExtentFlat,extent_size=384K" },
 	{ 'z', "a VMDK over another", make_overlay, VMDK, .options = "grain_size=4096,zeroed_grain=on" },
+	{ 'S', "a raw file that becomes streamOptimized VMDK", make_raw, .format = "raw", .file = "top.raw",
+	  .new_format = "vmdk", .new_options = "subformat=streamOptimized" },
 	{ 'q', "qcow2, two snapshots, machine state, compressed clusters", make_snapshots, QCOW2,
 	  .options = "cluster_size=4096" },
 	{ 'k', "the same with tables that grow", make_snapshots, QCOW2,

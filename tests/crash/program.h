@@ -15,7 +15,8 @@ struct setup {
 	char letter;
 	const char *what;
 	int (*make)(const struct setup *s, struct memhost *host, struct worlds *ws, struct img_error *err);
-	const char *format, *file, *options; /* of the image under test */
+	const char *format, *file, *options;  /* of the image under test */
+	const char *new_format, *new_options; /* of what convert and makeNew make; NULL: the same */
 	bool garbage; /* unsynced writes may leave rubbish: not for formats that overwrite in place */
 	enum machine_state vm;
 	bool may_keep_discarded;

@@ -19,12 +19,22 @@ static void hear(void *ctx, const struct img_left *left)
 	(void)left;
 }
 
+static const char *new_format(const struct setup *s)
+{
+	return s->new_format ? s->new_format : s->format;
+}
+
+static const char *new_options(const struct setup *s)
+{
+	return s->new_format ? s->new_options : s->options;
+}
+
 static int run_convert(struct machine *m, struct img_error *err)
 {
 	struct img_create_options create = { .struct_size = sizeof(create),
-					     .format = m->setup->format,
+					     .format = new_format(m->setup),
 					     .flags = IMG_CREATE_OVERWRITE,
-					     .options = m->setup->options };
+					     .options = new_options(m->setup) };
 	struct img_copy_options copy = {
 		.struct_size = sizeof(copy), .threads = 1, .flags = IMG_COPY_COMPRESS, .left_behind = hear
 	};
@@ -45,10 +55,10 @@ static int run_convert(struct machine *m, struct img_error *err)
 static int run_make(struct machine *m, struct img_error *err)
 {
 	struct img_create_options create = { .struct_size = sizeof(create),
-					     .format = m->setup->format,
+					     .format = new_format(m->setup),
 					     .size_bytes = MADE_SECTORS * SECTOR,
 					     .flags = IMG_CREATE_OVERWRITE,
-					     .options = m->setup->options };
+					     .options = new_options(m->setup) };
 	unsigned nr = m->ws.nr;
 
 	m->in_flight = m->ws;
@@ -155,8 +165,8 @@ static int run_repair(struct machine *m, struct img_error *err)
 }
 
 static const struct operation whole_operations[] = {
-	{ "convert", "sjwouqkxvlpdfginy", run_convert },
-	{ "makeNew", "soqp", run_make },
+	{ "convert", "sjwouqkxvlpdfginyS", run_convert },
+	{ "makeNew", "soqpS", run_make },
 	{ "commit", "oupehz", run_commit },
 	{ "rebase", "oupehz", run_rebase },
 	{ "flatten", "oupehz", run_flatten },

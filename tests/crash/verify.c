@@ -61,7 +61,7 @@ static int check_recovered(struct img *img, const struct setup *s, char *why)
 
 static int observe_new(struct memhost *disk, const struct setup *s, struct observed *seen, char *why)
 {
-	struct setup made = { .format = s->format, .file = NEW_FILE };
+	struct setup made = { .format = s->new_format ? s->new_format : s->format, .file = NEW_FILE };
 	struct img_error err;
 	struct img *img;
 	int ret;

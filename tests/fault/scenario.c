@@ -69,6 +69,8 @@ static const struct scenario scenarios[] = {
 	{ "bundle-write", 'b', false, "block,sub,leaf,zero,discard,flush" },
 	{ "bundle-check", 'b', false, "block,check,flush,repair,check" },
 	{ "bundle-create", 'b', false, "make" },
+	{ "vmdk-stream", 'S', false, "block,zero,sub,convert" },
+	{ "vmdk-stream-create", 'S', false, "make" },
 	{ "qcow2-open", 'q', false, "look,reopen,look,list" },
 	{ "qcow2-write", 'q', false, "block,sub,unit,leaf,inunit,zero,discard,flush" },
 	{ "qcow2-tables", 'k', false, "block,unit,flush,inunit,zero,fua" },
@@ -228,13 +230,16 @@ static int step_bitmap_remove(struct machine *m, struct img_error *err)
 /* A second image beside the first; there whole or not at all. */
 static int step_make(struct machine *m, struct img_error *err)
 {
+	const struct setup *s = m->setup;
+	bool alone = s->may_leak || s->new_format;
 	struct img_create_options o = {
 		.struct_size = sizeof(o),
-		.format = m->setup->format,
+		.format = s->new_format ? s->new_format : s->format,
+		.options = s->new_options,
 		.size_bytes = 1 << 20,
-		.backing = m->setup->may_leak ? NULL : m->setup->file, /* there: its head is being written */
-		.backing_snapshot = m->setup->may_leak ? NULL : "A",
-		.backing_format = m->setup->may_leak ? NULL : m->setup->format,
+		.backing = alone ? NULL : s->file, /* there: its head is being written */
+		.backing_snapshot = alone ? NULL : "A",
+		.backing_format = alone ? NULL : s->format,
 		.refs = IMG_REFS_ANY,
 	};
 

@@ -199,6 +199,26 @@ def verb_convert_snapshots(r):
     r.snapshots_whole()
 
 
+@only('limg')
+def verb_stream(r):
+    """From front to back: as a file it is there whole or not at all; what went to stdout says itself that it is cut off."""
+    dst, part = r.path('dst.vmdk'), r.path('part.vmdk')
+    args = ['convert', '-q', '-O', 'vmdk', '-o', 'subformat=streamOptimized', r.path('base.img')]
+    whole = r.killed('stream', *args, dst)
+    if not whole and not os.path.exists(dst):
+        run(*args, dst)
+    run('check', '-q', dst)
+    if r.content('dst.vmdk') != r.lab.head:
+        raise Failed('a stream that was published is not whole')
+    with open(dst, 'rb') as file:
+        stream = file.read()
+    for end in r.rng.sample(range(512, len(stream)), 3):
+        with open(part, 'wb') as file:
+            file.write(stream[:end])
+        if run('checksum', '-q', part, want=None).returncode not in (3, 4):
+            raise Failed('a stream of which %d bytes of %d are there is read' % (end, len(stream)))
+
+
 def verb_raw(r):
     """A raw file: written in place sector by sector, made under another name, resized."""
     raw, rng = r.path('src.raw'), r.rng
@@ -262,4 +282,4 @@ def verb_device(r):
         subprocess.run(['losetup', '-d', device], check=False)
 
 
-MORE_VERBS = [verb_create, verb_bitmap, verb_amend, verb_repair, verb_convert_snapshots, verb_raw, verb_device]
+MORE_VERBS = [verb_create, verb_bitmap, verb_amend, verb_repair, verb_convert_snapshots, verb_stream, verb_raw, verb_device]

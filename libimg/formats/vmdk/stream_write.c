@@ -27,7 +27,7 @@
 #define OVERHEAD_BYTES	   65536u /* before the first grain, as VMware's tools write it; more for a longer descriptor */
 #define DESCRIPTOR_SECTORS 20u	  /* at least, as above */
 #define TABLE_BYTES	   (VMDK_GTES * VMDK_GTE_BYTES)
-#define EXTENT_NAME	   "generated-stream.vmdk" /* nobody looks for it: the extent is the file itself */
+#define EXTENT_NAME	   "generated-stream.vmdk" /* of a file whose name is not known, in a pipe */
 #define DISK_MAX	   (UINT64_C(64) << 40)	   /* what products take; the directory has 8 MiB then */
 
 struct writer {
@@ -69,6 +69,14 @@ static struct disk_vmdk_marker marker(enum vmdk_marker type, uint64_t bytes)
 
 /* ---- the head ---------------------------------------------------------------------------------------------------- */
 
+/* The extent is the file itself. Most readers know that; libvmdk looks for a file of this name. */
+static const char *extent_name(const char *path)
+{
+	const char *slash = path ? strrchr(path, '/') : NULL, *name = slash ? slash + 1 : path;
+
+	return name && name[0] && !strpbrk(name, "\"\\\r\n") ? name : EXTENT_NAME;
+}
+
 static int make_descriptor(const struct driver_create *args, const struct vmdk_options *o, char **text, size_t *bytes,
 			   struct img_error *err)
 {
@@ -76,7 +84,7 @@ static int make_descriptor(const struct driver_create *args, const struct vmdk_o
 		.access = VMDK_RW,
 		.kind = VMDK_SPARSE,
 		.bytes = args->size_bytes,
-		.name = (char *)(uintptr_t)EXTENT_NAME, /* not written to */
+		.name = (char *)(uintptr_t)extent_name(args->path), /* not written to */
 	};
 	struct vmdk_descriptor_new d = {
 		.parent_cid = VMDK_NO_PARENT_CID,
