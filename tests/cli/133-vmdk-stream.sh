@@ -1,6 +1,7 @@
 # streamOptimized VMDK: written byte for byte as it has to be, into files and pipes, and read back by others; both
 # dialects read; what is cut off or damaged is refused; memory is bounded.
 need qemu-img
+/usr/bin/python3 -c 'import pyvmdk' 2>/dev/null || skip "python3-libvmdk is not installed"
 judge=(/usr/bin/python3 "$SRCDIR/tests/interop/vmdk_stream_reader.py")
 stream=(-O vmdk -o subformat=streamOptimized)
 # Three tables, some of which have nothing; text, noise, holes and zeros; an end inside a grain.
@@ -34,6 +35,21 @@ size=$(imgtool measure --json "${stream[@]}" a.raw | json 'd["required_bytes"]')
 # Sparse stays sparse, compressed is told.
 imgtool map --json a1.vmdk | json 'sum(e["length"] for e in d["extents"] if e["data"]) < 6 << 20'
 imgtool info --json a1.vmdk | json '(d["virtual_size"], d["compression"], d["format_specific"]["footer"])'
+
+# libvmdk, which finds the extent by its name.
+cat >libvmdk.py <<'PY'
+import hashlib, pyvmdk, sys
+disk, digest = pyvmdk.handle(), hashlib.sha256()
+disk.open(sys.argv[1])
+disk.open_extent_data_files()
+left = disk.get_media_size()
+while left:
+    data = disk.read_buffer(min(left, 1 << 20))
+    digest.update(data)
+    left -= len(data)
+print(digest.hexdigest())
+PY
+same "what libvmdk reads" "$(/usr/bin/python3 libvmdk.py a7.vmdk)" "$(sha a.raw)"
 
 # Levels, and options that say what is in the descriptor.
 imgtool convert -c zlib:1 "${stream[@]}" a.raw fast.vmdk
