@@ -70,23 +70,24 @@ static int judge_marker(struct lookup *l, const uint8_t *raw, uint64_t there, co
 static int read_grain(struct lookup *l, const struct lookup_entry *e, uint64_t disk_off, uint8_t **data, uint64_t *from,
 		      uint64_t *bytes, const char **rule, struct img_error *err)
 {
+	uint64_t there = l->file_bytes - e->off, head = min_u64(FIRST_READ, there);
 	bool markers = of(l)->h.flags & VMDK_MARKERS;
-	uint64_t room = 2 * l->cluster_bytes + 2 * VMDK_SECTOR_BYTES, first,
-		 there = min_u64(room, l->file_bytes - e->off);
-	uint8_t *buf = calloc(1, (size_t)room);
-	int ret;
+	uint8_t first[FIRST_READ] = { 0 };
+	int ret = node_pread(l->file, first, head, e->off, 0, err);
 
-	if (!buf)
-		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", l->node->path);
-	*data = buf;
 	*from = markers ? VMDK_GRAIN_MARKER_BYTES : 0;
-	*bytes = there;
-	first = markers ? min_u64(FIRST_READ, there) : there;
-	ret = node_pread(l->file, buf, first, e->off, 0, err);
+	*bytes = min_u64(2 * l->cluster_bytes, there);
 	if (ret == 0 && markers)
-		ret = judge_marker(l, buf, there, e, disk_off, bytes, rule, err);
-	if (ret == 0 && *from + *bytes > first)
-		ret = node_pread(l->file, buf + first, *from + *bytes - first, e->off + first, 0, err);
+		ret = judge_marker(l, first, there, e, disk_off, bytes, rule, err);
+	if (ret != 0)
+		return ret;
+	*data = malloc((size_t)(*from + *bytes));
+	if (!*data)
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", l->node->path);
+	head = min_u64(head, *from + *bytes);
+	memcpy(*data, first, (size_t)head);
+	if (*from + *bytes > head)
+		ret = node_pread(l->file, *data + head, *from + *bytes - head, e->off + head, 0, err);
 	return ret;
 }
 
