@@ -53,7 +53,7 @@ same "what libvmdk reads" "$(/usr/bin/python3 libvmdk.py a7.vmdk)" "$(sha a.raw)
 
 # Levels, and options that say what is in the descriptor.
 imgtool convert -c zlib:1 "${stream[@]}" a.raw fast.vmdk
-imgtool convert -c zlib:9 "${stream[@]}",adapter_type=ide,hwversion=13 a.raw best.vmdk
+imgtool convert -c zlib:9 "${stream[@]}" -o adapter_type=ide,hwversion=13 a.raw best.vmdk
 "${judge[@]}" strict best.vmdk
 grep -aq 'ddb.adapterType = "ide"' best.vmdk
 (($(stat -c %s best.vmdk) < $(stat -c %s fast.vmdk))) || fail "the level does nothing"
@@ -92,7 +92,8 @@ bytes=$(stat -c %s a1.vmdk)
 for cut in $((bytes - 1)) $((bytes - 512)) $((bytes / 2)) 70000; do
 	head -c $cut a1.vmdk >cut.vmdk
 	expect 4 imgtool checksum cut.vmdk
-	grep -q 'the file ends without the footer' err && (($(wc -l <err) == 1)) || fail "$(cat err)"
+	grep -q 'the file ends without the footer' err || fail "$(cat err)"
+	(($(wc -l <err) == 1)) || fail "$(cat err)"
 done
 head -c $(($(stat -c %s q.vmdk) / 2)) q.vmdk >cut.vmdk
 expect 4 imgtool checksum cut.vmdk
