@@ -68,6 +68,12 @@ static const struct recipe vhd_recipes[] = {
 	{ "block_size=65536", 65536, 65536, KIB(300), NULL, 0, false },
 };
 
+/* The smallest blocks; disks of less than one, and of more. */
+static const struct recipe vhdx_recipes[] = {
+	{ "block_size=1M", 1 << 20, 1 << 20, KIB(300), NULL, 0, false },
+	{ "block_size=1M", 1 << 20, 1 << 20, KIB(1700) + 512, NULL, 0, false },
+};
+
 /* The table near the data, so that it needs the first clusters' room when the disk grows. */
 static const struct recipe parallels_recipes[] = {
 	{ "cluster_size=512", 512, 512, KIB(40), NULL, 0, false },
@@ -97,6 +103,7 @@ void ops_template(const char *format, unsigned number, struct geometry *out)
 		{ "vdi", vdi_recipes, sizeof(vdi_recipes) / sizeof(vdi_recipes[0]) },
 		{ "vhd", vhd_recipes, sizeof(vhd_recipes) / sizeof(vhd_recipes[0]) },
 		{ "vmdk", vmdk_recipes, sizeof(vmdk_recipes) / sizeof(vmdk_recipes[0]) },
+		{ "vhdx", vhdx_recipes, sizeof(vhdx_recipes) / sizeof(vhdx_recipes[0]) },
 		{ "parallels", parallels_recipes, sizeof(parallels_recipes) / sizeof(parallels_recipes[0]) },
 	};
 	const struct recipe *r = NULL;

@@ -165,17 +165,17 @@ static int run_repair(struct machine *m, struct img_error *err)
 }
 
 static const struct operation whole_operations[] = {
-	{ "convert", "sjwouqkxvlpdfginyS", run_convert },
+	{ "convert", "sjwouqkxvlpdfginyXYS", run_convert },
 	{ "makeNew", "soqpS", run_make },
-	{ "commit", "oupehz", run_commit },
-	{ "rebase", "oupehz", run_rebase },
-	{ "flatten", "oupehz", run_flatten },
+	{ "commit", "oupehzZ", run_commit },
+	{ "rebase", "oupehzZ", run_rebase },
+	{ "flatten", "oupehzZ", run_flatten },
 	{ "amendLazy", "qvp", run_amend_lazy },
 	{ "amendEager", "qp", run_amend_eager },
 	{ "amendV3", "v", run_amend_v3 },
 	{ "amendV2", "v", run_amend_v2 },
 	{ "amendV2V3", "p", run_amend_v2_v3 },
-	{ "repair", "sjldfginbymt", run_repair },
+	{ "repair", "sjldfginbymtXY", run_repair },
 };
 
 const struct operation *whole_operation_at(unsigned i)

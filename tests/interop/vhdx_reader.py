@@ -5,7 +5,7 @@ An independent reader of VHDX, chains and logs included, written from [MS-VHDX].
 
     vhdx_reader.py digest FILE      sha256 of what the guest sees
     vhdx_reader.py raw FILE         the same to stdout
-    vhdx_reader.py verify FILE      headers, regions, metadata, table, bitmaps and log are as a strict reader wants them
+    vhdx_reader.py verify FILE      headers, regions, metadata, table, bitmaps and log are as a strict reader wants them; of this file alone
     vhdx_reader.py judge FILE       verify, then the digest and the log's GUID
     vhdx_reader.py log FILE         what the log would change: one line for each descriptor
     vhdx_reader.py guids FILE       the GUIDs of the last writing of the file and of its data, and of the log
@@ -75,9 +75,7 @@ class Vhdx:
             self._replay()
         self._regions()
         self._metadata()
-        self.parent = None
-        if self.has_parent:
-            self._open_parent()
+        self._parent = None
 
     def _raw(self, off, size):
         self.file.seek(off)
@@ -232,6 +230,12 @@ class Vhdx:
             out[data[key:key + key_bytes].decode('utf-16-le')] = data[value:value + value_bytes].decode('utf-16-le')
         return out
 
+    @property
+    def parent(self):
+        if self.has_parent and self._parent is None:
+            self._open_parent()
+        return self._parent
+
     def _open_parent(self):
         keys = self.locator()
         wanted = {keys['parent_linkage'].strip('{}').lower(), keys.get('parent_linkage2', '').strip('{}').lower()}
@@ -241,11 +245,12 @@ class Vhdx:
             for path in (os.path.join(folder, name), os.path.join(folder, os.path.basename(name))):
                 if not os.path.exists(path):
                     continue
-                self.parent = Vhdx(path)
-                if self.parent.data_write not in wanted:
+                parent = Vhdx(path)
+                if parent.data_write not in wanted:
                     raise Bad('the parent has another data write GUID')
-                if self.parent.sector != self.sector:
+                if parent.sector != self.sector:
                     raise Bad('the parent has other sectors')
+                self._parent = parent
                 return
         raise Bad('no parent')
 

@@ -154,9 +154,21 @@ def damage_footer(path):
         file.write(b'x')
 
 
+def damage_older_header(path):
+    """Of the two headers of a VHDX the one that does not count."""
+    with open(path, 'r+b') as file:
+        numbers = []
+        for off in (65536, 131072):
+            file.seek(off + 8)
+            numbers.append(struct.unpack('<Q', file.read(8))[0])
+        file.seek(65600 if numbers[0] < numbers[1] else 131136)
+        file.write(b'x')
+
+
 def verb_repair(r):
     path = r.path('base.img')
     {'qcow2': leak_clusters, 'limg': damage_spare, 'vdi': count_too_many, 'vhd': damage_footer, 'vmdk': change_copy,
+     'vhdx': damage_older_header,
      'parallels': leave_open}[r.lab.format](path)
     if run('check', '-q', path, want=None).returncode == 0:
         raise Failed('what is to be repaired is not seen')
