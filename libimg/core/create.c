@@ -70,15 +70,20 @@ int img_probe(const char *path, struct img_probe_result *out, struct img_error *
 	struct host_open host = { .use = SHARE_PEEK_USE, .no_lock = true };
 	struct probe_verdict verdict;
 	struct node *file;
+	char *meant;
 	int fd, ret;
 
 	error_clear(err);
 	if (!path || !out)
 		return image_invalid(err, "no path, or no place for the answer");
 	memset(out, 0, sizeof(*out));
-	ret = broker_open_named(path, false, &fd, err);
+	meant = broker_meant(path);
+	if (!meant)
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+	ret = broker_open_named(meant, false, &fd, err);
 	if (ret == 0)
-		ret = node_of_fd(fd, path, &host, &file, err);
+		ret = node_of_fd(fd, meant, &host, &file, err);
+	free(meant);
 	if (ret != 0)
 		return ret;
 	ret = probe_node(file, &verdict, err);

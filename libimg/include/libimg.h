@@ -139,7 +139,7 @@ struct img_open_options {
 };
 
 /*
- * Opens the image at path and its backing chain. On success *out is owned by the caller and ends with img_close().
+ * Opens the image at path and its backing chain. A folder stands for the DiskDescriptor.xml in it (Parallels). On success *out is owned by the caller and ends with img_close().
  * On failure *out is NULL. Errors: NOENT, IO, FORMAT (no or two magics), CORRUPT, BUSY, REFUSED (policy, raw guessed for
  * writing), CHANGED (pin; a parent's snapshot is gone), UNSUPPORTED, LIMIT.
  */
@@ -186,7 +186,7 @@ struct img_probe_result {
 	char other[16];		/* a second format that recognises it */
 };
 
-/* Reads head and tail of a file and says what it looks like. Opens nothing else. */
+/* Reads head and tail of a file (as img_open(), a folder stands for one) and says what it looks like. Opens nothing else. */
 IMG_API int img_probe(const char *path, struct img_probe_result *out, struct img_error *err);
 
 /* ---- properties (no I/O) ----------------------------------------------------------------------------------------- */

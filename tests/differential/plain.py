@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""Damaged VDI and VHD images, each read by qemu-img and by the library. Where the two disagree a rule must know why (README.md);
+"""Damaged VDI, VHD and Parallels images, each read by qemu-img and by the library. Where the two disagree a rule must know why (README.md);
 what no rule explains is a failure.
 
-plain.py VERDICT --format vdi|vhd [--seed N] [--count N] [--show RULE] [--keep FOLDER]
+plain.py VERDICT --format vdi|vhd|parallels [--seed N] [--count N] [--show RULE] [--keep FOLDER]
 
 VERDICT is the program of verdict.c. The number of a failure makes its image again: --seed NUMBER --count 1."""
 
@@ -19,6 +19,7 @@ import tempfile
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "images", "gen"))
 
+import parallels_image    # noqa: E402
 import vdi_image    # noqa: E402
 import vhd_image    # noqa: E402
 
@@ -99,6 +100,31 @@ def make_vhd(r, path):
     return cut(r, image.b)
 
 
+# -- Parallels --------------------------------------------------------------------------------------------------------
+
+PARALLELS_FIELDS = [(0, 8), (8, 8), (16, 4), (20, 4), (24, 4), (28, 4), (32, 4), (36, 4), (36, 8), (44, 4), (48, 4), (52, 4), (56, 8)]
+
+
+def make_parallels(r, path):
+    cluster = r.choice((65536, 65536, 63 * SECTOR, MIB))
+    image = parallels_image.Image(size=2 * MIB - r.choice((0, 512, 65536)), cluster=cluster, seed=r.random(),
+                                  magic=r.choice((parallels_image.V1, parallels_image.V2)), tight=r.random() < .3)
+    for block in r.sample(range(image.nr), r.randrange(min(image.nr, 9))):
+        image.write(block)
+    image.shuffle().save(path)
+    with open(path, "rb") as file:
+        data = bytearray(file.read())
+    for _ in range(r.choice((0, 1, 1, 1, 2, 3))):
+        if r.random() < .6:
+            at, width = r.choice(PARALLELS_FIELDS)
+        else:
+            at, width = 64 + 4 * r.randrange(image.nr), 4
+        old = number(data, at, width, "little")
+        new = image.entry(r.randrange(9)) if at >= 64 and r.random() < .6 else other_value(r, old, width, len(data))
+        data[at:at + width] = new.to_bytes(width, "little")
+    return cut(r, data)
+
+
 def cut(r, data):
     if r.random() < .1:
         return data[:r.choice((0, 100, 511, 512, 1024, len(data) // 2, len(data) - 512, len(data) - 1))]
@@ -153,7 +179,7 @@ def disagreement(j):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("verdict")
-    parser.add_argument("--format", choices=("vdi", "vhd"), required=True)
+    parser.add_argument("--format", choices=("vdi", "vhd", "parallels"), required=True)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 40))
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--show")
@@ -162,7 +188,8 @@ def main():
     if not shutil.which("qemu-img"):
         print("SKIPPED: there is no qemu-img")
         return 77
-    make, driver, rules = {"vdi": (make_vdi, "vdi", VDI_RULES), "vhd": (make_vhd, "vpc", VHD_RULES)}[args.format]
+    make, driver, rules = {"vdi": (make_vdi, "vdi", VDI_RULES), "vhd": (make_vhd, "vpc", VHD_RULES),
+                           "parallels": (make_parallels, "parallels", PARALLELS_RULES)}[args.format]
     tally, bad = collections.Counter(), 0
     with tempfile.TemporaryDirectory(prefix="differential.") as folder, \
             subprocess.Popen([args.verdict, args.format], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as helper:
@@ -225,6 +252,16 @@ VHD_RULES = [
     ("vhd-cut", lambda j: we_refuse(j, "cut off: a disk of")),
     ("vhd-layout", lambda j: we_refuse(j, "no whole sectors", "lies in its own table", "lies outside the file", "limit is 2040 GiB")),
     ("vhd-two-images", lambda j: we_refuse(j, "belongs to another disk")),
+]
+PARALLELS_RULES = [
+    ("behind-the-end", lambda j: j.ours == "part" and j.theirs == "all" and "beyond the end of the file" in j.we_said),
+    ("behind-the-end", lambda j: we_refuse(j, "the block table ends at")),
+    ("parallels-abort", lambda j: j.theirs == "killed" and "parallels-ext.c" in j.they_said),
+    ("parallels-extension", lambda j: they_refuse(j, "Format Extension", "extension feature")),
+    ("parallels-before", lambda j: j.ours == "part" and j.theirs == "all" and "before the data area" in j.we_said),
+    ("parallels-few", lambda j: we_refuse(j, "clusters are less than the disk", "entries of the block table", "a disk of sectors")),
+    ("limit", lambda j: we_refuse(j, "above the limit of")),
+    ("parallels-layout", lambda j: we_refuse(j, "the header says")),
 ]
 
 if __name__ == "__main__":
