@@ -463,7 +463,8 @@ int prl_bundle_snap_diff(struct node *node, const char *a, const char *b, img_di
 	int ret;
 
 	if (!bundle)
-		return error_set(err, IMG_E_NOENT, 0, NO_OFFSET, LAYER, "a single Parallels image holds no snapshots");
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
+				 "a single Parallels image holds no snapshots");
 	ret = shot_for_diff(bundle, b, &to, err);
 	if (ret == 0 && a)
 		ret = shot_for_diff(bundle, a, &from, err);
