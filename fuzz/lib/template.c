@@ -12,7 +12,7 @@
 static const struct fuzz_format *const formats[] = {
 	&fuzz_format_raw,	   &fuzz_format_limg, &fuzz_format_qcow2, &fuzz_format_foreign,
 	&fuzz_format_limg_journal, &fuzz_format_vdi,  &fuzz_format_vhd,	  &fuzz_format_parallels,
-	&fuzz_format_vmdk_stream,  &fuzz_format_vhdx,
+	&fuzz_format_vmdk_stream,  &fuzz_format_vhdx, &fuzz_format_vmdk,
 };
 #define NR_FORMATS (sizeof(formats) / sizeof(formats[0]))
 

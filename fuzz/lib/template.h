@@ -65,7 +65,7 @@ struct fuzz_format {
 
 extern const struct fuzz_format fuzz_format_raw, fuzz_format_limg, fuzz_format_qcow2, fuzz_format_foreign,
 	fuzz_format_limg_journal, fuzz_format_vdi, fuzz_format_vhd, fuzz_format_parallels,
-	fuzz_format_vmdk_stream, fuzz_format_vhdx;
+	fuzz_format_vmdk_stream, fuzz_format_vhdx, fuzz_format_vmdk;
 
 /* NULL past the end, or where there is none of that name. */
 const struct fuzz_format *fuzz_format_at(size_t i);

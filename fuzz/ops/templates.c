@@ -86,7 +86,7 @@ static const struct recipe parallels_recipes[] = {
 static const struct recipe vmdk_recipes[] = {
 	{ "grain_size=4096", 4096, 4096, KIB(128), NULL, 0, false },
 	{ "grain_size=4096,zeroed_grain=on", 4096, 4096, KIB(100) + 512, NULL, 0, false },
-	{ "grain_size=4096", 4096, 4096, KIB(2048) + 4096, NULL, 0, false },
+	{ "grain_size=8192", 8192, 8192, KIB(200) + 4096, NULL, 0, false },
 	{ "grain_size=65536", 65536, 65536, KIB(300), NULL, 0, false },
 };
 

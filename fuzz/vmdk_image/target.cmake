@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+set(fuzz_libraries fuzz_lib)
