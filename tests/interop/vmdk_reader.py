@@ -38,7 +38,7 @@ def sparse_header(b):
 
 
 class Disk:
-    def __init__(self, path):
+    def __init__(self, path, alone=False):
         self.path = path
         text, self.header = descriptor_of(path)
         self.keys, self.extents = {}, []
@@ -54,7 +54,7 @@ class Disk:
                 self.keys[key.strip().lower()] = value.strip().strip('"')
         self.size = sum(e['bytes'] for e in self.extents)
         self.parent = None
-        if int(self.keys['parentcid'], 16) != 0xffffffff:
+        if int(self.keys['parentcid'], 16) != 0xffffffff and not alone:
             name = self.keys['parentfilenamehint']
             self.parent = Disk(os.path.join(os.path.dirname(path), name))
             if int(self.parent.keys['cid'], 16) != int(self.keys['parentcid'], 16):
@@ -206,7 +206,7 @@ def verify(disk):
 def main():
     command, path = sys.argv[1:]
     try:
-        disk = Disk(path)
+        disk = Disk(path, alone=command == 'verify')
         if command == 'verify':
             verify(disk)
         elif command == 'values':

@@ -17,14 +17,17 @@ struct check {
 	struct img_check_result *out;
 };
 
-static void found(struct check *k, enum img_finding_kind kind, const char *rule, uint64_t off, const char *fmt, ...)
-	__attribute__((format(printf, 5, 6)));
-static void found(struct check *k, enum img_finding_kind kind, const char *rule, uint64_t off, const char *fmt, ...)
+static void found(struct check *k, enum img_finding_kind kind, const char *rule, uint64_t off, bool repaired,
+		  const char *fmt, ...) __attribute__((format(printf, 6, 7)));
+static void found(struct check *k, enum img_finding_kind kind, const char *rule, uint64_t off, bool repaired,
+		  const char *fmt, ...)
 {
-	struct img_finding f = { .kind = kind, .file_off = off, .guest_off = NO_OFFSET };
+	struct img_finding f = { .kind = kind, .file_off = off, .guest_off = NO_OFFSET, .repaired = repaired };
 	va_list ap;
 
 	k->out->damage += kind == IMG_FINDING_DAMAGE;
+	k->out->leaks += kind == IMG_FINDING_LEAK;
+	k->out->repaired += repaired;
 	if (!k->fn)
 		return;
 	(void)snprintf(f.rule, sizeof(f.rule), "%s", rule);
@@ -35,20 +38,26 @@ static void found(struct check *k, enum img_finding_kind kind, const char *rule,
 	k->fn(k->ctx, &f);
 }
 
-static void check_size(struct check *k, size_t i)
+/* What a resize that was interrupted left: the descriptor counts, and others may go by the extent. */
+static int check_size(struct check *k, size_t i, struct img_error *err)
 {
 	const struct vmdk_extent *e = &k->v->d.extents[i];
 	const struct vmdk_part *p = &k->v->parts[i];
+	bool repair = k->flags & IMG_CHECK_REPAIR && p->sparse && p->sparse->writable && !p->sparse->t.overlap;
 
-	if (p->sparse && p->sparse->h.capacity_bytes != e->bytes)
-		found(k, IMG_FINDING_NOTE, "VMDK-12", e->line_off,
+	if (p->sparse && p->sparse->h.capacity_bytes != e->bytes) {
+		found(k, IMG_FINDING_LEAK, "VMDK-12", e->line_off, repair,
 		      "the extent holds 0x%" PRIx64 " bytes, of which the descriptor uses 0x%" PRIx64,
 		      p->sparse->h.capacity_bytes, e->bytes);
+		if (repair)
+			return vmdk_sparse_resize(p->sparse, e->bytes, err);
+	}
 	if ((e->kind == VMDK_FLAT || e->kind == VMDK_VMFS) && p->file &&
 	    !range_inside(e->file_off, e->bytes, node_size(p->file)))
-		found(k, IMG_FINDING_DAMAGE, "VMDK-12", e->line_off,
+		found(k, IMG_FINDING_DAMAGE, "VMDK-12", e->line_off, false,
 		      "the file '%.80s' ends at 0x%" PRIx64 ", but its extent at 0x%" PRIx64, e->name,
 		      node_size(p->file), e->file_off + e->bytes);
+	return 0;
 }
 
 /* The engine's own word on one part, added up. */
@@ -104,8 +113,9 @@ int vmdk_check(struct node *n, unsigned flags, img_finding_fn fn, void *ctx, con
 		return error_set(err, IMG_E_READONLY, 0, NO_OFFSET, LAYER,
 				 "repair needs an image that is open for writing");
 	for (size_t i = 0; i < v->d.nr_extents && ret == 0; i++) {
-		check_size(&k, i);
-		ret = check_part(&k, &v->parts[i], err);
+		ret = check_size(&k, i, err);
+		if (ret == 0)
+			ret = check_part(&k, &v->parts[i], err);
 	}
 	return ret;
 }
