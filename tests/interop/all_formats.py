@@ -136,18 +136,20 @@ def check_copy(folder, name, entry, want, deep):
         os.unlink(out)
 
 
-def all_pairs(folder, entries):
+def all_pairs(folder, entries, fewer):
+    """fewer: each has two targets, and is the target of two."""
     done = 0
     for kind, size, pieces in disks(folder):
         raw = os.path.join(folder, 'disk.raw')
         data = sparse_disk(raw, size, pieces)
         want = file_sum(raw), size, data + BESIDE
-        for a in entries:
+        for at, a in enumerate(entries):
+            targets = [entries[(at + step) % len(entries)] for step in (1, 5)] if fewer else entries
             source, b = file_name('a', a), None
             try:
                 convert(folder, 'disk.raw', 'raw', source, a)
                 check_copy(folder, source, a, want, True)
-                for b in entries if kind == 'odd' else ():
+                for b in targets if kind == 'odd' else ():
                     target = file_name('b', b)
                     convert(folder, source, split(a)[0], target, b)
                     check_copy(folder, target, b, want, False)
@@ -190,6 +192,7 @@ def main():
     parser.add_argument('--formats')
     parser.add_argument('--guest', action='store_true')
     parser.add_argument('--raw')
+    parser.add_argument('--sanitized', action='store_true', help='a few pairs only')
     parser.add_argument('--keep', action='store_true')
     args = parser.parse_args()
     os.environ['PATH'] += ':/usr/sbin:/sbin'
@@ -203,7 +206,7 @@ def main():
         if args.guest:
             guest_journey(folder, args.raw or debian_image(), entries)
         else:
-            all_pairs(folder, entries)
+            all_pairs(folder, entries, args.sanitized)
     except Wrong as wrong:
         print('FAILED: %s (files kept in %s)' % (wrong, folder))
         return 1
