@@ -191,6 +191,8 @@ int vmdk_create(struct node *file, const struct driver_create *args, struct img_
 		return ret;
 	if (args->size_bytes == 0)
 		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "a VMDK holds a disk of at least 512 bytes");
+	if (c.o.subformat == VMDK_STREAM && args->backing)
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "a streamOptimized VMDK has no backing file");
 	if (c.o.subformat == VMDK_STREAM)
 		return vmdk_stream_create(file, args, &c.o, err);
 	ret = create(&c, err);
