@@ -245,9 +245,12 @@ static int follow(struct vmdk_sparse *s, const struct vmdk_header *h, uint64_t e
 
 static int grow(struct vmdk_sparse *s, struct vmdk_header *h, struct img_error *err)
 {
-	uint64_t end;
+	uint64_t end, last = min_u64(h->nr_grains, s->h.nr_tables * s->h.nr_gtes);
 	int ret = blockmap_zero_tail(s->bm, s->h.capacity_bytes, err);
 
+	/* What the last table says of grains behind the old end is nobody's word. */
+	if (ret == 0 && last > s->h.nr_grains)
+		ret = blockmap_clear(s->bm, s->h.nr_grains, last - s->h.nr_grains, err);
 	if (ret == 0)
 		ret = blockmap_flush_stopped(s->bm, err);
 	if (ret == 0)
