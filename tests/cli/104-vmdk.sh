@@ -149,7 +149,8 @@ run imgtool create --force -f vmdk -o subformat=monolithicFlat f.vmdk 1M
 run imgtool snapshot create a.vmdk@one
 for extents in 'RW 4 VMFSRDM "/dev/null"' 'RW 4 FLAT "x" 4096' 'RW 4 FLAT "nothing" 0' 'RW 4 FLAT "/etc/passwd" 0' 'RW 4 SPARSE "x"' \
 	'RW 4 FLAT "a.vmdk" 0
-RW 4 FLAT "./a.vmdk" 0' 'RW 4 FLAT "d.vmdk" 0' 'RW 4 FRESH "x"' 'WO 4 FLAT "x" 0'; do
+RW 4 FLAT "./a.vmdk" 0' 'RW 4 FLAT "x" 0
+RW 4 FLAT "x" 3' 'RW 4 FLAT "d.vmdk" 0' 'RW 4 FRESH "x"' 'WO 4 FLAT "x" 0'; do
 	disk d.vmdk "$extents"
 	run imgtool checksum d.vmdk
 done

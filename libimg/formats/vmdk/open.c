@@ -117,6 +117,19 @@ static struct node *already_open(struct vmdk_state *v, size_t i)
 	return NULL;
 }
 
+/* What is written to one extent must not be another's. */
+static int judge_shared(const struct vmdk_state *v, size_t i, struct img_error *err)
+{
+	const struct vmdk_extent *e = v->d.extents;
+
+	for (size_t k = 0; k < i; k++)
+		if (v->parts[k].file == v->parts[i].file && e[k].file_off < e[i].file_off + e[i].bytes &&
+		    e[i].file_off < e[k].file_off + e[k].bytes)
+			return error_set(err, IMG_E_CORRUPT, 0, e[i].line_off, LAYER,
+					 "two extents lie over each other in '%s'", e[i].name);
+	return 0;
+}
+
 static int open_file(struct vmdk_state *v, size_t i, const struct driver_open *args, struct img_error *err)
 {
 	const struct vmdk_extent *e = &v->d.extents[i];
@@ -127,6 +140,8 @@ static int open_file(struct vmdk_state *v, size_t i, const struct driver_open *a
 	if (p->file && e->kind != VMDK_FLAT && e->kind != VMDK_VMFS)
 		return error_set(err, IMG_E_CORRUPT, 0, e->line_off, LAYER, "'%s' is named by two extents", e->name);
 	p->absent = args->data_absent || (!args->open_data && !args->writable);
+	if (p->file && judge_shared(v, i, err) != 0)
+		return IMG_E_CORRUPT;
 	/* Who only looks at the descriptor is not refused yet. */
 	if (p->file || (p->absent && !args->open_data))
 		return 0;
