@@ -36,7 +36,9 @@ struct vmdk_state {
 	struct node *node;
 	struct span *span;
 	struct vmdk_part *parts; /* as many as d has extents */
-	bool single;		 /* one file: the descriptor is inside of the extent */
+	size_t *openers;	 /* while it is opened: of each file the extent that brought it */
+	size_t nr_openers;
+	bool single; /* one file: the descriptor is inside of the extent */
 	bool writable, bulk, check_only, absent;
 
 	pthread_mutex_t lock; /* d's text, cid, parent; what is read of them while requests run */

@@ -97,16 +97,13 @@ static void tell_value(const struct told *t, const struct vmdk_descriptor *d, co
 static int tell_files(const struct told *t, const struct vmdk_state *v, struct img_error *err)
 {
 	const struct vmdk_descriptor *d = &v->d;
-	const char *first = NULL;
-	size_t nr = 0;
+	size_t nr = v->node->nr_parts;
+	const char *first = "";
 	char *text;
 
-	for (size_t i = 0; i < d->nr_extents && !v->single; i++) {
-		if (d->extents[i].name[0] == '\0' || !v->parts[i].file)
-			continue;
-		first = first ? first : d->extents[i].name;
-		nr++;
-	}
+	for (size_t i = 0; i < d->nr_extents && nr > 0 && !*first; i++)
+		if (v->parts[i].file)
+			first = d->extents[i].name;
 	if (nr < 2) {
 		if (nr == 1)
 			tell_text(t, "data_file", first);

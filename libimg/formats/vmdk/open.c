@@ -106,27 +106,23 @@ static int load_descriptor(struct vmdk_state *v, const struct driver_open *args,
 
 /* ---- one extent -------------------------------------------------------------------------------------------------- */
 
-/* A raw file may be named by several extents; tables have theirs alone. */
-static struct node *already_open(struct vmdk_state *v, size_t i)
+/* A raw file may be named by several extents; tables have theirs alone. Files are few: each counts as a reference. */
+static struct node *already_open(const struct vmdk_state *v, const char *name)
 {
-	const struct vmdk_extent *e = v->d.extents;
-
-	for (size_t k = 0; k < i; k++)
-		if (v->parts[k].file && strcmp(e[k].name, e[i].name) == 0)
-			return v->parts[k].file;
+	for (size_t k = 0; k < v->nr_openers; k++)
+		if (strcmp(v->d.extents[v->openers[k]].name, name) == 0)
+			return v->parts[v->openers[k]].file;
 	return NULL;
 }
 
-/* What is written to one extent must not be another's. */
-static int judge_shared(const struct vmdk_state *v, size_t i, struct img_error *err)
+static int remember_opener(struct vmdk_state *v, size_t i, struct img_error *err)
 {
-	const struct vmdk_extent *e = v->d.extents;
+	size_t *grown = realloc(v->openers, (v->nr_openers + 1) * sizeof(*grown));
 
-	for (size_t k = 0; k < i; k++)
-		if (v->parts[k].file == v->parts[i].file && e[k].file_off < e[i].file_off + e[i].bytes &&
-		    e[i].file_off < e[k].file_off + e[k].bytes)
-			return error_set(err, IMG_E_CORRUPT, 0, e[i].line_off, LAYER,
-					 "two extents lie over each other in '%s'", e[i].name);
+	if (!grown)
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+	v->openers = grown;
+	grown[v->nr_openers++] = i;
 	return 0;
 }
 
@@ -136,12 +132,10 @@ static int open_file(struct vmdk_state *v, size_t i, const struct driver_open *a
 	struct vmdk_part *p = &v->parts[i];
 	int ret;
 
-	p->file = already_open(v, i);
+	p->file = already_open(v, e->name);
 	if (p->file && e->kind != VMDK_FLAT && e->kind != VMDK_VMFS)
 		return error_set(err, IMG_E_CORRUPT, 0, e->line_off, LAYER, "'%s' is named by two extents", e->name);
 	p->absent = args->data_absent || (!args->open_data && !args->writable);
-	if (p->file && judge_shared(v, i, err) != 0)
-		return IMG_E_CORRUPT;
 	/* Who only looks at the descriptor is not refused yet. */
 	if (p->file || (p->absent && !args->open_data))
 		return 0;
@@ -153,7 +147,7 @@ static int open_file(struct vmdk_state *v, size_t i, const struct driver_open *a
 		ret = node_add_part(v->node, p->file, err);
 	if (ret != 0)
 		p->file = NULL;
-	return ret;
+	return ret ? ret : remember_opener(v, i, err);
 }
 
 static int only_read(const struct vmdk_part *p, const char *what, struct img_error *err)
@@ -265,6 +259,48 @@ static int open_parts(struct vmdk_state *v, const struct driver_open *args, cons
 		}
 		disk_off += e->bytes;
 	}
+	return ret;
+}
+
+/* ---- what shares a file ------------------------------------------------------------------------------------------ */
+
+struct stretch {
+	const struct node *file;
+	const struct vmdk_extent *extent;
+};
+
+static int by_place(const void *a, const void *b)
+{
+	const struct stretch *x = a, *y = b;
+
+	if (x->file != y->file)
+		return (uintptr_t)x->file < (uintptr_t)y->file ? -1 : 1;
+	if (x->extent->file_off != y->extent->file_off)
+		return x->extent->file_off < y->extent->file_off ? -1 : 1;
+	return 0;
+}
+
+/* What is written to one extent must not be another's. */
+static int judge_shared(const struct vmdk_state *v, struct img_error *err)
+{
+	struct stretch *all = calloc(v->d.nr_extents + 1, sizeof(*all));
+	size_t nr = 0;
+	int ret = 0;
+
+	if (!all)
+		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+	for (size_t i = 0; i < v->d.nr_extents; i++)
+		if (v->parts[i].file)
+			all[nr++] = (struct stretch){ v->parts[i].file, &v->d.extents[i] };
+	qsort(all, nr, sizeof(*all), by_place);
+	for (size_t i = 1; i < nr && ret == 0; i++) {
+		const struct vmdk_extent *e = all[i].extent, *last = all[i - 1].extent;
+
+		if (all[i].file == all[i - 1].file && e->file_off - last->file_off < last->bytes)
+			ret = error_set(err, IMG_E_CORRUPT, 0, max_u64(e->line_off, last->line_off), LAYER,
+					"two extents lie over each other in '%s'", e->name);
+	}
+	free(all);
 	return ret;
 }
 
@@ -386,6 +422,10 @@ int vmdk_open(struct node *n, const struct driver_open *args, struct img_error *
 	ret = load_descriptor(v, args, &h, err);
 	if (ret == 0)
 		ret = open_parts(v, args, &h, err);
+	free(v->openers);
+	v->openers = NULL;
+	if (ret == 0)
+		ret = judge_shared(v, err);
 	if (ret == 0)
 		ret = make_span(v, err);
 	if (ret == 0)
