@@ -1,39 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 /* Creation options: "key=value,key=value". */
-#include <stdlib.h>
 #include <string.h>
 
+#include "option_list.h"
 #include "prl.h"
 
-/* "64K", "1M", "32256"; 0 for what is no multiple of a sector within the bounds. */
+/* 0 for what is no multiple of a sector. */
 static uint64_t size_of(const char *v, uint64_t max)
 {
-	unsigned long long n;
-	unsigned shift = 0;
-	char *end;
+	uint64_t n = option_bytes(v, max);
 
-	if (*v < '0' || *v > '9')
-		return 0;
-	n = strtoull(v, &end, 10);
-	if (*end == 'K' || *end == 'k')
-		shift = 10;
-	else if (*end == 'M' || *end == 'm')
-		shift = 20;
-	else if (*end == 'G' || *end == 'g')
-		shift = 30;
-	else if (*end == 'T' || *end == 't')
-		shift = 40;
-	if (shift)
-		end++;
-	if (*end || n > max >> shift)
-		return 0;
-	n <<= shift;
 	return n % PRL_SECTOR_BYTES == 0 ? n : 0;
 }
 
 static int wrong(struct img_error *err, const char *key, const char *range, const char *v)
 {
-	return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s is %s, not '%.40s'", key, range, v);
+	return option_wrong(LAYER, key, range, v, err);
 }
 
 static int set_subformat(struct prl_options *o, const char *v, struct img_error *err)
@@ -49,8 +31,10 @@ static int set_subformat(struct prl_options *o, const char *v, struct img_error 
 	return 0;
 }
 
-static int set_one(struct prl_options *o, const char *key, const char *v, struct img_error *err)
+static int set_one(void *ctx, const char *key, const char *v, struct img_error *err)
 {
+	struct prl_options *o = ctx;
+
 	if (!strcmp(key, "cluster_size")) {
 		o->cluster_bytes = (uint32_t)size_of(v, PRL_CLUSTER_MAX);
 		return o->cluster_bytes ? 0 : wrong(err, key, "512 to 1G, a multiple of 512", v);
@@ -70,24 +54,10 @@ static int set_one(struct prl_options *o, const char *key, const char *v, struct
 
 int prl_options_parse(const char *text, struct prl_options *out, struct img_error *err)
 {
-	char *copy, *save = NULL;
-	int ret = 0;
+	int ret;
 
 	*out = (struct prl_options){ .cluster_bytes = PRL_CLUSTER_DEFAULT };
-	copy = strdup(text ? text : "");
-	if (!copy)
-		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
-	for (char *kv = strtok_r(copy, ",", &save); ret == 0 && kv; kv = strtok_r(NULL, ",", &save)) {
-		char *eq = strchr(kv, '=');
-
-		if (eq) {
-			*eq = '\0';
-			ret = set_one(out, kv, eq + 1, err);
-		} else {
-			ret = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "option '%.32s' has no value", kv);
-		}
-	}
-	free(copy);
+	ret = option_each(text, LAYER, set_one, out, err);
 	if (ret == 0 && out->split_bytes && out->subformat == PRL_EXPANDABLE)
 		ret = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "split_size needs subformat=bundle or plain");
 	/* Each storage is whole clusters, but the last one. */

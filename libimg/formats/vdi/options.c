@@ -1,37 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* Creation options: "key=value,key=value". static is qemu-img's word for a fixed image. */
-#include <stdlib.h>
 #include <string.h>
 
+#include "option_list.h"
 #include "vdi.h"
-
-/* "64K", "1M", "4096"; 0 for what is no power of two within the bounds. */
-static uint32_t size_of(const char *v, uint64_t min, uint64_t max)
-{
-	unsigned long long n;
-	unsigned shift = 0;
-	char *end;
-
-	if (*v < '0' || *v > '9')
-		return 0;
-	n = strtoull(v, &end, 10);
-	if (*end == 'K' || *end == 'k')
-		shift = 10;
-	else if (*end == 'M' || *end == 'm')
-		shift = 20;
-	else if (*end == 'G' || *end == 'g')
-		shift = 30;
-	if (shift)
-		end++;
-	if (*end || n > max >> shift)
-		return 0;
-	n <<= shift;
-	return n >= min && (n & (n - 1)) == 0 ? (uint32_t)n : 0;
-}
 
 static int wrong(struct img_error *err, const char *key, const char *range, const char *v)
 {
-	return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s is %s, not '%.40s'", key, range, v);
+	return option_wrong(LAYER, key, range, v, err);
 }
 
 static int set_subformat(struct vdi_options *o, const char *v, struct img_error *err)
@@ -42,10 +18,7 @@ static int set_subformat(struct vdi_options *o, const char *v, struct img_error 
 
 static int set_static(struct vdi_options *o, const char *v, struct img_error *err)
 {
-	o->fixed = !strcmp(v, "on") || !strcmp(v, "true") || !strcmp(v, "yes");
-	if (o->fixed || !strcmp(v, "off") || !strcmp(v, "false") || !strcmp(v, "no"))
-		return 0;
-	return wrong(err, "static", "on or off", v);
+	return option_bool(v, &o->fixed) ? 0 : wrong(err, "static", "on or off", v);
 }
 
 static int set_preallocation(struct vdi_options *o, const char *v, struct img_error *err)
@@ -61,8 +34,10 @@ static int set_preallocation(struct vdi_options *o, const char *v, struct img_er
 	return 0;
 }
 
-static int set_one(struct vdi_options *o, const char *key, const char *v, struct img_error *err)
+static int set_one(void *ctx, const char *key, const char *v, struct img_error *err)
 {
+	struct vdi_options *o = ctx;
+
 	if (!strcmp(key, "subformat"))
 		return set_subformat(o, v, err);
 	if (!strcmp(key, "static"))
@@ -70,11 +45,11 @@ static int set_one(struct vdi_options *o, const char *key, const char *v, struct
 	if (!strcmp(key, "preallocation"))
 		return set_preallocation(o, v, err);
 	if (!strcmp(key, "block_size")) {
-		o->block_bytes = size_of(v, VDI_BLOCK_MIN, UINT64_C(1) << 30);
+		o->block_bytes = (uint32_t)option_power(v, VDI_BLOCK_MIN, UINT64_C(1) << 30);
 		return o->block_bytes ? 0 : wrong(err, key, "512 to 1G, a power of two", v);
 	}
 	if (!strcmp(key, "align")) {
-		o->align_bytes = size_of(v, VDI_SECTOR_BYTES, VDI_ALIGN_DEFAULT);
+		o->align_bytes = (uint32_t)option_power(v, VDI_SECTOR_BYTES, VDI_ALIGN_DEFAULT);
 		return o->align_bytes ? 0 : wrong(err, key, "512 to 1M, a power of two", v);
 	}
 	if (!strcmp(key, "uuid")) {
@@ -86,24 +61,10 @@ static int set_one(struct vdi_options *o, const char *key, const char *v, struct
 
 int vdi_options_parse(const char *text, struct vdi_options *out, struct img_error *err)
 {
-	char *copy, *save = NULL;
-	int ret = 0;
+	int ret;
 
 	*out = (struct vdi_options){ .block_bytes = VDI_BLOCK_DEFAULT, .align_bytes = VDI_ALIGN_DEFAULT };
-	copy = strdup(text ? text : "");
-	if (!copy)
-		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
-	for (char *kv = strtok_r(copy, ",", &save); ret == 0 && kv; kv = strtok_r(NULL, ",", &save)) {
-		char *eq = strchr(kv, '=');
-
-		if (eq) {
-			*eq = '\0';
-			ret = set_one(out, kv, eq + 1, err);
-		} else {
-			ret = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "option '%.32s' has no value", kv);
-		}
-	}
-	free(copy);
+	ret = option_each(text, LAYER, set_one, out, err);
 	if (ret == 0 && out->preallocation != VDI_PREALLOC_OFF && !out->fixed)
 		ret = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "preallocation needs subformat=fixed");
 	return ret;

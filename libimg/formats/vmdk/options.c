@@ -6,42 +6,19 @@
 #include <strings.h>
 
 #include "codec.h"
+#include "option_list.h"
 #include "vmdk.h"
 
 #define HW_VERSION_MAX 99u
 
-/* "64K", "1M", "4096" in bytes; 0: no such number. */
-static uint64_t size_of(const char *v)
-{
-	unsigned long long n;
-	unsigned shift = 0;
-	char *end;
-
-	if (*v < '0' || *v > '9')
-		return 0;
-	n = strtoull(v, &end, 10);
-	if (*end == 'K' || *end == 'k')
-		shift = 10;
-	else if (*end == 'M' || *end == 'm')
-		shift = 20;
-	else if (*end == 'G' || *end == 'g')
-		shift = 30;
-	if (shift)
-		end++;
-	return *end || n > (unsigned long long)INT64_MAX >> shift ? 0 : n << shift;
-}
-
 static int wrong(struct img_error *err, const char *key, const char *range, const char *v)
 {
-	return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s is %s, not '%.40s'", key, range, v);
+	return option_wrong(LAYER, key, range, v, err);
 }
 
 static int set_bool(bool *out, const char *key, const char *v, struct img_error *err)
 {
-	*out = !strcmp(v, "on") || !strcmp(v, "true") || !strcmp(v, "yes");
-	if (*out || !strcmp(v, "off") || !strcmp(v, "false") || !strcmp(v, "no"))
-		return 0;
-	return wrong(err, key, "on or off", v);
+	return option_bool(v, out) ? 0 : wrong(err, key, "on or off", v);
 }
 
 static int set_subformat(struct vmdk_options *o, const char *v, struct img_error *err)
@@ -91,9 +68,9 @@ static int set_number(char *out, size_t cap, const char *key, const char *v, uns
 
 static int set_grain(struct vmdk_options *o, const char *v, struct img_error *err)
 {
-	uint64_t n = size_of(v);
+	uint64_t n = option_power(v, VMDK_GRAIN_OPTION_MIN, VMDK_GRAIN_OPTION_MAX);
 
-	if (n < VMDK_GRAIN_OPTION_MIN || n > VMDK_GRAIN_OPTION_MAX || n & (n - 1))
+	if (n == 0)
 		return wrong(err, "grain_size", "4K to 2M, a power of two", v);
 	o->grain_bytes = n;
 	return 0;
@@ -101,9 +78,9 @@ static int set_grain(struct vmdk_options *o, const char *v, struct img_error *er
 
 static int set_extent(struct vmdk_options *o, const char *v, struct img_error *err)
 {
-	uint64_t n = size_of(v);
+	uint64_t n = option_bytes(v, VMDK_EXTENT_MAX);
 
-	if (n < VMDK_EXTENT_MIN || n > VMDK_EXTENT_MAX || n % VMDK_EXTENT_MIN != 0)
+	if (n < VMDK_EXTENT_MIN || n % VMDK_EXTENT_MIN != 0)
 		return wrong(err, "extent_size", "64K to 2G, a multiple of 64K", v);
 	o->extent_bytes = n;
 	return 0;
@@ -157,8 +134,10 @@ static int set_geometry(struct vmdk_options *o, const char *v, struct img_error 
 	return 0;
 }
 
-static int set_one(struct vmdk_options *o, const char *key, const char *v, struct img_error *err)
+static int set_one(void *ctx, const char *key, const char *v, struct img_error *err)
 {
+	struct vmdk_options *o = ctx;
+
 	bool compat6;
 	int ret;
 
@@ -209,8 +188,7 @@ static int judge(const struct vmdk_options *o, struct img_error *err)
 
 int vmdk_options_parse(const char *text, struct vmdk_options *out, struct img_error *err)
 {
-	char *copy, *save = NULL;
-	int ret = 0;
+	int ret;
 
 	*out = (struct vmdk_options){
 		.adapter = "lsilogic",
@@ -219,20 +197,7 @@ int vmdk_options_parse(const char *text, struct vmdk_options *out, struct img_er
 		.grain_bytes = VMDK_GRAIN_DEFAULT,
 		.extent_bytes = VMDK_EXTENT_DEFAULT,
 	};
-	copy = strdup(text ? text : "");
-	if (!copy)
-		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
-	for (char *kv = strtok_r(copy, ",", &save); ret == 0 && kv; kv = strtok_r(NULL, ",", &save)) {
-		char *eq = strchr(kv, '=');
-
-		if (eq) {
-			*eq = '\0';
-			ret = set_one(out, kv, eq + 1, err);
-		} else {
-			ret = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "option '%.32s' has no value", kv);
-		}
-	}
-	free(copy);
+	ret = option_each(text, LAYER, set_one, out, err);
 	return ret == 0 ? judge(out, err) : ret;
 }
 
