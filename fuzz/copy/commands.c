@@ -63,20 +63,37 @@ static struct img_copy_options copy_options(struct command *c, unsigned flags)
 /* ---- copy -------------------------------------------------------------------------------------------------------- */
 
 /* The handle may be poisoned: opened anew, it is whole, and what it holds counts from now on. */
-static void reopen_dst(struct scene *s)
+static void reopen(struct scene *s, struct side *side)
 {
 	struct img_check_result result = { 0 };
 
-	(void)img_close(s->dst.img, NULL);
-	s->dst.img = scene_open(s, s->dst.name, s->dst.format, IMG_OPEN_WRITE);
-	flat_free(&s->dst.truth);
-	scene_read(s, s->dst.img, &s->dst.truth);
-	if (!(img_caps(s->dst.img) & IMG_CAP_CHECK))
+	(void)img_close(side->img, NULL);
+	side->img = scene_open(s, side->name, side->format, IMG_OPEN_WRITE);
+	flat_free(&side->truth);
+	scene_read(s, side->img, &side->truth);
+	if (!(img_caps(side->img) & IMG_CAP_CHECK))
 		return;
-	FUZZ_CHECK(img_check(s->dst.img, 0, NULL, NULL, NULL, &result, NULL) == 0 && result.damage == 0);
-	FUZZ_CHECK(result.leaks == 0 || strcmp(s->dst.format, "qcow2") == 0);
+	FUZZ_CHECK(img_check(side->img, 0, NULL, NULL, NULL, &result, NULL) == 0 && result.damage == 0);
+	FUZZ_CHECK(result.leaks == 0 || strcmp(side->format, "qcow2") == 0);
 	if (result.leaks)
-		FUZZ_CHECK(img_check(s->dst.img, IMG_CHECK_REPAIR, NULL, NULL, NULL, &result, NULL) == 0);
+		FUZZ_CHECK(img_check(side->img, IMG_CHECK_REPAIR, NULL, NULL, NULL, &result, NULL) == 0);
+}
+
+/*
+ * The source is open for writing: what it had not flushed goes to the host while it is copied from, and a failure of
+ * that poisons it. It is read as before then, also by who goes on with it; only a new handle can be checked, and may
+ * lack what was never flushed.
+ */
+static void settle_src(struct scene *s)
+{
+	struct flat seen;
+
+	scene_read(s, s->src.img, &seen);
+	FUZZ_CHECK(seen.size_bytes == s->src.truth.size_bytes &&
+		   flat_diff(&seen, &s->src.truth, seen.size_bytes, 0) == UINT64_MAX);
+	flat_free(&seen);
+	if (img_flush(s->src.img, 0, NULL) != 0)
+		reopen(s, &s->src);
 }
 
 /* Each byte is as before, or as it was to become. */
@@ -119,14 +136,14 @@ static void run_copy(struct scene *s, struct command *c)
 		/* Cancelled it has written what it had begun; where a write failed its range may hold anything. */
 		if (ret == IMG_E_CANCELLED)
 			check_part(s, &old, &new);
-		reopen_dst(s);
+		reopen(s, &s->dst);
 		flat_free(&new);
 		return;
 	}
 	s->dst.truth = new;
 	flat_free(&old);
 	if (c->fail_at) /* what failed may have been a reservation: the handle need not be as good as new */
-		reopen_dst(s);
+		reopen(s, &s->dst);
 }
 
 /* ---- convert ----------------------------------------------------------------------------------------------------- */
@@ -347,4 +364,6 @@ void scene_command(struct scene *s, struct fuzz_input *in)
 		printf("%s flags 0x%x number %u fail %llu cancel %u\n", names[c.kind], c.flags, c.number,
 		       (unsigned long long)c.fail_at, c.cancel_at);
 	run[c.kind](s, &c);
+	if (c.fail_at)
+		settle_src(s);
 }

@@ -4,6 +4,10 @@ add_custom_command(OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/libimg_fixed.a
 	COMMAND ${CMAKE_OBJCOPY} --redefine-sym getrandom=fixed_getrandom --redefine-sym clock_gettime=fixed_clock_gettime
 		$<TARGET_FILE:img_internal> ${CMAKE_CURRENT_BINARY_DIR}/libimg_fixed.a
 	DEPENDS img_internal VERBATIM)
+if(NOT IMG_FUZZ AND CMAKE_NM)
+	img_add_test(fuzz-fixed LABEL fuzz TIMEOUT 60 COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/lib/test-fixed.sh ${CMAKE_NM}
+		${CMAKE_CURRENT_BINARY_DIR}/libimg_fixed.a)
+endif()
 add_custom_target(img_fixed_made DEPENDS ${CMAKE_CURRENT_BINARY_DIR}/libimg_fixed.a)
 
 file(GLOB fuzz_lib_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/lib/*.c)
