@@ -129,7 +129,8 @@ static int choose_sector_size(struct conversion *c, struct img_error *err)
 /* 0, or why the image cannot be written from front to back, where it has to be. */
 static int choose_order(struct conversion *c, struct img_error *err)
 {
-	int r = c->drv->sequence ? node_sequence_ask(c->drv, c->create.options, err) : 0;
+	/* No is no failure, but where it has to be. */
+	int r = c->drv->sequence ? node_sequence_ask(c->drv, c->create.options, c->to_pipe ? err : NULL) : 0;
 
 	c->in_order = r > 0 || c->to_pipe;
 	if (!c->drv->sequence && c->to_pipe)

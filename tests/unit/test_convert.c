@@ -444,6 +444,28 @@ static void tells_what_is_left_behind(void **state)
 	close_image(src);
 }
 
+/* What a format was asked before the copy and said no to is not what the copy fails of. */
+static void the_first_failure_is_told(void **state)
+{
+	struct img_create_options create = { .struct_size = sizeof(create), .format = "vmdk" };
+	struct img *src;
+
+	(void)state;
+	if (!registry_find("vmdk"))
+		skip();
+	make_image("src", "limg", SIZE, NULL, NULL);
+	make_image("dst", "limg", SIZE, NULL, NULL);
+	src = open_image("src", "limg", 0);
+	assert_int_equal(img_convert(src, in_dir("dst"), &create, NULL, ERR), IMG_E_EXISTS);
+	assert_int_equal(ERR->code, IMG_E_EXISTS);
+	assert_non_null(strstr(ERR->msg, "exists"));
+	create.format = "raw";
+	create.options = "preallocation=full";
+	assert_int_equal(img_convert(src, in_dir("dst"), &create, NULL, ERR), IMG_E_EXISTS);
+	assert_int_equal(ERR->code, IMG_E_EXISTS);
+	close_image(src);
+}
+
 static void every_call_may_fail(void **state)
 {
 	struct heard heard = { .kinds = 0 };
@@ -492,6 +514,7 @@ int main(void)
 		T(sharing_and_ancestry_are_kept),
 		T(snapshots_need_a_format_that_has_them),
 		T(tells_what_is_left_behind),
+		T(the_first_failure_is_told),
 		cmocka_unit_test_setup_teardown(every_call_may_fail, fault_env_setup, fault_env_teardown),
 	};
 
