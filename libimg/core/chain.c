@@ -31,6 +31,7 @@ struct opening {
 	const uint8_t *snapshot_uuid;	  /* decides which snapshot that is; may be NULL */
 	const char *recorded_by;	  /* the image that names the first layer as its parent; NULL: a user does */
 	const struct host_stat *child;	  /* a file that no layer may be; NULL: any may */
+	struct data_creation *made;	  /* data files of the first layer that have no names yet; NULL: none */
 	const struct image_env *env;
 	struct budget *budget;
 };
@@ -110,6 +111,7 @@ static int open_layer(struct node *file, const char *path, const struct img_open
 	top->file = file;
 	file->is_volatile = (o->flags & IMG_OPEN_VOLATILE) != 0;
 	budget_layer(op->budget);
+	data.made = args.writable ? op->made : NULL; /* no other layer is */
 	data.absent = (o->flags & IMG_OPEN_NO_BACKING) && !args.writable && !(for_check && drv->checks_data);
 	args.data_absent = data.absent;
 	ret = node_open(top, &args, err);
@@ -404,10 +406,10 @@ static int open_chain(struct node *file, const char *path, const struct opening 
 }
 
 int chain_open(struct node *file, const char *path, const struct img_open_options *o, const struct image_env *env,
-	       struct img **out, struct img_error *err)
+	       struct data_creation *made, struct img **out, struct img_error *err)
 {
 	struct budget budget;
-	const struct opening op = { .o = o, .env = env, .budget = &budget };
+	const struct opening op = { .o = o, .env = env, .budget = &budget, .made = made };
 	int ret = budget_init(&budget, o, err);
 
 	*out = NULL;

@@ -10,10 +10,11 @@
 
 /*
  * Opens the image in file and all that it names. Takes file over, also on failure. o is complete (image_copy_options);
- * path is for messages and references.
+ * path is for messages and references. made: data files that were made for the image and have no names yet
+ * (data_file.h), or NULL.
  */
 int chain_open(struct node *file, const char *path, const struct img_open_options *o, const struct image_env *env,
-	       struct img **out, struct img_error *err);
+	       struct data_creation *made, struct img **out, struct img_error *err);
 
 /* A struct img around an open node, which it takes over only on success. */
 struct img *image_new(struct node *top, const char *path, const char *snapshot, unsigned open_flags, enum img_refs refs,

@@ -207,14 +207,11 @@ static int open_target(struct conversion *c, struct node *file, struct img **out
 
 	c->data = (struct data_creation){ .path = c->path, .refs = c->create.refs, .env = c->env };
 	r = node_create(c->drv, file, &create, err);
-
-	if (r == 0)
-		r = data_file_publish(&c->data, err);
 	if (r < 0) {
 		node_close(file, NULL);
 		return r;
 	}
-	return image_open_on(file, c->path, &open, c->env, out, err);
+	return image_open_on(file, c->path, &open, c->env, &c->data, out, err);
 }
 
 static int tell_left_behind(const struct conversion *c, struct img *dst, struct img_error *err)
@@ -289,6 +286,8 @@ static int make_file(struct conversion *c, struct img_error *err)
 	if (r < 0)
 		return r;
 	r = c->in_order ? write_in_order(c, file, err) : make_image(c, file, err);
+	if (r == 0)
+		r = data_file_publish(&c->data, err);
 	if (r == 0)
 		r = c->env->publish(c->env->ctx, c->temp_path, c->path, c->create.flags, err);
 	if (r < 0)

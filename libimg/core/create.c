@@ -62,7 +62,7 @@ int img_open_fd(int fd, const struct img_open_options *opts, struct img **out, s
 	o.refs = IMG_REFS_NONE;
 	host = chain_peek(&o);
 	ret = node_of_fd(fd, "", &host, &file, err);
-	return ret != 0 ? ret : image_open_on(file, "", &o, &image_env_host, out, err);
+	return ret != 0 ? ret : image_open_on(file, "", &o, &image_env_host, NULL, out, err);
 }
 
 int img_probe(const char *path, struct img_probe_result *out, struct img_error *err)

@@ -8,8 +8,9 @@
  * Locks: who writes allows other writers of the content no more than QEMU does (it forbids a change of the size, which
  * each writer uses), so that two images on one data file exclude each other.
  *
- * New ones are made under temporary names. They get their own, all of them durable by then, before the image does, and
- * are removed together if it does not come about. They replace nothing.
+ * New ones are made under temporary names, under which a conversion also fills them: the image is opened on the nodes
+ * that made them, as it is on its own. They get their names, all of them durable by then, right before the image does,
+ * and are removed together if it does not come about. They replace nothing.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -102,11 +103,34 @@ static int take_permissions(const struct data_opening *d, struct node *node, str
 	return node_share(node, SHARE_DATA_READER_USE, SHARE_DATA_FORBID, err);
 }
 
+/* Made a moment ago, and without its name yet: the node goes from hand to hand. NULL: no such. */
+static struct node *take_made(struct data_creation *c, const char *name)
+{
+	for (size_t i = 0; c && i < c->nr_made; i++) {
+		struct node *node = c->made[i].node;
+
+		if (node && strcmp(c->made[i].name, name) == 0) {
+			c->made[i].node = NULL;
+			return node;
+		}
+	}
+	return NULL;
+}
+
+static int open_by_name(struct data_opening *d, const char *name, struct node **out, struct img_error *err)
+{
+	struct host_open host = chain_peek(d->o);
+	char *path;
+	int ret = d->env->open_file(d->env->ctx, d->path, name, d->o->refs, &host, out, &path, err);
+
+	if (ret == 0)
+		free(path);
+	return ret;
+}
+
 int data_file_open(void *ctx, const char *name, struct node **out, struct img_error *err)
 {
 	struct data_opening *d = ctx;
-	struct host_open host = chain_peek(d->o);
-	char *path;
 	int ret;
 
 	*out = NULL;
@@ -115,10 +139,11 @@ int data_file_open(void *ctx, const char *name, struct node **out, struct img_er
 	ret = budget_reference(d->budget, d->path, err);
 	if (ret != 0)
 		return ret;
-	ret = d->env->open_file(d->env->ctx, d->path, name, d->o->refs, &host, out, &path, err);
+	*out = take_made(d->made, name);
+	if (!*out)
+		ret = open_by_name(d, name, out, err);
 	if (ret != 0)
 		return ret;
-	free(path);
 	ret = judge(d, *out, err);
 	if (ret == 0)
 		ret = take_permissions(d, *out, err);
@@ -183,6 +208,11 @@ int data_file_create(void *ctx, const char *name, struct node **out, struct img_
 	int ret = m ? find_path(c, name, &m->final_path, err) : IMG_E_NOMEM;
 
 	*out = NULL;
+	if (ret == 0) {
+		m->name = strdup(name);
+		if (!m->name)
+			ret = error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+	}
 	if (ret == 0)
 		ret = judge_path(c, m->final_path, err);
 	if (ret == 0)
@@ -191,6 +221,7 @@ int data_file_create(void *ctx, const char *name, struct node **out, struct img_
 		*out = m->node;
 		c->nr_made++;
 	} else if (m) {
+		free(m->name);
 		free(m->final_path);
 	}
 	return ret;
@@ -232,6 +263,7 @@ static void end_one(struct data_creation *c, struct data_made *m, bool keep)
 		c->env->discard_temp(c->env->ctx, m->temp_path);
 	else if (!keep)
 		c->env->discard_temp(c->env->ctx, m->final_path);
+	free(m->name);
 	free(m->temp_path);
 	free(m->final_path);
 }

@@ -14,6 +14,8 @@ struct data_opening {
 	const struct image_env *env;
 	struct budget *budget;
 	bool absent; /* none is opened: who reads one is refused */
+	struct data_creation
+		*made; /* what was made for this image, and still lies under temporary names; NULL: nothing */
 
 	struct host_stat *seen; /* of those that were opened */
 	size_t nr_seen;
@@ -23,7 +25,8 @@ int data_file_open(void *ctx, const char *name, struct node **out, struct img_er
 void data_file_opened(struct data_opening *d);
 
 struct data_made {
-	struct node *node; /* until it is published */
+	struct node *node; /* until it is published, or the image that was opened on it has it */
+	char *name;	   /* as the image calls it */
 	char *final_path, *temp_path;
 	bool published;
 };
@@ -38,7 +41,10 @@ struct data_creation {
 	size_t nr_made;
 };
 int data_file_create(void *ctx, const char *name, struct node **out, struct img_error *err);
-/* What was made is durable under its names when this returns 0. Nothing was made: success. */
+/*
+ * What was made is durable under its names when this returns 0. Nothing was made: success. Who opened the image on it
+ * has closed it, which made it durable.
+ */
 int data_file_publish(struct data_creation *c, struct img_error *err);
 /* Ends c. Without keep the files are removed, published or not. */
 void data_file_end(struct data_creation *c, bool keep);

@@ -151,9 +151,9 @@ struct driver_create {
 	const struct backing_ref *backing;   /* NULL: none */
 	const char *path; /* of the image, for names that follow from it; NULL: none is known */
 	/*
-	 * Creates a file for data of this image; IMG_E_EXISTS if there is one. Empty and writable; the core makes it durable, gives it its
-	 * name before the image gets its own, and closes it; it removes all of them if the image does not come about. Any number of times,
-	 * with different names. NULL: no file may be made.
+	 * Creates a file for data of this image; IMG_E_EXISTS if there is one. Empty and writable; the core makes it durable, closes it, and
+	 * gives it its name right before the image gets its own; an open before that finds it by this name too. It removes all of them if the
+	 * image does not come about. Any number of times, with different names. NULL: no file may be made.
 	 */
 	int (*create_data)(void *ctx, const char *name, struct node **out, struct img_error *err);
 	void *create_data_ctx;

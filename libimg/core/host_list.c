@@ -51,10 +51,21 @@ void host_list_drop_last(struct host_list *list)
 	free_entry(&list->at[--list->nr]);
 }
 
+void host_list_settle(struct host_list *list, const char *path)
+{
+	for (size_t i = 0; i < list->nr; i++) {
+		struct host_entry *e = &list->at[i];
+
+		if (e->made && e->child && strcmp(e->child, path) == 0)
+			e->made = false;
+	}
+}
+
 void host_list_end(struct host_list *list)
 {
 	for (size_t i = 0; i < list->nr; i++) {
 		host_entry_drop_temp(&list->at[i]);
+		host_entry_take_back(&list->at[i]);
 		free_entry(&list->at[i]);
 	}
 	free(list->at);
@@ -143,4 +154,14 @@ void host_entry_drop_temp(struct host_entry *e)
 		image_env_host.discard_temp(image_env_host.ctx, e->temp);
 	free(e->temp);
 	e->temp = NULL;
+}
+
+void host_entry_take_back(struct host_entry *e)
+{
+	struct host_stat now;
+
+	if (e->made && image_env_host.identify(image_env_host.ctx, e->path, &now) && now.dev == e->dev &&
+	    now.ino == e->ino)
+		image_env_host.discard_temp(image_env_host.ctx, e->path);
+	e->made = false;
 }

@@ -10,10 +10,11 @@
  * refused, so that a relative reference can only start in the folder of a file that was granted or reached from one.
  *
  * What the other end can still do, and must be allowed to: open for reading what lies under the policy; beside each
- * image that it may write, open for writing as many data files as the rules say, and beside each one that it makes, make
- * as many, and open these for writing; with IMG_HOST_WRITE_PARENTS open for writing what it reached by a reference.
+ * image that it may write, open for writing as many data files as the rules say, and beside each one that it makes,
+ * make as many; with IMG_HOST_WRITE_PARENTS open for writing what it reached by a reference.
  *
- * Temporary files that are left when the other end goes are removed. Nothing is published for one that has gone.
+ * When the other end goes, temporary files that are left are removed, and data files that have their names while their
+ * image has not. Nothing is published for one that has gone.
  */
 #include <errno.h>
 #include <poll.h>
@@ -153,31 +154,11 @@ static int remember_reference(struct server *s, const char *child, const char *n
 	return 0;
 }
 
-/* Beside what is being made, only what was made here, too, is written. */
-static int claim_for_writing(struct server *s, struct host_entry *by, const char *name, enum img_refs refs,
-			     struct img_error *err)
-{
-	struct host_entry *e;
-	char *path;
-	int ret;
-
-	if (!(by->rights & IMG_GRANT_WRITE)) {
-		ret = broker_new_path(by->path, name, refs, &path, err);
-		if (ret != 0)
-			return ret;
-		e = host_list_find(&s->list, path, IMG_GRANT_CREATE);
-		free(path);
-		if (!e || !e->made)
-			return refused(name, "was not made here", err);
-	}
-	return host_entry_claim(by, name, s->max_data_files, err);
-}
-
 static int serve_open_ref(struct server *s, const char *child, const char *name, struct img_error *err)
 {
 	enum img_refs refs = stricter(s->refs, (enum img_refs)s->request.head.refs);
 	bool writable = s->request.head.number & 1;
-	struct host_entry *by = writable ? host_list_written(&s->list, child, IMG_GRANT_WRITE | IMG_GRANT_CREATE) :
+	struct host_entry *by = writable ? host_list_written(&s->list, child, IMG_GRANT_WRITE) :
 					   host_list_find(&s->list, child, 0);
 	char *resolved = NULL;
 	int ret;
@@ -187,7 +168,7 @@ static int serve_open_ref(struct server *s, const char *child, const char *name,
 			       writable ? "is not written: what it names may not be opened for writing" :
 					  "was not granted to this process: it names nothing",
 			       err);
-	ret = writable ? claim_for_writing(s, by, name, refs, err) : 0;
+	ret = writable ? host_entry_claim(by, name, s->max_data_files, err) : 0;
 	if (ret == 0)
 		ret = writable ? broker_open_writable(child, name, refs, &s->fd, &resolved, err) :
 				 broker_open(child, name, refs, &s->fd, &resolved, err);
@@ -241,7 +222,10 @@ static int serve_publish(struct server *s, const char *path, const char *temp, s
 	if (ret == 0) {
 		free(e->temp);
 		e->temp = NULL;
-		e->made = true;
+		if (e->is_data)
+			e->made = true;
+		else
+			host_list_settle(&s->list, e->path);
 	}
 	return ret;
 }
@@ -257,8 +241,7 @@ static int serve_discard(struct server *s, const char *path, struct img_error *e
 	e = host_list_find(&s->list, path, IMG_GRANT_CREATE);
 	if (!e || !e->is_data || !e->made)
 		return refused(path, "was not made here", err);
-	image_env_host.discard_temp(image_env_host.ctx, e->path);
-	e->made = false;
+	host_entry_take_back(e);
 	return 0;
 }
 
@@ -291,13 +274,16 @@ static int serve_new_path(struct server *s, const char *child, const char *name,
 	e = host_list_find(&s->list, path, IMG_GRANT_CREATE);
 	if (!e) {
 		e = host_list_add(&s->list, path, IMG_GRANT_CREATE, err);
-		if (e)
+		if (e) {
 			e->is_data = true;
+			e->child = strdup(child);
+			ret = e->child ? 0 : no_memory(err);
+		}
 	}
-	if (e)
+	if (e && ret == 0)
 		answer_text(s, path);
 	free(path);
-	return e ? 0 : IMG_E_NOMEM;
+	return e ? ret : IMG_E_NOMEM;
 }
 
 static int serve_identify(struct server *s, const char *path, struct img_error *err)

@@ -223,7 +223,7 @@ static int open_env(const char *path, const struct img_open_options *opts, unsig
 	ret = env->open_file(env->ctx, NULL, path, o.refs, &host, &file, &resolved, err);
 	if (ret != 0)
 		return ret;
-	ret = chain_open(file, resolved, &o, env, out, err);
+	ret = chain_open(file, resolved, &o, env, NULL, out, err);
 	free(resolved);
 	return ret;
 }
@@ -241,7 +241,7 @@ int image_open_for_check(const char *path, const struct img_open_options *opts, 
 }
 
 int image_open_on(struct node *file, const char *path, const struct img_open_options *opts, const struct image_env *env,
-		  struct img **out, struct img_error *err)
+		  struct data_creation *made, struct img **out, struct img_error *err)
 {
 	struct img_open_options o;
 	int ret = complete_open_options(&o, opts, err);
@@ -251,7 +251,7 @@ int image_open_on(struct node *file, const char *path, const struct img_open_opt
 		node_close(file, NULL);
 		return ret;
 	}
-	return chain_open(file, path, &o, env, out, err);
+	return chain_open(file, path, &o, env, made, out, err);
 }
 
 int img_open(const char *path, const struct img_open_options *opts, struct img **out, struct img_error *err)

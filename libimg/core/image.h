@@ -8,6 +8,8 @@
 
 #include "node.h"
 
+struct data_creation;
+
 /* How image files are reached. The default environment is the host's file system under the broker's policy. */
 struct image_env {
 	/*
@@ -94,9 +96,12 @@ int image_inspect_env(const char *path, const struct img_inspect_options *opts, 
 /* Without the backing, and for nothing but node_check() and img_close(). */
 int image_open_for_check(const char *path, const struct img_open_options *opts, const struct image_env *env,
 			 struct img **out, struct img_error *err);
-/* Takes file over, also on failure. path is for messages and references. */
+/*
+ * Takes file over, also on failure. path is for messages and references. made: data files that were made for it and have no names yet
+ * (data_file.h), on which it is opened; NULL: none.
+ */
 int image_open_on(struct node *file, const char *path, const struct img_open_options *opts, const struct image_env *env,
-		  struct img **out, struct img_error *err);
+		  struct data_creation *made, struct img **out, struct img_error *err);
 
 /* Longest backing chain: the default, and what a caller may ask for. */
 #define CHAIN_DEPTH_DEFAULT 64

@@ -170,7 +170,9 @@ struct img_create_options {
 
 /*
  * Creates an image file under a temporary name beside path, syncs it, and renames it into place. After failure or a crash
- * nothing is left under path. Errors: EXISTS, INVALID, IO, NOSPC, and those of img_open() for the backing.
+ * nothing is left under path. Files that hold its data (of a VMDK in several, a bundle ...) get their names right before; they replace
+ * nothing, and a crash between these renames leaves some, whole and without their image: to be removed before it is run again.
+ * Errors: EXISTS, INVALID, IO, NOSPC, and those of img_open() for the backing.
  */
 IMG_API int img_create(const char *path, const struct img_create_options *opts, struct img_error *err);
 
@@ -478,7 +480,8 @@ IMG_API int img_copy(struct img *src, struct img *dst, const struct img_copy_opt
 
 /*
  * Creates path from src as create says (size: src's, rounded up to 512, unless given) and copies the content: temporary name,
- * sync, rename. On failure or cancellation nothing is left. With create->backing only what differs from it is stored.
+ * sync, rename; data files as in img_create(). On failure or cancellation nothing is left. With create->backing
+ * only what differs from it is stored.
  */
 IMG_API int img_convert(struct img *src, const char *path, const struct img_create_options *create,
 			const struct img_copy_options *opts, struct img_error *err);
@@ -716,7 +719,7 @@ IMG_API int img_holders(const char *path, struct img_holder *out, size_t cap, si
  *
  * Both ends are of one build of the library. What the confined process is left with is descriptors: of the files that it was granted,
  * and of those that images name, under the policy for references. A file that is made lives under a temporary name, which the broker removes
- * when the other end is gone.
+ * when the other end is gone, as it does with data files whose image did not get its name.
  */
 enum img_grant_rights {
 	IMG_GRANT_READ = 1u << 0,

@@ -165,8 +165,8 @@ static int run_repair(struct machine *m, struct img_error *err)
 }
 
 static const struct operation whole_operations[] = {
-	{ "convert", "sjwouqkxvlpdfginyXYS", run_convert },
-	{ "makeNew", "soqpS", run_make },
+	{ "convert", "sjwouqkxvlpdfginbymtXYS", run_convert },
+	{ "makeNew", "soqpSbmt", run_make },
 	{ "commit", "oupehzZ", run_commit },
 	{ "rebase", "oupehzZ", run_rebase },
 	{ "flatten", "oupehzZ", run_flatten },

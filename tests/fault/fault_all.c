@@ -5,7 +5,7 @@
  *   - what failed says so, with a message, and leaves the image as it was or as it would have become;
  *   - the handle goes on reading; it takes further changes, or refuses all of them as poisoned; it is poisoned if a
  * flush failed;
- *   - nothing is left under a temporary name;
+ *   - nothing is left under a temporary name, and no data file of an image that was not made;
  *   - the image opens, holds all that had been flushed, and check finds nothing.
  * Leaks are the business of the sanitizer that this is run under.
  *
@@ -117,12 +117,16 @@ static void run_steps(struct attempt *a)
 	}
 }
 
-static int temp_files_gone(struct attempt *a)
+/* Of an image that did not come about no data file is there either. */
+static int nothing_is_left(struct attempt *a)
 {
+	bool is_made = memhost_find(&a->host, NEW_FILE) != NULL;
+
 	for (unsigned i = 0; i < MEMHOST_FILES; i++) {
 		const struct memhost_file *f = &a->host.file[i];
 
-		if (f->content != NULL && f->name[0] != '\0' && memhost_is_temp(f)) {
+		if (f->content != NULL && f->name[0] != '\0' &&
+		    (memhost_is_temp(f) || (!is_made && strncmp(f->name, NEW_FILE, strlen(NEW_FILE)) == 0))) {
 			snprintf(a->why, sizeof(a->why), "%s is left", f->name);
 			return -1;
 		}
@@ -221,7 +225,7 @@ static int judge_failure(struct attempt *a)
 	}
 	a->host.plan = NULL;
 	if (ret == 0)
-		ret = temp_files_gone(a);
+		ret = nothing_is_left(a);
 	if (ret == 0)
 		ret = verify_disk(&a->host, a->setup, ws, commit && a->result != 0, &a->seen, a->why);
 	free(ws);
