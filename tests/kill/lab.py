@@ -14,6 +14,12 @@ INTEROP = os.path.join(HERE, '..', 'interop')
 READER = os.path.join(INTEROP, 'limg_reader.py')
 PLAIN = ('vdi', 'vhd', 'vhdx', 'vmdk', 'parallels')    # formats without snapshots and compression, in which a kill may leave leaks
 ALONE = ('parallels',)    # formats without parents
+# What can be asked for beside a format: images in several files.
+SEVERAL = {
+    'vmdk-split': ('vmdk', 'subformat=twoGbMaxExtentSparse,extent_size=16M'),
+    'vmdk-flat': ('vmdk', 'subformat=twoGbMaxExtentFlat,extent_size=16M'),
+    'bundle': ('parallels', 'subformat=bundle,split_size=16M'),
+}
 BACKED = ('limg', 'qcow2', *(f for f in PLAIN if f not in ALONE))
 DISK = 48 << 20
 SECTOR = 512
@@ -53,8 +59,8 @@ class Round:
         self.dir = os.path.join(lab.dir, 'round')
         shutil.rmtree(self.dir, ignore_errors=True)
         os.mkdir(self.dir)
-        for name in ('base.img', 'over.img', 'other.img', 'new.bin', 'src.raw'):
-            subprocess.run(['cp', '--sparse=always', '-p', os.path.join(lab.dir, name), self.dir], check=True)
+        files = [e.path for e in os.scandir(lab.dir) if e.is_file()]
+        subprocess.run(['cp', '--sparse=always', '-p', *files, self.dir], check=True)
 
     def path(self, name):
         return os.path.join(self.dir, name)
@@ -111,6 +117,10 @@ class Round:
             raise Failed('imgtool %s ended with %d: %s'
                          % (' '.join(args), proc.returncode, errors.decode(errors='replace')))
         return proc.returncode == 0
+
+    def beside(self, name):
+        """The data files of an image, that have their names."""
+        return sorted(n for n in os.listdir(self.dir) if n.startswith(name) and n != name)
 
     def content(self, name, snap=None):
         """The whole content, through the tool."""
@@ -189,14 +199,20 @@ class Round:
 class Lab:
     """A folder with the prepared files."""
 
-    def __init__(self, folder, rng, writer, format_):
-        self.writer, self.format = writer, format_
+    def __init__(self, folder, rng, writer, kind):
+        self.writer = writer
+        self.several = kind in SEVERAL
+        self.format, options = SEVERAL.get(kind, (kind, ''))
+        self.alone = self.format in ALONE or kind == 'vmdk-flat'
+        format_ = self.format
+        self.make = ('-o', options) if options else ()    # for create and convert
         self.dir = tempfile.mkdtemp(prefix='kill.', dir=folder)
         self.duration = {}
         self.killed = self.dirty = self.leaky = 0    # rounds in which it was killed; images to replay, or with leaks
         self.strace = shutil.which('strace')
         self.calls, self.at_call = {}, 0    # calls that a verb makes, learned; rounds that were killed at one
         self.no_device = False
+        self.orphans = 0    # rounds that left data files without their image
         write = lambda name, data: open(os.path.join(self.dir, name), 'wb').write(data)    # noqa: E731
         base, over = os.path.join(self.dir, 'base.img'), os.path.join(self.dir, 'over.img')
         first = bytearray(DISK)
@@ -206,19 +222,19 @@ class Lab:
         write('src.raw', first)
         write('new.bin', rng.randbytes(6 << 20))
         self.compress = () if format_ in PLAIN else ('-c', 'zstd')
-        run('convert', '-q', '-O', format_, *self.compress, os.path.join(self.dir, 'src.raw'), base)
+        run('convert', '-q', '-O', format_, *self.make, *self.compress, os.path.join(self.dir, 'src.raw'), base)
         self.snaps = {}
         self.snapshot(base, 'one', first)
         run('write', '-q', base, '--offset', str(4 << 20), stdin=rng.randbytes(9 << 20))
         self.snapshot(base, 'two', self.plain(base))
         run('write', '-q', base, '--offset', str(19 << 20), stdin=rng.randbytes(5 << 20))
         self.head = self.plain(base)
-        run('create', '-q', '-f', format_, *((over, str(DISK)) if format_ in ALONE else ('-b', 'base.img', over)))
+        run('create', '-q', '-f', format_, *self.make, *((over, str(DISK)) if self.alone else ('-b', 'base.img', over)))
         run('write', '-q', over, '--offset', str(1 << 20), stdin=rng.randbytes(8 << 20))
         run('write', '-q', over, '--offset', str(30 << 20), stdin=rng.randbytes(4 << 20))
         self.over = self.plain(over)
         other = os.path.join(self.dir, 'other.img')
-        run('convert', '-q', '-O', format_, base, other)
+        run('convert', '-q', '-O', format_, *self.make, base, other)
         run('write', '-q', other, '--offset', str(40 << 20), stdin=rng.randbytes(3 << 20))
 
     def snapshot(self, path, name, content):

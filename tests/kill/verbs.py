@@ -3,6 +3,7 @@
 More verbs for kill.py: those of one format only, repair, raw files, and a device that is there already. A verb that a format
 does not have is left out of its turn: it names the formats that have it in `formats`.
 """
+import glob
 import json
 import os
 import struct
@@ -128,6 +129,8 @@ def count_too_many(path):
 
 def change_copy(path):
     """A VMDK whose first grain table is not what its copy is."""
+    if os.path.exists(path + '-s001.vmdk'):
+        path += '-s001.vmdk'
     with open(path, 'r+b') as file:
         file.seek(48)
         directory, = struct.unpack('<Q', file.read(8))    # the second one
@@ -141,6 +144,7 @@ def change_copy(path):
 
 def leave_open(path):
     """A Parallels image that was not closed, with clusters at its end that are nobody's."""
+    path = (sorted(glob.glob(glob.escape(path) + '.*.hds')) or [path])[0]
     with open(path, 'r+b') as file:
         file.seek(44)
         file.write(struct.pack('<I', 0x746F6E59))
@@ -189,7 +193,7 @@ def verb_repair(r):
 @only(*BACKED)
 def verb_create(r):
     """An overlay: there, and as its parent, or not there."""
-    args = ['create', '-q', '-f', r.lab.format, '-b', 'base.img', r.path('new.img')]
+    args = ['create', '-q', '-f', r.lab.format, *r.lab.make, '-b', 'base.img', r.path('new.img')]
     if not r.killed('make', *args) and not os.path.exists(r.path('new.img')):
         run(*args)
     r.check('new.img', 'base.img')
