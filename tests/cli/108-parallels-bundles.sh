@@ -19,7 +19,7 @@ for name, bundle in list(vars().items()):
                 print(hashlib.sha256(bundle.read(guid)).hexdigest(), guid, file=file)' "$SRCDIR"
 }
 sum_of() { grep "$2" "$1.sha" | cut -d' ' -f1; }
-TOP={5fbaabe3-6958-40ff-92a7-860e329aab41}
+TOP='{5fbaabe3-6958-40ff-92a7-860e329aab41}'
 guid() { printf '%08x-1111-2222-3333-444444444444' "$1"; }
 
 make <<'END'

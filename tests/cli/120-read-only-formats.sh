@@ -5,7 +5,8 @@ for file in *.dmg *.cloop *.bochs *.asif; do
 	imgtool convert -O raw "$file" out.raw || fail "$file"
 	cmp out.raw "$file.raw" || fail "$file: content"
 	imgtool check -q "$file" || fail "$file: check"
-	imgtool convert "$file" out.limg && imgtool compare -q "$file" out.limg || fail "$file: to limg"
+	imgtool convert "$file" out.limg || fail "$file: to limg"
+	imgtool compare -q "$file" out.limg || fail "$file: to limg: content"
 	imgtool map --json "$file" | json "sum(e['length'] for e in d['extents']) == $(stat -c %s "$file.raw")" | grep -qx True || fail "$file: map"
 	# parts of pieces, in no order
 	for at in 513 99999 70001 0 262143; do

@@ -14,21 +14,23 @@ mv pieces/p.cloop in/cloop
 mv pieces/one.bochs in/bochs
 mv pieces/far.asif in/asif
 rm -r pieces
-formats="raw limg qcow2 vdi vhd vmdk vhdx parallels qcow qed dmg asif cloop bochs"
+formats=(raw limg qcow2 vdi vhd vmdk vhdx parallels qcow qed dmg asif cloop bochs)
 for format in raw limg qcow2 vdi vhd vmdk parallels vhdx; do
-	imgtool convert -q -f raw -O $format junk in/$format
+	imgtool convert -q -f raw -O "$format" junk "in/$format"
 done
 
 # One image x, and an overlay o of the same format on it where there can be one, else of limg.
-for format in $formats; do
-	mkdir in/$format.dir && mv in/$format in/$format.dir/x && cd in/$format.dir
+for format in "${formats[@]}"; do
+	mkdir "in/$format.dir"
+	mv "in/$format" "in/$format.dir/x"
+	cd "in/$format.dir" || exit
 	case $format in
 	limg | qcow2) imgtool snapshot create -q x@s ;;&
 	qcow2) imgtool bitmap add -q x b ;;
 	esac
 	case $format in
-	raw | parallels | qcow | qed | dmg | asif | cloop | bochs) imgtool create -q -f limg -b x -F $format o ;;
-	*) imgtool create -q -f $format -b x -F $format o ;;
+	raw | parallels | qcow | qed | dmg | asif | cloop | bochs) imgtool create -q -f limg -b x -F "$format" o ;;
+	*) imgtool create -q -f "$format" -b x -F "$format" o ;;
 	esac
 	cd ../..
 done
@@ -43,10 +45,10 @@ cell()
 		printf ' %-6s' ok
 		return
 	fi
-	printf ' %-6s' $status
+	printf ' %-6s' "$status"
 	((status >= 2 && status <= 6)) || fail "$format: $*: status $status: $(cat err)"
 	[[ $(($(wc -l <err) - notes)) == 1 ]] || fail "$format: $*: not one line: $(cat err)"
-	printf '%s|%s|%s\n' "$(grep -v -e ': note: ' -e 'which it names' err | sed "s/format $format /format FORMAT /")" "$label" $format >>reasons
+	printf '%s|%s|%s\n' "$(grep -v -e ': note: ' -e 'which it names' err | sed "s/format $format /format FORMAT /")" "$label" "$format" >>reasons
 }
 
 row()
@@ -54,17 +56,17 @@ row()
 	label=$1
 	printf '%-20s' "$label"
 	shift
-	for format in $formats; do
+	for format in "${formats[@]}"; do
 		rm -rf work
-		cp -a in/$format.dir work
-		cell $format "${@//FORMAT/$format}"
+		cp -a "in/$format.dir" work
+		cell "$format" "${@//FORMAT/$format}"
 	done
 	echo
 }
 
 : >reasons
 printf '%-20s' verb
-printf ' %-6s' $formats
+printf ' %-6s' "${formats[@]}"
 echo
 row create create -f FORMAT n 1M
 row "create -b" create -f FORMAT -b x -F FORMAT n
