@@ -131,13 +131,18 @@ static int name_parent(const struct vmdk_state *v, const struct backing_ref *ref
 	return ret;
 }
 
-static int judge_extents(const struct vmdk_state *v, const struct backing_ref *ref, struct img_error *err)
+static int judge_extents(struct vmdk_state *v, const struct backing_ref *ref, struct img_error *err)
 {
-	for (size_t i = 0; ref && i < v->d.nr_extents; i++)
-		if (v->d.extents[i].kind != VMDK_SPARSE && v->d.extents[i].kind != VMDK_ZERO)
-			return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
-					 "the extents of this image hold the whole disk: it cannot have a parent");
-	return 0;
+	bool whole = false;
+
+	pthread_mutex_lock(&v->lock);
+	for (size_t i = 0; i < v->nr_parts; i++)
+		whole |= v->d.extents[i].kind != VMDK_SPARSE && v->d.extents[i].kind != VMDK_ZERO;
+	pthread_mutex_unlock(&v->lock);
+	if (!ref || !whole)
+		return 0;
+	return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
+			 "the extents of this image hold the whole disk: it cannot have a parent");
 }
 
 static void start(struct vmdk_state *v, size_t nr)
@@ -150,7 +155,7 @@ static void start(struct vmdk_state *v, size_t nr)
 /* All extents, or none. */
 static int stop(struct vmdk_state *v, struct img_error *err)
 {
-	for (size_t i = 0; i < v->d.nr_extents; i++) {
+	for (size_t i = 0; i < v->nr_parts; i++) {
 		int ret = 0;
 
 		if (v->parts[i].sparse)
@@ -169,7 +174,7 @@ static int drop_content(struct vmdk_state *v, struct img_error *err)
 {
 	int ret = 0;
 
-	for (size_t i = 0; i < v->d.nr_extents && ret == 0; i++)
+	for (size_t i = 0; i < v->nr_parts && ret == 0; i++)
 		if (v->parts[i].sparse)
 			ret = vmdk_sparse_empty(v->parts[i].sparse, err);
 	return ret;
@@ -201,6 +206,6 @@ int vmdk_set_backing(struct node *n, const struct backing_ref *ref, enum backing
 		v->committing = ref && ref->committing;
 	pthread_mutex_unlock(&v->lock);
 	free(e.text);
-	start(v, v->d.nr_extents);
+	start(v, v->nr_parts);
 	return ret;
 }

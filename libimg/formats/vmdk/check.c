@@ -38,26 +38,43 @@ static void found(struct check *k, enum img_finding_kind kind, const char *rule,
 	k->fn(k->ctx, &f);
 }
 
-/* What a resize that was interrupted left: the descriptor counts, and others may go by the extent. */
-static int check_size(struct check *k, size_t i, struct img_error *err)
+/* True where the extent is longer than *bytes, what the descriptor says, and that is to be put right. */
+static bool compare_size(struct check *k, size_t i, uint64_t *bytes)
 {
 	const struct vmdk_extent *e = &k->v->d.extents[i];
 	const struct vmdk_part *p = &k->v->parts[i];
 	bool repair = k->flags & IMG_CHECK_REPAIR && p->sparse && p->sparse->writable && !p->sparse->t.overlap;
 
+	*bytes = e->bytes;
 	if (p->sparse && p->sparse->h.capacity_bytes != e->bytes) {
 		found(k, IMG_FINDING_LEAK, "VMDK-12", e->line_off, repair,
 		      "the extent holds 0x%" PRIx64 " bytes, of which the descriptor uses 0x%" PRIx64,
 		      p->sparse->h.capacity_bytes, e->bytes);
-		if (repair)
-			return vmdk_sparse_resize(p->sparse, e->bytes, err);
+		return repair;
 	}
 	if ((e->kind == VMDK_FLAT || e->kind == VMDK_VMFS) && p->file &&
 	    !range_inside(e->file_off, e->bytes, node_size(p->file)))
 		found(k, IMG_FINDING_DAMAGE, "VMDK-12", e->line_off, false,
 		      "the file '%.80s' ends at 0x%" PRIx64 ", but its extent at 0x%" PRIx64, e->name,
 		      node_size(p->file), e->file_off + e->bytes);
-	return 0;
+	return false;
+}
+
+/* What a resize that was interrupted left: the descriptor counts, and others may go by the extent. */
+static int check_size(struct check *k, size_t i, struct img_error *err)
+{
+	struct vmdk_state *v = k->v;
+	uint64_t bytes;
+	bool repair;
+	int ret;
+
+	pthread_mutex_lock(&v->size_lock);
+	pthread_mutex_lock(&v->lock);
+	repair = compare_size(k, i, &bytes);
+	pthread_mutex_unlock(&v->lock);
+	ret = repair ? vmdk_sparse_resize(v->parts[i].sparse, bytes, err) : 0;
+	pthread_mutex_unlock(&v->size_lock);
+	return ret;
 }
 
 /* The engine's own word on one part, added up. */
@@ -112,7 +129,7 @@ int vmdk_check(struct node *n, unsigned flags, img_finding_fn fn, void *ctx, con
 	if (flags & IMG_CHECK_REPAIR && !v->writable)
 		return error_set(err, IMG_E_READONLY, 0, NO_OFFSET, LAYER,
 				 "repair needs an image that is open for writing");
-	for (size_t i = 0; i < v->d.nr_extents && ret == 0; i++) {
+	for (size_t i = 0; i < v->nr_parts && ret == 0; i++) {
 		ret = check_size(&k, i, err);
 		if (ret == 0)
 			ret = check_part(&k, &v->parts[i], err);

@@ -35,13 +35,15 @@ struct vmdk_part {
 struct vmdk_state {
 	struct node *node;
 	struct span *span;
-	struct vmdk_part *parts; /* as many as d has extents */
+	struct vmdk_part *parts; /* one for each extent of d */
+	size_t nr_parts;	 /* never changes, so that no lock is needed to go over the parts */
 	size_t *openers;	 /* while it is opened: of each file the extent that brought it */
 	size_t nr_openers;
 	bool single; /* one file: the descriptor is inside of the extent */
 	bool writable, bulk, check_only, absent;
 
-	pthread_mutex_t lock; /* d's text, cid, parent; what is read of them while requests run */
+	pthread_mutex_t size_lock; /* taken before all others: what the extents hold against what d says */
+	pthread_mutex_t lock;	   /* all of d, once the image is open: the first change makes another one of it */
 	struct vmdk_descriptor d;
 	_Atomic bool touched; /* the content id is that of this session */
 	_Atomic bool broken;

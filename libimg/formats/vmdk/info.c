@@ -62,7 +62,7 @@ int vmdk_info(struct node *n, struct img_info *out, struct img_error *err)
 	if (vmdk_descriptor_value(&v->d, "ddb.uuid", uuid, sizeof(uuid)) ||
 	    vmdk_descriptor_value(&v->d, "ddb.uuid.image", uuid, sizeof(uuid)))
 		out->has_uuid = parse_uuid(uuid, out->uuid);
-	for (size_t i = 0; i < v->d.nr_extents && ret == 0; i++) {
+	for (size_t i = 0; i < v->nr_parts && ret == 0; i++) {
 		const struct vmdk_part *p = &v->parts[i];
 
 		out->dirty |= p->sparse && p->sparse->h.unclean && !v->writable;
@@ -158,7 +158,7 @@ int vmdk_info_details(struct node *n, img_detail_fn fn, void *ctx, struct img_er
 	if (ret == 0)
 		ret = tell_files(&t, v, err);
 	pthread_mutex_unlock(&v->lock);
-	for (size_t i = 0; i < v->d.nr_extents && ret == 0; i++)
+	for (size_t i = 0; i < v->nr_parts && ret == 0; i++)
 		if (v->parts[i].stream)
 			ret = vmdk_stream_details(v->parts[i].stream, fn, ctx, err);
 	return ret;

@@ -243,7 +243,8 @@ static int open_parts(struct vmdk_state *v, const struct driver_open *args, cons
 	v->parts = calloc(v->d.nr_extents, sizeof(*v->parts));
 	if (!v->parts)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
-	for (size_t i = 0; i < v->d.nr_extents && ret == 0; i++) {
+	v->nr_parts = v->d.nr_extents;
+	for (size_t i = 0; i < v->nr_parts && ret == 0; i++) {
 		const struct vmdk_extent *e = &v->d.extents[i];
 
 		if (e->kind == VMDK_DEVICE)
@@ -382,7 +383,7 @@ static int close_parts(struct vmdk_state *v, struct img_error *err)
 {
 	int first = 0;
 
-	for (size_t i = 0; v->parts && i < v->d.nr_extents; i++) {
+	for (size_t i = 0; i < v->nr_parts; i++) {
 		struct vmdk_part *p = &v->parts[i];
 		int ret = p->sparse ? vmdk_sparse_close(p->sparse, v->check_only, first == 0 ? err : NULL) : 0;
 
@@ -393,6 +394,7 @@ static int close_parts(struct vmdk_state *v, struct img_error *err)
 	}
 	free(v->parts);
 	v->parts = NULL;
+	v->nr_parts = 0;
 	return first;
 }
 
@@ -402,6 +404,7 @@ static void end(struct vmdk_state *v)
 	v->span = NULL;
 	vmdk_descriptor_free(&v->d);
 	pthread_mutex_destroy(&v->lock);
+	pthread_mutex_destroy(&v->size_lock);
 }
 
 int vmdk_open(struct node *n, const struct driver_open *args, struct img_error *err)
@@ -418,6 +421,7 @@ int vmdk_open(struct node *n, const struct driver_open *args, struct img_error *
 	v->bulk = args->bulk;
 	v->check_only = args->for_check;
 	v->absent = args->data_absent;
+	pthread_mutex_init(&v->size_lock, NULL);
 	pthread_mutex_init(&v->lock, NULL);
 	ret = load_descriptor(v, args, &h, err);
 	if (ret == 0)

@@ -25,22 +25,23 @@ static int set_text(struct vmdk_state *v, uint64_t bytes, struct img_error *err)
 static int resize_extent(struct vmdk_state *v, uint64_t bytes, struct img_error *err)
 {
 	struct vmdk_part *p = &v->parts[0];
+	uint64_t file_off;
 	int ret;
 
 	if (p->sparse)
 		return p->sparse->h.capacity_bytes == bytes ? 0 : vmdk_sparse_resize(p->sparse, bytes, err);
-	ret = node_resize(p->file, v->d.extents[0].file_off + bytes, err);
+	pthread_mutex_lock(&v->lock);
+	file_off = v->d.extents[0].file_off;
+	pthread_mutex_unlock(&v->lock);
+	ret = node_resize(p->file, file_off + bytes, err);
 	return ret == 0 && !v->bulk ? node_flush(p->file, 0, err) : ret;
 }
 
-/* Only as much of a raw file as is ours; and nothing of a file that others may use. */
-static int judge(const struct vmdk_state *v, struct img_error *err)
+/* Only as much of a raw file as is ours; and nothing of a file that others may use. lock is held. */
+static int judge_extent(const struct vmdk_state *v, struct img_error *err)
 {
 	const struct vmdk_extent *e = &v->d.extents[0];
 
-	if (v->d.nr_extents != 1)
-		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
-				 "a disk in several extents is not resized: convert it");
 	if (e->access != VMDK_RW)
 		return error_set(err, IMG_E_READONLY, 0, NO_OFFSET, LAYER, "the extent is only read");
 	if (v->parts[0].sparse)
@@ -49,6 +50,19 @@ static int judge(const struct vmdk_state *v, struct img_error *err)
 		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
 				 "the extent is a part of its file, which is not resized: convert the image");
 	return 0;
+}
+
+static int judge(struct vmdk_state *v, struct img_error *err)
+{
+	int ret;
+
+	if (v->nr_parts != 1)
+		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
+				 "a disk in several extents is not resized: convert it");
+	pthread_mutex_lock(&v->lock);
+	ret = judge_extent(v, err);
+	pthread_mutex_unlock(&v->lock);
+	return ret;
 }
 
 /* What a larger parent holds behind the old end does not show: it is zeros, said by this layer. */
@@ -110,5 +124,8 @@ int vmdk_resize(struct node *n, uint64_t size_bytes, struct img_error *err)
 		ret = vmdk_touch(v, err);
 	if (ret != 0 || size_bytes == span_size(v->span))
 		return ret;
-	return size_bytes > span_size(v->span) ? grow(v, size_bytes, err) : shrink(v, size_bytes, err);
+	pthread_mutex_lock(&v->size_lock);
+	ret = size_bytes > span_size(v->span) ? grow(v, size_bytes, err) : shrink(v, size_bytes, err);
+	pthread_mutex_unlock(&v->size_lock);
+	return ret;
 }

@@ -57,6 +57,11 @@ int vmdk_text_store(struct vmdk_state *v, char *text, size_t bytes, struct img_e
 				"the descriptor has no room for that: it holds 0x%" PRIx64 " bytes", v->d.room);
 	if (ret == 0)
 		ret = vmdk_descriptor_parse(text, bytes, v->d.off, v->node->path, &d, err);
+	if (ret == 0 && d.nr_extents != v->nr_parts) {
+		vmdk_descriptor_free(&d);
+		ret = error_set(err, IMG_E_CORRUPT, 0, v->d.off, LAYER,
+				"the descriptor cannot be edited: one of its lines would become another extent");
+	}
 	if (ret == 0) {
 		ret = write_text(v, text, bytes, err);
 		d.room = v->d.room;

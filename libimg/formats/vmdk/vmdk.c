@@ -83,7 +83,7 @@ static int pread_member(struct node *n, void *buf, uint64_t bytes, uint64_t off,
 /* After a change that failed with ret. One of several files that lost something stops them all. */
 static int judge_failure(struct vmdk_state *v, int ret)
 {
-	for (size_t i = 0; ret != 0 && i < v->d.nr_extents; i++)
+	for (size_t i = 0; ret != 0 && i < v->nr_parts; i++)
 		if (v->parts[i].file && node_is_poisoned(v->parts[i].file))
 			atomic_store(&v->broken, true);
 	return ret;
