@@ -6,24 +6,15 @@
 
 #include "prl.h"
 
-static struct prl_header header_of(struct prl_image *p)
-{
-	struct prl_header h;
-
-	pthread_mutex_lock(&p->header_lock);
-	h = p->h;
-	pthread_mutex_unlock(&p->header_lock);
-	return h;
-}
-
 int prl_image_info(struct node *node, struct img_info *out, struct img_error *err)
 {
 	struct prl_image *p = prl_image_of(node);
-	struct prl_header h = header_of(p);
 
 	(void)err;
-	out->block_bytes = h.cluster_bytes;
-	out->dirty = h.in_use == PRL_IN_USE && !p->marked;
+	out->block_bytes = p->h.cluster_bytes;
+	pthread_mutex_lock(&p->header_lock);
+	out->dirty = p->h.in_use == PRL_IN_USE && !p->marked;
+	pthread_mutex_unlock(&p->header_lock);
 	return 0;
 }
 
@@ -77,7 +68,7 @@ int prl_image_info_details(struct node *node, img_detail_fn fn, void *ctx, struc
 {
 	struct prl_image *p = prl_image_of(node);
 	const struct told t = { fn, ctx };
-	struct prl_header h = header_of(p);
+	struct prl_header h = prl_header_now(p);
 
 	(void)err;
 	tell_text(&t, "subformat", "expandable");

@@ -84,7 +84,10 @@ static int begin(struct blockmap *bm, struct img_error *err)
 	if (ret == 0)
 		ret = sync_unless_bulk(p, err);
 	if (ret == 0) {
-		p->h = h;
+		/* Only these: the others are read meanwhile. */
+		p->h.in_use = h.in_use;
+		p->h.ext_off = h.ext_off;
+		p->h.flags = h.flags;
 		p->marked = true;
 	}
 	pthread_mutex_unlock(&p->header_lock);
@@ -97,6 +100,16 @@ static const struct blockmap_ops ops = {
 	.allocate = allocate,
 	.begin = begin,
 };
+
+struct prl_header prl_header_now(struct prl_image *p)
+{
+	struct prl_header h;
+
+	pthread_mutex_lock(&p->header_lock);
+	h = p->h;
+	pthread_mutex_unlock(&p->header_lock);
+	return h;
+}
 
 struct blockmap_shape prl_shape(const struct prl_header *h)
 {

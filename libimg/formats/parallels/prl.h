@@ -56,8 +56,8 @@ struct prl_image {
 	struct blockmap *bm;
 	bool writable, bulk, check_only;
 	bool marked; /* the mark on disk is ours */
-	pthread_mutex_t
-		header_lock; /* h.in_use, flags, ext_off, marked, and writes of the header; the rest changes alone */
+	/* h.in_use, flags, ext_off, marked, and writes of the header; the rest changes while no request is under way. */
+	pthread_mutex_t header_lock;
 	struct prl_header h;
 };
 
@@ -123,6 +123,8 @@ int prl_write_free(struct node *file, uint64_t first, uint64_t nr, struct img_er
 /* ---- open.c ---- */
 int prl_image_open(struct node *node, const struct driver_open *args, struct img_error *err);
 int prl_image_close(struct node *node, struct img_error *err);
+/* The header as it is at the moment. */
+struct prl_header prl_header_now(struct prl_image *p);
 /* What the engine has to know of the header; end_off is where places begin. */
 struct blockmap_shape prl_shape(const struct prl_header *h);
 /* The header becomes h, durably. alone. On failure the image is broken, as nobody knows which one the disk holds. */

@@ -203,7 +203,8 @@ static int shrink(struct prl_image *p, struct prl_header *h, struct img_error *e
 int prl_image_resize(struct node *node, uint64_t size_bytes, struct img_error *err)
 {
 	struct prl_image *p = prl_image_of(node);
-	struct prl_header h = p->h;
+	struct prl_header h = prl_header_now(p);
+	uint64_t now = prl_disk_bytes(&h);
 	int ret = blockmap_may_change(p->bm, err);
 
 	if (ret == 0 && (size_bytes == 0 || size_bytes % PRL_SECTOR_BYTES != 0))
@@ -211,7 +212,7 @@ int prl_image_resize(struct node *node, uint64_t size_bytes, struct img_error *e
 				"a Parallels image holds a disk of whole sectors of 512 bytes, at least one");
 	if (ret == 0)
 		ret = prl_header_set_size(&h, size_bytes, err);
-	if (ret != 0 || size_bytes == prl_disk_bytes(&p->h))
+	if (ret != 0 || size_bytes == now)
 		return ret;
 	ret = blockmap_touch(p->bm, err);
 	if (ret == 0)
