@@ -305,7 +305,10 @@ void img_limits(const struct img *img, struct img_limits *out)
 	memset(out, 0, sizeof(*out));
 	if (!img)
 		return;
+	/* A question, though asked of what is const. */
+	pthread_rwlock_rdlock((pthread_rwlock_t *)&img->content_lock);
 	node_limits(img->top, &limits);
+	pthread_rwlock_unlock((pthread_rwlock_t *)&img->content_lock);
 	out->block_bytes = limits.block_bytes;
 	out->optimal_bytes = limits.optimal_bytes;
 	out->unit_bytes = limits.unit_bytes;

@@ -11,8 +11,8 @@
  *   cells of 512 bytes     writers take turns within one block, so that they meet in its read-modify-write
  *
  * Beside the writers: readers; one thread that flushes, checkpoints and writes machine state; one that creates, reads,
- * compares and deletes snapshots. At the end everything holds the last version, also after closing and opening. Made
- * for the thread sanitizer.
+ * compares and deletes snapshots; one that asks for all that an image tells of itself, and checks it. At the end
+ * everything holds the last version, also after closing and opening. Made for the thread sanitizer.
  *
  * With --wild the last thread also reverts and resizes, under the feet of the others. Then any version will do, but a
  * cell still holds one of its own, whole, and snapshots stay as they are.
@@ -441,6 +441,35 @@ static void *snapshotter(void *arg)
 	return NULL;
 }
 
+static void ignore_detail(void *ctx, const struct img_detail *d)
+{
+	(void)ctx;
+	(void)d;
+}
+
+static void *watcher(void *arg)
+{
+	struct timespec pause = { .tv_nsec = 1000000 };
+	struct img_check_result result;
+	struct img_limits limits;
+	struct img_error err = { 0 };
+	struct img_info info;
+
+	(void)arg;
+	while (!atomic_load(&t.stop)) {
+		must(img_info(t.img, &info, &err), "info", &err);
+		must(img_info_details(t.img, ignore_detail, NULL, &err), "details", &err);
+		img_limits(t.img, &limits);
+		if (!t.wild && img_size(t.img) != DISK_BYTES)
+			die("another size", NULL);
+		must(img_check(t.img, IMG_CHECK_METADATA, NULL, NULL, NULL, &result, &err), "check", &err);
+		if (result.damage)
+			die("check finds damage", NULL);
+		nanosleep(&pause, NULL);
+	}
+	return NULL;
+}
+
 /* ---- the whole --------------------------------------------------------------------------------------------------- */
 
 static void open_image(unsigned flags)
@@ -477,7 +506,7 @@ static void check_last(const char *what)
 
 static void run(unsigned seconds)
 {
-	pthread_t threads[MAX_WRITERS + 4];
+	pthread_t threads[MAX_WRITERS + 5];
 	unsigned nr = 0;
 	struct timespec pause = { .tv_sec = (time_t)seconds };
 
@@ -487,6 +516,7 @@ static void run(unsigned seconds)
 	pthread_create(&threads[nr++], NULL, reader, (void *)1);
 	pthread_create(&threads[nr++], NULL, flusher, NULL);
 	pthread_create(&threads[nr++], NULL, snapshotter, NULL);
+	pthread_create(&threads[nr++], NULL, watcher, NULL);
 	nanosleep(&pause, NULL);
 	atomic_store(&t.stop, true);
 	while (nr > 0)

@@ -62,7 +62,7 @@ static int apply(struct vdi_header *h, const char *options, struct img_error *er
 int vdi_amend(struct node *node, const char *options, struct img_error *err)
 {
 	struct vdi_state *v = vdi_state_of(node);
-	struct vdi_header h = v->h;
+	struct vdi_header h = vdi_header_now(v);
 	int ret = blockmap_may_change(v->bm, err);
 
 	if (ret == 0)

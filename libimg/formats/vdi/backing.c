@@ -124,11 +124,11 @@ void vdi_header_get_backing(const struct vdi_header *h, struct backing_ref *out)
 
 bool vdi_get_backing(struct node *node, struct backing_ref *out)
 {
-	struct vdi_state *v = vdi_state_of(node);
+	struct vdi_header h = vdi_header_now(vdi_state_of(node));
 
-	if (v->h.type != VDI_DIFFERENCING)
+	if (h.type != VDI_DIFFERENCING)
 		return false;
-	vdi_header_get_backing(&v->h, out);
+	vdi_header_get_backing(&h, out);
 	return true;
 }
 
@@ -166,7 +166,7 @@ static int cut_off(struct vdi_state *v, struct img_error *err)
 int vdi_set_backing(struct node *node, const struct backing_ref *ref, enum backing_change how, struct img_error *err)
 {
 	struct vdi_state *v = vdi_state_of(node);
-	struct vdi_header h = v->h;
+	struct vdi_header h = vdi_header_now(v);
 	int ret = blockmap_may_change(v->bm, err);
 
 	if (ret == 0)

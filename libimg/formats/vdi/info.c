@@ -7,11 +7,12 @@
 int vdi_info(struct node *node, struct img_info *out, struct img_error *err)
 {
 	struct vdi_state *v = vdi_state_of(node);
+	struct vdi_header h = vdi_header_now(v);
 
 	(void)err;
-	out->block_bytes = v->h.block_bytes;
+	out->block_bytes = h.block_bytes;
 	out->has_uuid = true;
-	vdi_uuid_swap(v->h.uuid, out->uuid);
+	vdi_uuid_swap(h.uuid, out->uuid);
 	return 0;
 }
 
@@ -49,12 +50,9 @@ int vdi_info_details(struct node *node, img_detail_fn fn, void *ctx, struct img_
 	static const char *const types[] = { "", "dynamic", "fixed", "undo", "differencing" };
 	struct vdi_state *v = vdi_state_of(node);
 	const struct told t = { fn, ctx };
-	struct vdi_header h;
+	struct vdi_header h = vdi_header_now(v);
 
 	(void)err;
-	pthread_mutex_lock(&v->header_lock);
-	h = v->h;
-	pthread_mutex_unlock(&v->header_lock);
 	tell_text(&t, "subformat", types[h.type]);
 	tell_text(&t, "version", h.version == VDI_VERSION_1 ? "1.1" : "0.2");
 	tell_uuid(&t, "modification_uuid", h.modification);

@@ -125,6 +125,16 @@ static const struct blockmap_ops ops = {
 	.settle = settle,
 };
 
+struct vdi_header vdi_header_now(struct vdi_state *v)
+{
+	struct vdi_header h;
+
+	pthread_mutex_lock(&v->header_lock);
+	h = v->h;
+	pthread_mutex_unlock(&v->header_lock);
+	return h;
+}
+
 struct blockmap_shape vdi_shape(const struct vdi_header *h)
 {
 	return (struct blockmap_shape){

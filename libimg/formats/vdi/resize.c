@@ -296,7 +296,7 @@ static int resize_stopped(struct vdi_state *v, struct vdi_header *h, struct img_
 int vdi_resize(struct node *node, uint64_t size_bytes, struct img_error *err)
 {
 	struct vdi_state *v = vdi_state_of(node);
-	struct vdi_header h = v->h;
+	struct vdi_header h = vdi_header_now(v);
 	uint32_t nr;
 	int ret = blockmap_may_change(v->bm, err);
 

@@ -44,7 +44,8 @@ struct vdi_state {
 	struct blockmap *bm;
 	bool writable, bulk, check_only;
 	bool resizing; /* alone; places may be more than blocks, for the time that the map needs to move */
-	pthread_mutex_t header_lock; /* h.modification, nr_allocated, and writes of the header; the rest changes alone */
+	/* h.modification, nr_allocated, and writes of the header; the rest changes while no request is under way. */
+	pthread_mutex_t header_lock;
 	struct vdi_header h;
 };
 
@@ -104,6 +105,8 @@ int vdi_write_entries(struct node *file, uint64_t map_off, uint64_t first, uint6
 /* ---- open.c ---- */
 int vdi_open(struct node *node, const struct driver_open *args, struct img_error *err);
 int vdi_close(struct node *node, struct img_error *err);
+/* The header as it is at the moment. */
+struct vdi_header vdi_header_now(struct vdi_state *v);
 /* What the engine has to know of the header. */
 struct blockmap_shape vdi_shape(const struct vdi_header *h);
 /* Sets and stores the count of places, if it differs. */

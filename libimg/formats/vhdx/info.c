@@ -7,11 +7,13 @@
 
 int vhdx_info(struct node *n, struct img_info *out, struct img_error *err)
 {
-	const struct vhdx_state *s = vhdx_state_of(n);
+	struct vhdx_state *s = vhdx_state_of(n);
 
 	(void)err;
 	out->block_bytes = (uint32_t)s->m.block_bytes;
+	pthread_mutex_lock(&s->header_lock);
 	out->dirty = s->h.needs_replay; /* of a reader */
+	pthread_mutex_unlock(&s->header_lock);
 	memcpy(out->compression, "none", sizeof("none"));
 	out->has_uuid = true;
 	vhdx_uuid_of_guid(s->m.page83, out->uuid);
