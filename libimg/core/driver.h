@@ -256,6 +256,8 @@ struct img_driver {
 
 	/* Protocols (filters pass them on). */
 	int (*stat)(struct node *node, struct host_stat *out, struct img_error *err);
+	/* Makes durable what stat tells of the last change, which a flush need not; also where the file is only read. */
+	int (*sync_time)(struct node *node, struct img_error *err);
 	/* Reserves host space for the range; content is kept (holes read as zeros). May reach beyond the end: grows. */
 	int (*allocate)(struct node *node, uint64_t bytes, uint64_t off, struct img_error *err);
 	/* OFD lock on one byte, far above QEMU's; IMG_E_BUSY with the holder's pid in the message. */

@@ -116,7 +116,7 @@ int chain_open_parent(const char *child_path, const struct backing_ref *ref, uns
 		      struct img_error *err);
 /* Identity of an opened image: the driver's strong pin, else the weak one of format-spec/limg.md section 12. */
 int image_pin(struct img *img, struct pin *out, struct img_error *err);
-/* ref->pin and ref->id, as an overlay is to record them of img. */
+/* ref->pin and ref->id, as an overlay is to record them of img; the time in a weak pin is durable then. */
 int image_identify(struct img *img, struct backing_ref *ref, struct img_error *err);
 /* 0, or IMG_E_CHANGED with a message that says what differs and what to do. */
 int pin_compare(const struct pin *recorded, const struct pin *found, const char *child, const char *parent,

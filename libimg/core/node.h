@@ -72,6 +72,7 @@ int node_status(struct node *node, uint64_t bytes, uint64_t off, struct status_e
 		struct img_error *err);
 int node_resize(struct node *node, uint64_t size_bytes, struct img_error *err);
 int node_stat(struct node *node, struct host_stat *out, struct img_error *err);
+int node_sync_time(struct node *node, struct img_error *err); /* without support: success */
 int node_allocate(struct node *node, uint64_t bytes, uint64_t off, struct img_error *err); /* without support: success */
 int node_lock_byte(struct node *node, uint64_t byte, enum byte_lock mode, struct img_error *err); /* without: success */
 int node_share(struct node *node, unsigned use, unsigned forbid, struct img_error *err);	  /* without: success */

@@ -194,6 +194,22 @@ int node_stat(struct node *node, struct host_stat *out, struct img_error *err)
 	return ret;
 }
 
+static int sync_time_of_one(struct node *node, struct img_error *err)
+{
+	while (!node->drv->sync_time && node->file)
+		node = node->file;
+	return node->drv->sync_time ? node_judge(node, node->drv->sync_time(node, err), "sync_time", err) : 0;
+}
+
+int node_sync_time(struct node *node, struct img_error *err)
+{
+	int ret = sync_time_of_one(node, err);
+
+	for (size_t i = 0; i < node->nr_parts && ret == 0; i++)
+		ret = sync_time_of_one(node->parts[i], err);
+	return ret;
+}
+
 int node_allocate(struct node *node, uint64_t bytes, uint64_t off, struct img_error *err)
 {
 	int ret;

@@ -91,8 +91,14 @@ int image_pin(struct img *img, struct pin *out, struct img_error *err)
 
 int image_identify(struct img *img, struct backing_ref *ref, struct img_error *err)
 {
+	/*
+	 * A flush leaves the parent's time in memory (fdatasync(); for a day where a file system is mounted with
+	 * lazytime). Lost in a crash after the overlay has it on record, it would make the parent look changed.
+	 */
+	int ret = node_has_pin(img->top) ? 0 : node_sync_time(img->top, err);
+
 	node_id(img->top, &ref->id);
-	return image_pin(img, &ref->pin, err);
+	return ret == 0 ? image_pin(img, &ref->pin, err) : ret;
 }
 
 static const char advice[] = "put the right one back, or use imgtool rebase if the change is meant";

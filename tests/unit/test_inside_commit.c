@@ -220,6 +220,71 @@ static void test_replaced_parent(void **state)
 	}
 }
 
+/* ---- the time of a parent's last change -------------------------------------------------------------------------- */
+
+static unsigned nr_synced;
+static int sync_failure;
+
+static int sync_time(struct node *node, struct img_error *err)
+{
+	nr_synced++;
+	return sync_failure == 0 ?
+		       0 :
+		       error_set(err, sync_failure, EIO, NO_OFFSET, "test", "%s: lost its time", node->path);
+}
+
+static int open_synced(void *ctx, const char *child_path, const char *name, enum img_refs refs,
+		       const struct host_open *args, struct node **out, char **resolved, struct img_error *err)
+{
+	int ret = real_open(ctx, child_path, name, refs, args, out, resolved, err);
+	if (ret == 0 && strcmp(name, "base") == 0) {
+		other_file = *(*out)->drv;
+		other_file.sync_time = sync_time;
+		(*out)->drv = &other_file;
+	}
+	return ret;
+}
+
+/* It is durable before an overlay has it on record, or it is not put there; a parent with an identity has no need of
+ * it. */
+static void test_time_of_the_parent(void **state)
+{
+	struct img_create_options o = { .struct_size = sizeof(o),
+					.format = "limg",
+					.backing = "base",
+					.backing_format = "qcow2",
+					.size_bytes = SIZE,
+					.refs = IMG_REFS_ANY };
+
+	(void)state;
+	real_open = inside_host.env.open_file;
+	inside_host.env.open_file = open_synced;
+	nr_synced = 0;
+	make(&(struct setup){ "qcow2", "qcow2", NULL, SIZE });
+	assert_int_equal(nr_synced, 1);
+	over = inside_open("over", IMG_OPEN_WRITE);
+	assert_ok(commit(NULL));
+	assert_int_equal(nr_synced, 2);
+	inside_fill(over, 0, 4 * KIB, 7);
+	content_of(over, expected);
+	sync_failure = IMG_E_IO;
+	assert_fails(commit(NULL), IMG_E_IO, "lost its time");
+	assert_fails(image_create_env("other", &o, &inside_host.env, ERR), IMG_E_IO, "lost its time");
+	sync_failure = 0;
+	content_of(over, seen);
+	assert_memory_equal(seen, expected, sizeof(seen));
+	assert_ok(commit(NULL));
+	inside_close(over);
+	assert_ok(image_create_env("other", &o, &inside_host.env, ERR)); /* nothing was left under the name */
+
+	inside_teardown(NULL);
+	inside_setup(NULL);
+	inside_host.env.open_file = open_synced;
+	nr_synced = 0;
+	make(&(struct setup){ "qcow2", "limg", NULL, SIZE });
+	assert_int_equal(nr_synced, 0);
+}
+
 /* ---- others ------------------------------------------------------------------------------------------------------ */
 
 /* An overlay that does not say what its backing is. */
@@ -265,6 +330,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_each_failure),	     T(test_other_head),	  T(test_replaced_parent),
 		T(test_no_format_on_record), T(test_between_the_samples), T(test_options),
+		T(test_time_of_the_parent),
 	};
 
 	return cmocka_run_group_tests_name("inside-commit", tests, NULL, NULL);

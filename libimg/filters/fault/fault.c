@@ -327,6 +327,14 @@ static int fault_stat(struct node *node, struct host_stat *out, struct img_error
 	return e != 0 ? injected(node, FAULT_STAT, e, NO_OFFSET, err) : node_stat(node->file, out, err);
 }
 
+static int fault_sync_time(struct node *node, struct img_error *err)
+{
+	struct fault_state *st = node->state;
+	int e = decide(st->plan, FAULT_FLUSH);
+
+	return e != 0 ? injected(node, FAULT_FLUSH, e, NO_OFFSET, err) : node_sync_time(node->file, err);
+}
+
 static int fault_allocate(struct node *node, uint64_t bytes, uint64_t off, struct img_error *err)
 {
 	struct fault_state *st = node->state;
@@ -395,6 +403,7 @@ const struct img_driver fault_driver = {
 	.status = fault_status,
 	.resize = fault_resize,
 	.stat = fault_stat,
+	.sync_time = fault_sync_time,
 	.allocate = fault_allocate,
 	.lock_byte = fault_lock_byte,
 	.share = fault_share,

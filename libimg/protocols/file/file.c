@@ -335,6 +335,7 @@ const struct img_driver file_driver = {
 	.status = file_status,
 	.resize = file_resize,
 	.stat = file_stat,
+	.sync_time = file_sync_time,
 	.allocate = file_allocate,
 	.lock_byte = file_lock_byte,
 	.share = file_share,

@@ -87,3 +87,14 @@ int file_stat(struct node *node, struct host_stat *out, struct img_error *err)
 	}
 	return 0;
 }
+
+/* fsync() is fdatasync() and the times. What cannot be synced has none that could be lost. */
+int file_sync_time(struct node *node, struct img_error *err)
+{
+	struct file_state *st = node->state;
+
+	if (!st->is_block_device && !node->is_volatile && fsync(st->fd) < 0 && errno != EINVAL && errno != EROFS)
+		return error_errno(err, errno, NO_OFFSET, FILE_LAYER,
+				   "%s: cannot make the time of its last change durable", node->path);
+	return 0;
+}

@@ -39,6 +39,7 @@ struct file_state {
 int file_status(struct node *node, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap, size_t *nr,
 		struct img_error *err);
 int file_stat(struct node *node, struct host_stat *out, struct img_error *err);
+int file_sync_time(struct node *node, struct img_error *err);
 
 /* file_lock.c */
 int file_lock_byte(struct node *node, uint64_t byte, enum byte_lock mode, struct img_error *err);
