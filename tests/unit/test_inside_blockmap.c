@@ -304,6 +304,32 @@ static void test_bitmap_gone(void **state)
 	rig_end(r);
 }
 
+/* A page that cannot be read now is no damage: a check says so, and a repair leaves its entries alone. */
+static void test_check_unread(void **state)
+{
+	const struct blockmap_rules rules = { .entry = "T-1", .overlap = "T-2" };
+	struct rig *r = rig_start(0);
+
+	(void)state;
+	assert_ok(put(r, 1, 12 * BLOCK, 0));
+	assert_ok(blockmap_flush(r->bm, ERR));
+	for (unsigned k = 1; k <= 6; k++) {
+		struct img_check_result result = { 0 };
+		struct blockmap_census census;
+
+		rig_reopen(r);
+		fault_plan_arm(&inside_plan, 1u << FAULT_READ, k, EIO, false);
+		assert_fails(blockmap_check(r->bm, &rules, DATA_OFF, true, NULL, NULL, NULL, &result, &census, ERR),
+			     IMG_E_IO, "injected failure");
+		fault_plan_disarm(&inside_plan);
+		assert_int_equal(result.damage + result.repaired, 0);
+		assert_ok(blockmap_flush(r->bm, ERR));
+		rig_reopen(r);
+		holds(r, 1, 12 * BLOCK, 0);
+	}
+	rig_end(r);
+}
+
 static void test_readonly(void **state)
 {
 	struct rig *r = rig_start(READONLY);
@@ -325,7 +351,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_failures),  TEST(test_open),	      TEST(test_format_fails), TEST(test_no_page),
-		TEST(test_no_bitmap), TEST(test_bitmap_gone), TEST(test_readonly),
+		TEST(test_no_bitmap), TEST(test_bitmap_gone), TEST(test_check_unread), TEST(test_readonly),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -129,7 +129,8 @@ static int judge_entry(struct check *k, uint64_t block, struct blockmap_entry *e
 	int ret = blockmap_get(k->bm, block, e, &why);
 	char text[96];
 
-	if (ret == IMG_E_NOMEM) {
+	/* What cannot be read, or only not now, is no damage: a repair would make it one. */
+	if (ret != 0 && ret != IMG_E_CORRUPT) {
 		if (err)
 			*err = why;
 		return ret;
