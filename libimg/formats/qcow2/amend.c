@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "option_list.h"
 #include "qcow2_header.h"
 #include "qcow2_options.h"
 #include "qcow2_snapshot.h"
@@ -348,7 +349,7 @@ int qcow2_amend(struct node *n, const char *options, struct img_error *err)
 	if (ret == 0) {
 		options_of(&a->e->h, &a->is);
 		a->want = a->is;
-		ret = qcow2_options_each(options, take_option, a, err);
+		ret = option_each(options, LAYER, take_option, a, err);
 	}
 	if (ret == 0)
 		ret = judge(a, err);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Creation options: "key=value,key=value". The names and the combinations that are refused are those of qemu-img. */
-#include <stdlib.h>
 #include <string.h>
 
+#include "option_list.h"
 #include "qcow2_header.h"
 #include "qcow2_options.h"
 
@@ -11,30 +11,9 @@ static int invalid(struct img_error *err, const char *what)
 	return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s", what);
 }
 
-/* Log2 of "64K", "65536" ...; -1 for what is no power of two. */
-static int size_shift(const char *v)
-{
-	char *end;
-	unsigned long long n;
-
-	if (*v < '0' || *v > '9')
-		return -1;
-	n = strtoull(v, &end, 10);
-	if (*end == 'K' || *end == 'k')
-		n <<= 10, end++;
-	else if (*end == 'M' || *end == 'm')
-		n <<= 20, end++;
-	if (*end || n == 0 || (n & (n - 1)))
-		return -1;
-	return __builtin_ctzll(n);
-}
-
 static int set_bool(bool *out, const char *key, const char *v, struct img_error *err)
 {
-	*out = !strcmp(v, "on") || !strcmp(v, "true") || !strcmp(v, "yes");
-	if (*out || !strcmp(v, "off") || !strcmp(v, "false") || !strcmp(v, "no"))
-		return 0;
-	return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s is on or off, not '%.32s'", key, v);
+	return option_bool(v, out) ? 0 : option_wrong(LAYER, key, "on or off", v, err);
 }
 
 static int set_version(struct qcow2_options *o, const char *v, struct img_error *err)
@@ -44,30 +23,27 @@ static int set_version(struct qcow2_options *o, const char *v, struct img_error 
 	else if (!strcmp(v, "1.1") || !strcmp(v, "v3"))
 		o->version = 3;
 	else
-		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
-				 "compat is 0.10 (v2) or 1.1 (v3), not '%.32s'", v);
+		return option_wrong(LAYER, "compat", "0.10 (v2) or 1.1 (v3)", v, err);
 	return 0;
 }
 
 static int set_cluster_size(struct qcow2_options *o, const char *v, struct img_error *err)
 {
-	int shift = size_shift(v);
+	uint64_t n = option_power(v, UINT64_C(1) << QCOW2_CLUSTER_BITS_MIN, UINT64_C(1) << QCOW2_CLUSTER_BITS_MAX);
 
-	if (shift < (int)QCOW2_CLUSTER_BITS_MIN || shift > (int)QCOW2_CLUSTER_BITS_MAX)
-		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
-				 "cluster_size is 512 to 2M, a power of two, not '%.32s'", v);
-	o->cluster_bits = (unsigned)shift;
+	if (n == 0)
+		return option_wrong(LAYER, "cluster_size", "512 to 2M, a power of two", v, err);
+	o->cluster_bits = (unsigned)__builtin_ctzll(n);
 	return 0;
 }
 
 static int set_refcount_bits(struct qcow2_options *o, const char *v, struct img_error *err)
 {
-	int shift = size_shift(v);
+	uint64_t n = option_power(v, 1, 64);
 
-	if (shift < 0 || shift > 6)
-		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
-				 "refcount_bits is 1, 2, 4, 8, 16, 32 or 64, not '%.32s'", v);
-	o->refcount_order = (unsigned)shift;
+	if (n == 0)
+		return option_wrong(LAYER, "refcount_bits", "1, 2, 4, 8, 16, 32 or 64", v, err);
+	o->refcount_order = (unsigned)__builtin_ctzll(n);
 	return 0;
 }
 
@@ -78,8 +54,7 @@ static int set_compression_type(struct qcow2_options *o, const char *v, struct i
 	else if (!strcmp(v, "zstd"))
 		o->compression = QCOW2_ZSTD;
 	else
-		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
-				 "compression_type is zlib or zstd, not '%.32s'", v);
+		return option_wrong(LAYER, "compression_type", "zlib or zstd", v, err);
 	return 0;
 }
 
@@ -90,8 +65,7 @@ static int set_compression(struct qcow2_options *o, const char *v, struct img_er
 	int level;
 
 	if (codec_parse(v, &id, &level) != 0)
-		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
-				 "compression is none, zlib or zstd, not '%.32s'", v);
+		return option_wrong(LAYER, "compression", "none, zlib or zstd", v, err);
 	if (level != 0)
 		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
 				 "qcow2 records no level of compression: write %s without it", codec_name(id));
@@ -110,8 +84,7 @@ static int set_preallocation(struct qcow2_options *o, const char *v, struct img_
 			return 0;
 		}
 	}
-	return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
-			 "preallocation is off, metadata, falloc or full, not '%.32s'", v);
+	return option_wrong(LAYER, "preallocation", "off, metadata, falloc or full", v, err);
 }
 
 static int set_data_file(struct qcow2_options *o, const char *v, struct img_error *err)
@@ -122,8 +95,10 @@ static int set_data_file(struct qcow2_options *o, const char *v, struct img_erro
 	return 0;
 }
 
-int qcow2_option_set(struct qcow2_options *o, const char *key, const char *v, struct img_error *err)
+int qcow2_option_set(void *ctx, const char *key, const char *v, struct img_error *err)
 {
+	struct qcow2_options *o = ctx;
+
 	if (!strcmp(key, "compat"))
 		return set_version(o, v, err);
 	if (!strcmp(key, "cluster_size"))
@@ -145,32 +120,6 @@ int qcow2_option_set(struct qcow2_options *o, const char *key, const char *v, st
 	if (!strcmp(key, "data_file_raw"))
 		return set_bool(&o->data_file_raw, key, v, err);
 	return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "qcow2 has no option '%.32s'", key);
-}
-
-int qcow2_options_each(const char *text,
-		       int (*fn)(void *ctx, const char *key, const char *value, struct img_error *err), void *ctx,
-		       struct img_error *err)
-{
-	char *copy, *save = NULL;
-	int ret = 0;
-
-	if (!text || !*text)
-		return 0;
-	copy = strdup(text);
-	if (!copy)
-		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
-	for (char *kv = strtok_r(copy, ",", &save); ret == 0 && kv; kv = strtok_r(NULL, ",", &save)) {
-		char *eq = strchr(kv, '=');
-
-		if (eq) {
-			*eq = '\0';
-			ret = fn(ctx, kv, eq + 1, err);
-		} else {
-			ret = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "option '%.32s' has no value", kv);
-		}
-	}
-	free(copy);
-	return ret;
 }
 
 int qcow2_options_check(const struct qcow2_options *o, bool has_backing, struct img_error *err)
@@ -198,17 +147,12 @@ int qcow2_options_check(const struct qcow2_options *o, bool has_backing, struct 
 	return 0;
 }
 
-static int set_one(void *ctx, const char *key, const char *value, struct img_error *err)
-{
-	return qcow2_option_set(ctx, key, value, err);
-}
-
 int qcow2_options_parse(const char *text, bool has_backing, struct qcow2_options *out, struct img_error *err)
 {
 	int ret;
 
 	*out = (struct qcow2_options){ .version = 3, .cluster_bits = 16, .refcount_order = 4 };
-	ret = qcow2_options_each(text, set_one, out, err);
+	ret = option_each(text, LAYER, qcow2_option_set, out, err);
 	if (ret == 0)
 		ret = qcow2_options_check(out, has_backing, err);
 	/* A raw data file's mapping must be complete, or it would not be the disk. */

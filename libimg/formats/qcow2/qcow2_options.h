@@ -31,12 +31,8 @@ struct qcow2_options {
 
 /* IMG_E_INVALID for what does not exist or does not go together. */
 int qcow2_options_parse(const char *text, bool has_backing, struct qcow2_options *out, struct img_error *err);
-/* One key; for amend, which changes what an image has. */
-int qcow2_option_set(struct qcow2_options *o, const char *key, const char *value, struct img_error *err);
-/* Calls fn for each "key=value" of text. */
-int qcow2_options_each(const char *text,
-		       int (*fn)(void *ctx, const char *key, const char *value, struct img_error *err), void *ctx,
-		       struct img_error *err);
+/* One key of *ctx, a struct qcow2_options (option_list.h); amend changes with it what an image has. */
+int qcow2_option_set(void *ctx, const char *key, const char *value, struct img_error *err);
 /* Combinations that version 2, the clusters' size or a backing file rule out. */
 int qcow2_options_check(const struct qcow2_options *o, bool has_backing, struct img_error *err);
 /* The header's fields that follow from options and size; tables have no place yet. */

@@ -10,6 +10,7 @@
 #include "checked.h"
 #include "error.h"
 #include "node.h"
+#include "option_list.h"
 
 #define LAYER	    "raw"
 #define CHUNK_BYTES (1u << 20)
@@ -24,35 +25,20 @@ enum preallocation {
 	PREALLOC_FULL,	 /* zeros written */
 };
 
-static int parse_options(const char *options, enum preallocation *out, struct img_error *err)
+static int option_set(void *ctx, const char *key, const char *v, struct img_error *err)
 {
-	static const struct {
-		const char *text;
-		enum preallocation value;
-	} words[] = {
-		{ "preallocation=off", PREALLOC_OFF },
-		{ "preallocation=falloc", PREALLOC_FALLOC },
-		{ "preallocation=full", PREALLOC_FULL },
-	};
-	const char *p = options ? options : "";
+	static const char *const names[] = { "off", "falloc", "full" };
+	enum preallocation *how = ctx;
 
-	*out = PREALLOC_OFF;
-	while (*p) {
-		size_t len = strcspn(p, ","), i;
-
-		for (i = 0; i < ARRAY_LEN(words); i++) {
-			if (strlen(words[i].text) == len && strncmp(words[i].text, p, len) == 0)
-				break;
+	if (strcmp(key, "preallocation") != 0)
+		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "raw has no option '%.32s'", key);
+	for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
+		if (!strcmp(v, names[i])) {
+			*how = (enum preallocation)i;
+			return 0;
 		}
-		if (i == ARRAY_LEN(words))
-			return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
-					 "raw has no option '%.*s'; it knows preallocation=off, falloc or full",
-					 (int)len, p);
-		*out = words[i].value;
-		p += len;
-		p += *p == ',';
 	}
-	return 0;
+	return option_wrong(LAYER, key, "off, falloc or full", v, err);
 }
 
 /* Real zeros: zeroing would punch holes. */
@@ -71,8 +57,8 @@ static int fill(struct node *file, uint64_t size_bytes, struct img_error *err)
 
 static int raw_create(struct node *file, const struct driver_create *args, struct img_error *err)
 {
-	enum preallocation how;
-	int ret = parse_options(args->options, &how, err);
+	enum preallocation how = PREALLOC_OFF;
+	int ret = option_each(args->options, LAYER, option_set, &how, err);
 
 	if (ret != 0)
 		return ret;
@@ -180,8 +166,8 @@ static int raw_resize(struct node *node, uint64_t size_bytes, struct img_error *
 
 static int raw_measure(const struct img_measure_args *args, struct img_measure *out, struct img_error *err)
 {
-	enum preallocation how;
-	int ret = parse_options(args->options, &how, err);
+	enum preallocation how = PREALLOC_OFF;
+	int ret = option_each(args->options, LAYER, option_set, &how, err);
 
 	out->required_bytes = args->size_bytes;
 	out->fully_allocated_bytes = args->size_bytes;
@@ -198,8 +184,8 @@ struct raw_sequence {
 
 static int sequence_ask(const char *options, struct img_error *err)
 {
-	enum preallocation how;
-	int ret = parse_options(options, &how, err);
+	enum preallocation how = PREALLOC_OFF;
+	int ret = option_each(options, LAYER, option_set, &how, err);
 
 	if (ret == 0 && how != PREALLOC_OFF)
 		ret = error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
