@@ -324,7 +324,8 @@ verify() { (cd /data && sha256sum -c /manifest >/run/sums 2>&1) && echo "L2 FILE
 verify boot
 ( n=0; while :; do n=$((n + 1)); echo "L2 COUNT $n"; usleep 200000; done ) &
 off() { mount -o remount,ro /; sync; echo "L2 OFF"; poweroff -f; }
-( head -c 24 /dev/input/event0 >/dev/null 2>&1 && { echo "L2 BUTTON"; off; } ) &
+blocked() { dmesg -n 8; echo w >/proc/sysrq-trigger; dmesg -n 1; cat /sys/block/vda/inflight /proc/interrupts; }
+( head -c 24 /dev/input/event0 >/dev/null 2>&1 && { echo "L2 BUTTON"; blocked; off; } ) &
 while read -r line; do
 	eval "$line"
 	echo "L2 DID $?"
@@ -429,9 +430,10 @@ def sbin_env():
 
 
 def nested_command(kernel, initrd, disk, mib=1024, cpus=1):
-    """QEMU as a machine whose processor has SVM, emulated: needs nothing of this machine."""
+    """QEMU as a machine whose processor has SVM, emulated: needs nothing of this machine. A kernel that sets its timer for
+    each tick has stopped there for good, when one tick got lost; a periodic timer's next tick comes."""
     need(('qemu-system-x86_64', 'qemu-system-x86'))
     return ['qemu-system-x86_64', '-accel', 'tcg', '-cpu', 'EPYC,+svm', '-m', str(mib), '-smp', str(cpus),
             '-nodefaults', '-display', 'none', '-no-reboot', '-serial', 'stdio', '-kernel', kernel.vmlinuz,
-            '-initrd', initrd, '-append', 'console=ttyS0 quiet panic=-1 no_timer_check',
+            '-initrd', initrd, '-append', 'console=ttyS0 quiet panic=-1 no_timer_check nohz=off highres=off',
             '-drive', 'file=%s,format=raw,if=virtio,cache=unsafe' % disk]
