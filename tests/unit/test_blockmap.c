@@ -371,6 +371,32 @@ static void test_steps(void **state)
 	finish(&r);
 }
 
+/* Where walks go on, on a table that is mostly empty: in a row, and with other things between the entries. */
+static void test_next_used(void **state)
+{
+	static const enum kind kinds[] = { FLAT, PAGED };
+	const struct blockmap_entry used = { .state = BLOCKMAP_ZERO }, none = { .state = BLOCKMAP_FREE };
+	struct rig r;
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		start(&r, kinds[i]);
+		assert_int_equal(blockmap_stop(r.bm, NULL), 0);
+		assert_int_equal(blockmap_next_used(r.bm, 0, NR_BLOCKS), NR_BLOCKS);
+		assert_int_equal(blockmap_next_used(r.bm, 9, 9), 9);
+		for (uint64_t b = 0; b < NR_BLOCKS; b++) {
+			assert_int_equal(blockmap_set(r.bm, b, &used, NULL), 0);
+			for (uint64_t from = 0; from <= b; from++)
+				assert_int_equal(blockmap_next_used(r.bm, from, NR_BLOCKS), b);
+			assert_int_equal(blockmap_next_used(r.bm, b + 1, NR_BLOCKS), NR_BLOCKS);
+			assert_int_equal(blockmap_next_used(r.bm, 0, b), b);
+			assert_int_equal(blockmap_set(r.bm, b, &none, NULL), 0);
+		}
+		blockmap_start(r.bm);
+		finish(&r);
+	}
+}
+
 static unsigned nr_findings;
 static char last_rule[16];
 static void take(void *ctx, const struct img_finding *f)
@@ -378,6 +404,40 @@ static void take(void *ctx, const struct img_finding *f)
 	(void)ctx;
 	nr_findings++;
 	memcpy(last_rule, f->rule, sizeof(last_rule));
+}
+
+/* A page that lies outside of the file: so many entries are bad at once, and a check tells of them as of one thing. */
+static void test_unreadable_page(void **state)
+{
+	static const struct blockmap_rules rules = { .entry = "T-1" };
+	struct img_check_result result = { 0 };
+	struct blockmap_census census;
+	struct blockmap_entry e;
+	uint64_t first = 7 * 8, nr = 0;
+	struct rig r;
+
+	(void)state;
+	start(&r, PAGED);
+	r.toy.directory[8] = UINT64_C(1) << 40;
+	while (slot(r.bm, first) / 8 < 8)
+		first++;
+	while (slot(r.bm, first + nr) / 8 == 8)
+		nr++;
+	assert_int_equal(blockmap_stop(r.bm, NULL), 0);
+	assert_int_equal(blockmap_get(r.bm, first, &e, NULL), IMG_E_CORRUPT);
+	assert_int_equal(blockmap_unreadable(r.bm, first - 1, NR_BLOCKS), 0);
+	assert_int_equal(blockmap_unreadable(r.bm, first, NR_BLOCKS), nr);
+	assert_int_equal(blockmap_unreadable(r.bm, first + nr - 1, NR_BLOCKS), 1);
+	assert_int_equal(blockmap_unreadable(r.bm, first, first + 2), 2);
+	assert_int_equal(blockmap_next_used(r.bm, 0, NR_BLOCKS), first);
+	nr_findings = 0;
+	assert_int_equal(blockmap_check(r.bm, &rules, DATA_OFF, false, take, NULL, NULL, &result, &census, NULL), 0);
+	blockmap_start(r.bm);
+	assert_int_equal(result.damage, nr);
+	assert_int_equal(nr_findings, 1);
+	assert_int_equal(census.nr_bad, nr);
+	assert_int_equal(census.nr_free, NR_BLOCKS - nr);
+	finish(&r);
 }
 
 static void put_entry(struct rig *r, uint64_t block, uint64_t value)
@@ -462,9 +522,16 @@ static void test_shapes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_flat),	     cmocka_unit_test(test_paged),	cmocka_unit_test(test_bitmaps),
-		cmocka_unit_test(test_full_bitmaps), cmocka_unit_test(test_dirty_room), cmocka_unit_test(test_steps),
-		cmocka_unit_test(test_check),	     cmocka_unit_test(test_shapes),
+		cmocka_unit_test(test_flat),
+		cmocka_unit_test(test_paged),
+		cmocka_unit_test(test_bitmaps),
+		cmocka_unit_test(test_full_bitmaps),
+		cmocka_unit_test(test_dirty_room),
+		cmocka_unit_test(test_steps),
+		cmocka_unit_test(test_check),
+		cmocka_unit_test(test_next_used),
+		cmocka_unit_test(test_unreadable_page),
+		cmocka_unit_test(test_shapes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

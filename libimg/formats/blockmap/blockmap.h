@@ -171,6 +171,14 @@ void blockmap_start(struct blockmap *bm);
 /* Between the two: */
 int blockmap_flush_stopped(struct blockmap *bm, struct img_error *err);
 int blockmap_get(struct blockmap *bm, uint64_t block, struct blockmap_entry *out, struct img_error *err);
+/*
+ * The first block of [block, end) that is not FREE, or that blockmap_get() fails on; end if there is none. For walks
+ * over tables of which most is empty. Looks at some thousand blocks at most, so that the walk can tell of its progress:
+ * what it returns may be FREE.
+ */
+uint64_t blockmap_next_used(struct blockmap *bm, uint64_t block, uint64_t end);
+/* How many blocks from this one on, below end, have their entries on a page that cannot be (IMG_E_CORRUPT); 0: it can. */
+uint64_t blockmap_unreadable(struct blockmap *bm, uint64_t block, uint64_t end);
 /* In memory until the next flush. Blocks up to nr_slots, beyond the present disk too. */
 int blockmap_set(struct blockmap *bm, uint64_t block, const struct blockmap_entry *entry, struct img_error *err);
 /* All blocks of [first, first + nr) become FREE. Pages that are not there stay away. */

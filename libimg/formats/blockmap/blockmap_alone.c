@@ -8,7 +8,8 @@
 
 #include "blockmap_int.h"
 
-#define COPY_BYTES (UINT64_C(1) << 20)
+#define COPY_BYTES  (UINT64_C(1) << 20)
+#define LOOK_BLOCKS 65536u /* at once, for blockmap_next_used() */
 
 int blockmap_stop(struct blockmap *bm, struct img_error *err)
 {
@@ -44,6 +45,32 @@ int blockmap_get(struct blockmap *bm, uint64_t block, struct blockmap_entry *out
 	return ret;
 }
 
+uint64_t blockmap_next_used(struct blockmap *bm, uint64_t block, uint64_t end)
+{
+	uint64_t stop = min_u64(end, block + LOOK_BLOCKS), nr;
+
+	pthread_rwlock_wrlock(&bm->map);
+	do {
+		nr = block < stop ? free_run(bm, block, end) : 0;
+		block += nr;
+	} while (nr > 0);
+	pthread_rwlock_unlock(&bm->map);
+	return block;
+}
+
+uint64_t blockmap_unreadable(struct blockmap *bm, uint64_t block, uint64_t end)
+{
+	uint64_t per_page = page_bytes(bm) / bm->shape.entry_bytes, key = slot_of(bm, block) / per_page, next = block;
+	struct page *p;
+
+	pthread_rwlock_wrlock(&bm->map);
+	while (next < end && slot_of(bm, next) / per_page == key &&
+	       (next > block || cache_table_page(bm, block, &p, NULL) == IMG_E_CORRUPT))
+		next++;
+	pthread_rwlock_unlock(&bm->map);
+	return next - block;
+}
+
 int blockmap_set(struct blockmap *bm, uint64_t block, const struct blockmap_entry *entry, struct img_error *err)
 {
 	int ret;
@@ -57,19 +84,15 @@ int blockmap_set(struct blockmap *bm, uint64_t block, const struct blockmap_entr
 int blockmap_clear(struct blockmap *bm, uint64_t first, uint64_t nr, struct img_error *err)
 {
 	static const struct blockmap_entry none = { .state = BLOCKMAP_FREE };
+	uint64_t end = first + nr;
 	struct blockmap_entry e;
 	int ret = 0;
 
-	for (uint64_t block = first; block < first + nr && ret == 0; block++) {
-		struct img_error unused = { .code = IMG_OK };
-
-		ret = blockmap_get(bm, block, &e, &unused);
+	for (uint64_t block = first; ret == 0 && (block = blockmap_next_used(bm, block, end)) < end; block++) {
+		ret = blockmap_get(bm, block, &e, NULL);
 		/* What makes no sense is cleared too; what cannot be read is a failure. */
-		if (ret != 0 && ret != IMG_E_CORRUPT) {
-			if (err)
-				*err = unused;
-			return ret;
-		}
+		if (ret != 0 && ret != IMG_E_CORRUPT)
+			return blockmap_get(bm, block, &e, err);
 		if (ret != 0 || e.state != BLOCKMAP_FREE)
 			ret = blockmap_set(bm, block, &none, err);
 	}

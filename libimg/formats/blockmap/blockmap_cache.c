@@ -298,6 +298,36 @@ int entry_get(struct blockmap *bm, uint64_t block, bool may_load, struct blockma
 	return bm->ops->decode(bm, block, raw_of(bm, p, block), out, err);
 }
 
+/* Entries have 4 or 8 bytes. */
+static bool same_raw(const struct blockmap *bm, const uint8_t *a, const uint8_t *b)
+{
+	if (bm->shape.entry_bytes == sizeof(uint32_t))
+		return memcmp(a, b, sizeof(uint32_t)) == 0;
+	return memcmp(a, b, sizeof(uint64_t)) == 0;
+}
+
+/* What looks like an entry that is FREE is one: decoding looks at the block's number only to complain of it. */
+uint64_t free_run(struct blockmap *bm, uint64_t block, uint64_t end)
+{
+	uint64_t per_page = page_bytes(bm) / bm->shape.entry_bytes, key = slot_of(bm, block) / per_page, next = block;
+	uint64_t left = min_u64(end - block, per_page - slot_of(bm, block) % per_page);
+	struct blockmap_entry e;
+	const uint8_t *at;
+	struct page *p;
+
+	if (entry_get(bm, block, true, &e, NULL) != 0 || e.state != BLOCKMAP_FREE)
+		return 0;
+	p = cache_find(bm, key);
+	at = raw_of(bm, p, block);
+	/* each is like the one before it: mostly all are */
+	if (!bm->ops->slot && memcmp(at, at + bm->shape.entry_bytes, (size_t)(left - 1) * bm->shape.entry_bytes) == 0)
+		return left;
+	do
+		next++;
+	while (next < end && slot_of(bm, next) / per_page == key && same_raw(bm, raw_of(bm, p, next), at));
+	return next - block;
+}
+
 int entry_set(struct blockmap *bm, uint64_t block, const struct blockmap_entry *entry, struct img_error *err)
 {
 	struct page *p;

@@ -65,11 +65,14 @@ static void found(struct check *k, struct img_finding *f, uint64_t weight, const
 	k->fn(k->ctx, f);
 }
 
-static int progress(struct check *k, struct img_error *err)
+/* nr more blocks are done. */
+static int progress(struct check *k, uint64_t nr, struct img_error *err)
 {
 	const struct img_progress *p = k->progress;
+	uint64_t before = k->done;
 
-	if (++k->done % REPORT_BLOCKS != 0 || !p || !p->fn)
+	k->done += nr;
+	if (before / REPORT_BLOCKS == k->done / REPORT_BLOCKS || !p || !p->fn)
 		return 0;
 	if (p->fn(p->ctx, k->done, max_u64(k->done, k->total)) == 0)
 		return 0;
@@ -96,7 +99,26 @@ static void tell_bad(struct check *k)
 	k->bad_nr = k->bad_fixed = 0;
 }
 
-static void bad_entry(struct check *k, uint64_t block, const char *why)
+static void say_why(struct check *k, uint64_t block, const struct blockmap_entry *outside)
+{
+	struct img_error why = { .code = IMG_OK };
+	struct blockmap_entry e;
+
+	if (outside)
+		(void)snprintf(k->bad_why, sizeof(k->bad_why),
+			       "leads to 0x%" PRIx64 ", out of the data area 0x%" PRIx64 " to 0x%" PRIx64, outside->off,
+			       k->data_off, k->file_bytes);
+	else if (blockmap_get(k->bm, block, &e, &why) != 0)
+		(void)snprintf(k->bad_why, sizeof(k->bad_why), "%.119s", why.msg);
+	else
+		(void)snprintf(k->bad_why, sizeof(k->bad_why), "could not be read for a moment");
+}
+
+/*
+ * outside: what leads out of the data area; NULL: what cannot be read or makes no sense. A row of such entries is told
+ * of by its first one: messages for all would cost more than everything else.
+ */
+static void bad_entries(struct check *k, uint64_t block, uint64_t nr, const struct blockmap_entry *outside)
 {
 	static const struct blockmap_entry none = { .state = BLOCKMAP_FREE };
 
@@ -104,12 +126,12 @@ static void bad_entry(struct check *k, uint64_t block, const char *why)
 		tell_bad(k);
 	if (k->bad_nr == 0) {
 		k->bad_first = block;
-		(void)snprintf(k->bad_why, sizeof(k->bad_why), "%s", why);
+		say_why(k, block, outside);
 	}
-	k->bad_nr++;
-	k->census->nr_bad++;
-	if (k->repair && blockmap_touch(k->bm, NULL) == 0 && blockmap_set(k->bm, block, &none, NULL) == 0)
-		k->bad_fixed++;
+	k->bad_nr += nr;
+	k->census->nr_bad += nr;
+	for (uint64_t i = 0; i < nr && k->repair; i++)
+		k->bad_fixed += blockmap_touch(k->bm, NULL) == 0 && blockmap_set(k->bm, block + i, &none, NULL) == 0;
 }
 
 /* Does the place lie where places may lie? The last one of the disk may be cut off where the disk ends. */
@@ -122,22 +144,22 @@ static bool place_inside(const struct check *k, uint64_t block, uint64_t off)
 	return off >= k->data_off && range_inside(off, s->prefix_bytes + need, k->file_bytes);
 }
 
-/* 1: it has a place. */
-static int judge_entry(struct check *k, uint64_t block, struct blockmap_entry *e, bool tell, struct img_error *err)
+/* 1: it has a place. Where no entry of a page can be read *block becomes the last one of them. */
+static int judge_entry(struct check *k, uint64_t *block, struct blockmap_entry *e, bool tell, struct img_error *err)
 {
-	struct img_error why = { .code = IMG_OK };
-	int ret = blockmap_get(k->bm, block, e, &why);
-	char text[96];
+	int ret = blockmap_get(k->bm, *block, e, NULL);
 
+	if (ret != 0 && ret != IMG_E_CORRUPT)
+		ret = blockmap_get(k->bm, *block, e, err); /* again: for the message */
 	/* What cannot be read, or only not now, is no damage: a repair would make it one. */
-	if (ret != 0 && ret != IMG_E_CORRUPT) {
-		if (err)
-			*err = why;
+	if (ret != 0 && ret != IMG_E_CORRUPT)
 		return ret;
-	}
 	if (ret != 0) {
+		uint64_t nr = max_u64(blockmap_unreadable(k->bm, *block, k->bm->shape.nr_blocks), 1);
+
 		if (tell)
-			bad_entry(k, block, why.msg);
+			bad_entries(k, *block, nr, NULL);
+		*block += nr - 1;
 		return 0;
 	}
 	if (e->state == BLOCKMAP_FREE || e->state == BLOCKMAP_ZERO) {
@@ -147,12 +169,9 @@ static int judge_entry(struct check *k, uint64_t block, struct blockmap_entry *e
 			k->census->nr_zero++;
 		return 0;
 	}
-	if (!place_inside(k, block, e->off)) {
-		(void)snprintf(text, sizeof(text),
-			       "leads to 0x%" PRIx64 ", out of the data area 0x%" PRIx64 " to 0x%" PRIx64, e->off,
-			       k->data_off, k->file_bytes);
+	if (!place_inside(k, *block, e->off)) {
 		if (tell)
-			bad_entry(k, block, text);
+			bad_entries(k, *block, 1, e);
 		return 0;
 	}
 	return 1;
@@ -164,8 +183,15 @@ static int walk_entries(struct check *k, struct img_error *err)
 	struct blockmap_entry e;
 
 	for (uint64_t block = 0; block < s->nr_blocks; block++) {
-		int ret = judge_entry(k, block, &e, true, err);
+		uint64_t used = blockmap_next_used(k->bm, block, s->nr_blocks);
+		int ret = progress(k, used - block, err);
 
+		k->census->nr_free += used - block;
+		block = used;
+		if (ret == 0 && block == s->nr_blocks)
+			break;
+		if (ret == 0)
+			ret = judge_entry(k, &block, &e, true, err);
 		if (ret < 0)
 			return ret;
 		if (ret == 1) {
@@ -176,7 +202,7 @@ static int walk_entries(struct check *k, struct img_error *err)
 			k->census->end_off = max_u64(k->census->end_off, e.off + place_bytes(k->bm));
 			k->census->first_off = min_u64(k->census->first_off, e.off);
 		}
-		ret = progress(k, err);
+		ret = progress(k, block - used + 1, err);
 		if (ret != 0)
 			return ret;
 	}
@@ -310,8 +336,14 @@ static int collect(struct check *k, uint64_t from, uint64_t to, struct img_error
 
 	k->nr_places = 0;
 	for (uint64_t block = 0; block < k->bm->shape.nr_blocks; block++) {
-		int ret = judge_entry(k, block, &e, false, err);
+		uint64_t used = blockmap_next_used(k->bm, block, k->bm->shape.nr_blocks);
+		int ret = progress(k, used - block, err);
 
+		block = used;
+		if (ret == 0 && block == k->bm->shape.nr_blocks)
+			break;
+		if (ret == 0)
+			ret = judge_entry(k, &block, &e, false, err);
 		if (ret < 0)
 			return ret;
 		if (ret == 1 && e.off >= from && e.off < to) {
@@ -319,7 +351,7 @@ static int collect(struct check *k, uint64_t from, uint64_t to, struct img_error
 				return 1;
 			k->place[k->nr_places++] = (struct place){ .off = e.off, .block = block };
 		}
-		ret = progress(k, err);
+		ret = progress(k, block - used + 1, err);
 		if (ret != 0)
 			return ret;
 	}

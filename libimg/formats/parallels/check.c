@@ -101,18 +101,23 @@ static int check_line(struct check *k, bool *in_line, const struct img_progress 
 	struct blockmap_entry e;
 	uint64_t nr = 0, first = 0;
 
-	for (uint32_t i = 0; i < h->nr_entries; i++) {
+	for (uint64_t i = 0; i < h->nr_entries; i++) {
 		struct img_error why = { .code = IMG_OK };
-		int ret = blockmap_get(k->p->bm, i, &e, &why);
+		uint64_t used = blockmap_next_used(k->p->bm, i, h->nr_entries);
+		int ret;
 
+		if (i / REPORT_BLOCKS != (used + 1) / REPORT_BLOCKS && progress && progress->fn &&
+		    progress->fn(progress->ctx, 0, h->nr_entries) != 0)
+			return error_set(err, IMG_E_CANCELLED, 0, NO_OFFSET, LAYER, "stopped");
+		i = used;
+		if (i == h->nr_entries)
+			break;
+		ret = blockmap_get(k->p->bm, i, &e, &why);
 		if (ret != 0 && ret != IMG_E_CORRUPT) {
 			if (err)
 				*err = why;
 			return ret;
 		}
-		if (i % REPORT_BLOCKS == 0 && progress && progress->fn &&
-		    progress->fn(progress->ctx, 0, h->nr_entries) != 0)
-			return error_set(err, IMG_E_CANCELLED, 0, NO_OFFSET, LAYER, "stopped");
 		if (ret != 0 || e.state != BLOCKMAP_DATA || prl_place_at(h, e.off) == e.off)
 			continue;
 		first = nr++ == 0 ? e.off : first;

@@ -11,6 +11,8 @@
 
 #include "vhd.h"
 
+#define REPORT_BLOCKS 65536u
+
 struct check {
 	struct node *n;
 	struct vhd_state *s;
@@ -158,9 +160,10 @@ static void check_header(struct check *k)
 }
 
 /* Asked for each entry, does not ask the caller each time. */
-static bool is_stopped(const struct check *k, uint64_t done, uint64_t total)
+/* Asked once in REPORT_BLOCKS, wherever a step ends. */
+static bool is_stopped(const struct check *k, uint64_t before, uint64_t done, uint64_t total)
 {
-	return done % 4096 == 0 && k->progress && k->progress->fn &&
+	return before / REPORT_BLOCKS != done / REPORT_BLOCKS && k->progress && k->progress->fn &&
 	       k->progress->fn(k->progress->ctx, done, total) != 0;
 }
 
@@ -173,6 +176,13 @@ static int check_beyond(struct check *k, struct img_error *err)
 	int ret;
 
 	for (uint64_t b = shape->nr_blocks; b < shape->nr_slots; b++) {
+		uint64_t used = blockmap_next_used(k->s->bm, b, shape->nr_slots);
+
+		if (is_stopped(k, b, used + 1, shape->nr_slots))
+			return error_set(err, IMG_E_CANCELLED, 0, NO_OFFSET, LAYER, "stopped");
+		b = used;
+		if (b == shape->nr_slots)
+			break;
 		/* Messages cost more than all the rest where entries are many and make no sense. */
 		ret = blockmap_get(k->s->bm, b, &e, NULL);
 		if (ret != 0 && ret != IMG_E_CORRUPT)
@@ -180,8 +190,6 @@ static int check_beyond(struct check *k, struct img_error *err)
 		if (ret != 0 && ret != IMG_E_CORRUPT)
 			return ret;
 		nr += ret != 0 || e.state != BLOCKMAP_FREE;
-		if (is_stopped(k, b, shape->nr_slots))
-			return error_set(err, IMG_E_CANCELLED, 0, NO_OFFSET, LAYER, "stopped");
 	}
 	if (nr == 0)
 		return 0;
@@ -221,14 +229,19 @@ static int check_bits(struct check *k, struct img_error *err)
 	uint64_t nr = 0;
 
 	for (uint64_t b = 0; b < shape->nr_blocks && vhd_footer_type(&k->s->foot.f) == VHD_DYNAMIC; b++) {
-		uint64_t off = b * shape->block_bytes, bytes = min_u64(shape->block_bytes, shape->disk_bytes - off);
+		uint64_t used = blockmap_next_used(k->s->bm, b, shape->nr_blocks), off, bytes;
 		struct status_extent x[4];
 		struct blockmap_entry e;
 		bool clear = false;
 		size_t got;
 
-		if (is_stopped(k, b, shape->nr_blocks))
+		if (is_stopped(k, b, used + 1, shape->nr_blocks))
 			return error_set(err, IMG_E_CANCELLED, 0, NO_OFFSET, LAYER, "stopped");
+		b = used;
+		if (b == shape->nr_blocks)
+			break;
+		off = b * shape->block_bytes;
+		bytes = min_u64(shape->block_bytes, shape->disk_bytes - off);
 		if (blockmap_get(k->s->bm, b, &e, NULL) != 0 || e.state == BLOCKMAP_FREE)
 			continue;
 		if (blockmap_status(k->s->bm, bytes, off, x, ARRAY_LEN(x), &got, NULL) != 0)

@@ -103,7 +103,7 @@ static int check_chunk(struct check *k, uint64_t chunk, struct img_error *err)
 	const struct vhdx_meta *m = &k->s->m;
 	uint64_t first = chunk * m->chunk_ratio, end = min_u64(first + m->chunk_ratio, m->nr_blocks);
 
-	for (uint64_t i = first; i < end; i++) {
+	for (uint64_t i = first; (i = blockmap_next_used(k->s->bm, i, end)) < end; i++) {
 		struct img_error why = { .code = IMG_OK };
 		struct blockmap_entry e;
 		int ret = blockmap_get(k->s->bm, i, &e, &why);
@@ -196,10 +196,11 @@ static int check_behind(struct check *k, struct img_error *err)
 {
 	const struct vhdx_meta *m = &k->s->m;
 	uint64_t chunks = m->has_parent ? m->nr_slots / (m->chunk_ratio + 1) : 0, nr = 0;
+	uint64_t end = chunks * m->chunk_ratio;
 	struct blockmap_entry e;
 	int ret;
 
-	for (uint64_t i = m->nr_blocks; i < chunks * m->chunk_ratio; i++) {
+	for (uint64_t i = m->nr_blocks; (i = blockmap_next_used(k->s->bm, i, end)) < end; i++) {
 		struct img_error why = { .code = IMG_OK };
 
 		ret = blockmap_get(k->s->bm, i, &e, &why);

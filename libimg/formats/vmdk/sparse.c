@@ -318,6 +318,7 @@ static int judge_expansion(struct vmdk_sparse *s, struct budget *budget, struct 
 			b += s->h.nr_gtes - 1;
 			continue;
 		}
+		b = blockmap_next_used(s->bm, b, min_u64((b / s->h.nr_gtes + 1) * s->h.nr_gtes, s->h.nr_grains) - 1);
 		ret = blockmap_get(s->bm, b, &e, &why);
 		/* What makes no sense leads to nothing. */
 		if (ret != 0 && ret != IMG_E_CORRUPT) {
