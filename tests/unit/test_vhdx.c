@@ -68,6 +68,37 @@ static void test_headers_in_turn(void **state)
 	node_close(file, NULL);
 }
 
+/* Who could begin to write, and not end, does not begin. */
+static void test_last_headers(void **state)
+{
+	static const uint64_t numbers[] = { UINT64_MAX - VHDX_SESSION_HEADERS - 1, UINT64_MAX - VHDX_SESSION_HEADERS,
+					    UINT64_MAX };
+	struct driver_open args = { .writable = true };
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_LEN(numbers); i++) {
+		struct node *file = fresh(1 << 20, NULL);
+		struct vhdx_header h;
+
+		assert_int_equal(vhdx_header_load(file, &h, NULL), 0);
+		h.sequence = numbers[i] - 1;
+		assert_int_equal(vhdx_header_store(file, &h, true, NULL), 0);
+		for (unsigned writable = 0; writable < 2; writable++) {
+			struct img_error err = { .code = IMG_OK };
+
+			args.writable = writable != 0;
+			image = node_new(&vhdx_driver, "f", NULL);
+			assert_non_null(image);
+			image->file = file;
+			image->writable = args.writable;
+			assert_int_equal(node_open(image, &args, &err), writable && i == 2 ? IMG_E_LIMIT : 0);
+			image->file = NULL;
+			end(NULL);
+		}
+		node_close(file, NULL);
+	}
+}
+
 /* What a reader sees of [off, off + bytes), and how many entries count. */
 static void through_the_log(struct node *file, void *buf, uint64_t bytes, uint64_t off)
 {
@@ -281,6 +312,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_headers_in_turn),
+		cmocka_unit_test(test_last_headers),
 		cmocka_unit_test_teardown(test_every_entry_counts, end),
 		cmocka_unit_test_teardown(test_torn_entry, end),
 		cmocka_unit_test_teardown(test_large_flush, end),

@@ -156,7 +156,7 @@ int vhdx_header_store(struct node *file, struct vhdx_header *h, bool flush, stru
 	if (h->sequence == UINT64_MAX) {
 		free(d);
 		return error_set(err, IMG_E_LIMIT, 0, VHDX_HEADER_A, LAYER,
-				 "the header was changed 2^64 times: convert the image");
+				 "the header has been changed as often as its number can say: convert the image");
 	}
 	memcpy(d->signature, "head", 4);
 	d->sequence = le64_of(h->sequence + 1);

@@ -89,6 +89,12 @@ static int judge_structures(const struct vhdx_state *s, struct img_error *err)
 	if (overlap(log, &s->m.bat) || overlap(log, &s->m.metadata))
 		return error_set(err, IMG_E_CORRUPT, 0, log->off, LAYER,
 				 "the log lies over other structures, so that the image can only be read");
+	/* A session that could not write its last header would end in an error with all its work done. */
+	if (s->h.sequence > UINT64_MAX - VHDX_SESSION_HEADERS)
+		return error_set(
+			err, IMG_E_LIMIT, 0, VHDX_HEADER_A, LAYER,
+			"the header cannot be changed often enough any more, so that the image can only be read: "
+			"convert it");
 	return 0;
 }
 

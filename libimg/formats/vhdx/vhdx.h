@@ -34,6 +34,9 @@ struct vhdx_range {
 	uint64_t off, bytes;
 };
 
+/* More than a writer changes the header from its opening to its end; nobody gets near it by writing. */
+#define VHDX_SESSION_HEADERS (UINT64_C(1) << 32)
+
 struct vhdx_header {
 	uint8_t file_write[16], data_write[16], log_guid[16];
 	struct vhdx_range log;
