@@ -38,7 +38,7 @@ struct driver_limits {
 /* What a file is on the host; for cycle detection, weak pins and info. */
 struct host_stat {
 	uint64_t dev, ino;
-	int64_t mtime_ns;
+	int64_t mtime_ns; /* 0: nobody knows; a block device, whose name in /dev is made anew whenever the machine starts */
 	uint64_t file_bytes, allocated_bytes;
 	bool is_block_device;
 };
@@ -87,7 +87,7 @@ struct pin {
 	uint8_t hash[16];	/* STRONG: logical root; WEAK: fingerprint of the content */
 	uint64_t size_bytes;	/* virtual size */
 	/*
-	 * WEAK: compared. ID: of the parent's file when it was recorded, in whole seconds, 0 where that is not known: told
+	 * WEAK: compared, unless what is found has none. ID: of the parent's file when it was recorded, in whole seconds, 0 where that is not known: told
 	 * (img_info.backing_modified) and no reason to refuse, as a copy has another time.
 	 */
 	int64_t mtime_ns;

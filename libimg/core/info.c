@@ -22,7 +22,7 @@ static bool was_modified(const struct backing_ref *ref, const struct img *backin
 	struct host_stat host;
 
 	return backing && ref->pin.kind == PIN_ID && ref->pin.mtime_ns != 0 &&
-	       node_stat(backing->top, &host, NULL) == 0 &&
+	       node_stat(backing->top, &host, NULL) == 0 && host.mtime_ns != 0 &&
 	       ref->pin.mtime_ns / NS_PER_SECOND != host.mtime_ns / NS_PER_SECOND;
 }
 

@@ -163,7 +163,7 @@ int pin_compare(const struct pin *recorded, const struct pin *found, const char 
 	}
 	if (memcmp(recorded->hash, found->hash, sizeof(found->hash)) != 0)
 		return changed(child, parent, "its content changed", err);
-	if (recorded->kind == PIN_STRONG || recorded->mtime_ns == found->mtime_ns)
+	if (recorded->kind == PIN_STRONG || found->mtime_ns == 0 || recorded->mtime_ns == found->mtime_ns)
 		return 0;
 	time_text(recorded->mtime_ns, then, sizeof(then));
 	time_text(found->mtime_ns, now, sizeof(now));

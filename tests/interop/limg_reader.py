@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import mmap
 import os
+import stat
 import struct
 import sys
 import zlib
@@ -640,7 +641,9 @@ def open_parent(image, depth):
         if not committing and (parent.size != ref.size or parent.image.logical_root(parent.volume) != ref.digest):
             raise Damage('pin', None, '%s has changed since %s was made on it' % (path, image.path))
     elif ref.pin == 2 and not committing:
-        if parent.size != ref.size or os.stat(path).st_mtime_ns != ref.mtime or fingerprint(parent) != ref.digest:
+        host = os.stat(path)
+        other_time = host.st_mtime_ns != ref.mtime and not stat.S_ISBLK(host.st_mode)
+        if parent.size != ref.size or other_time or fingerprint(parent) != ref.digest:
             raise Damage('pin', None, '%s has changed since %s was made on it' % (path, image.path))
     return parent
 

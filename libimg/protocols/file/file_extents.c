@@ -82,6 +82,7 @@ int file_stat(struct node *node, struct host_stat *out, struct img_error *err)
 		/* One device has many names; its number says which it is. No file has inode 0. */
 		out->dev = (uint64_t)sb.st_rdev;
 		out->ino = 0;
+		out->mtime_ns = 0;
 		out->file_bytes = atomic_load(&st->size);
 		out->allocated_bytes = out->file_bytes;
 	}
