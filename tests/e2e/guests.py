@@ -18,6 +18,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import zlib
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CACHE = os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'libimg', 'linux')
@@ -160,6 +161,9 @@ VIRTIO_MODULES = ('virtio_ring', 'virtio', 'virtio_pci_modern_dev', 'virtio_pci_
                   'virtio-rng', 'virtio_console')
 KVM_MODULES = ('irqbypass', 'ccp', 'kvm', 'kvm-amd')
 BUTTON_MODULES = ('button', 'evdev')
+LOG_MODULES = ('dm-mod', 'dm-log-writes')
+XFS_MODULES = ('libcrc32c', 'xfs')
+ALL_MODULES = VIRTIO_MODULES + KVM_MODULES + BUTTON_MODULES + LOG_MODULES + XFS_MODULES
 
 
 class Kernel:
@@ -175,7 +179,7 @@ class Kernel:
 
 def cloud_kernel():
     """Debian's cloud kernel and the modules that we load, from the cache or from the package."""
-    kernel = Kernel(os.path.join(CACHE, 'cloud'))
+    kernel = Kernel(os.path.join(CACHE, 'cloud-%08x' % zlib.crc32(' '.join(ALL_MODULES).encode())))
     if os.path.exists(kernel.vmlinuz):
         return kernel
     if platform.machine() != 'x86_64':
@@ -191,7 +195,7 @@ def cloud_kernel():
             raise Skipped('%s cannot be downloaded: %s' % (package, got.stdout.decode(errors='replace').strip()[-200:]))
         run('dpkg-deb', '-x', debs[0], work + '/root')
         os.mkdir(work + '/cloud')
-        for name in VIRTIO_MODULES + KVM_MODULES + BUTTON_MODULES:
+        for name in ALL_MODULES:
             for path in glob.glob(work + '/root/lib/modules/*/kernel/**/' + name + '.ko', recursive=True):
                 shutil.copy(path, work + '/cloud')
         for path in glob.glob(work + '/root/boot/vmlinuz-*'):
@@ -270,19 +274,20 @@ class Initramfs:
             lines.append('insmod /lib/modules/' + os.path.basename(path))
         return '\n'.join(lines) + '\n'
 
-    def program(self, path):
-        """A dynamically linked program with its libraries, all in places of their own names."""
-        self.copy('bin/' + os.path.basename(path), path)
+    def program(self, path, stripped=None):
+        """A dynamically linked program with its libraries, all in places of their own names; `stripped` is what to copy."""
+        self.copy('bin/' + os.path.basename(path), stripped or path)
         for line in run('ldd', path).decode().splitlines():
             found = re.search(r'(/\S+) \(0x', line)
             if found and found.group(1) not in self.folders:
                 self.folders.add(found.group(1))
                 self.copy(found.group(1), os.path.realpath(found.group(1)))
 
-    def write(self, path):
+    def write(self, path, packed=True):
         self.add('TRAILER!!!', 0)
+        data = b''.join(self.parts)
         with open(path, 'wb') as file:
-            file.write(gzip.compress(b''.join(self.parts), 1, mtime=0))
+            file.write(gzip.compress(data, 1, mtime=0) if packed else data)
         return path
 
 

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: MIT
+"""
+What is done in the guest, and what must then be there: steps, each a verb of imgtool, with the images as they are after it.
+Nothing here asks imgtool; what an image holds is worked out from what was written.
+"""
+import random
+
+SECTOR = 512
+SIZE = 1 << 20
+SNAPSHOTS = ('limg', 'qcow2')
+
+
+class Image:
+    def __init__(self, head, snaps=None, parent=None):
+        self.head, self.snaps, self.parent = head, snaps or {}, parent
+
+    def but(self, **changes):
+        return Image(**{'head': self.head, 'snaps': self.snaps, 'parent': self.parent, **changes})
+
+    def view(self):
+        return self.head, self.snaps
+
+
+class Step:
+    """
+    line     what the guest's shell does
+    after    what is there then, {name: Image}
+    torn     images whose disk may, until it is done, be partly as before and partly as after, sector by sector
+    again    words of imgtool that end what was interrupted
+    closed   an overlay that, until it is done, may refuse to be read
+    damaged  an image that has something to repair until this is done
+    """
+
+    def __init__(self, line, after, torn=(), again=None, closed=None, damaged=None):
+        self.line, self.after, self.torn, self.again, self.closed, self.damaged = line, after, torn, again, closed, damaged
+
+
+class Scenario:
+    """Steps for one format, each verb at least once; `more` others by chance; below 0: only the first few."""
+
+    def __init__(self, fmt, rng, payload, more=0):
+        self.format, self.rng, self.payload = fmt, rng, payload
+        self.options = {'qcow2': '-o cluster_size=%d' % rng.choice((4096, 65536)), 'vhdx': '-o block_size=1M'}.get(fmt, '')
+        self.images, self.steps, self.fresh, self.places = {}, [], 0, {}
+        # What is written a second time is written in place, which changes nothing of a file but data and its time.
+        every = ('create', 'write', 'snapshot', 'write', 'rewrite', 'overlay', 'write_overlay', 'convert', 'write_copy',
+                 'snapshot_copy', 'amend', 'resize', 'revert', 'rename', 'delete', 'rebase', 'commit', 'rewrite_overlay', 'commit',
+                 'write_overlay', 'flatten', 'leak', 'repair')
+        for name in every if more >= 0 else every[:4]:
+            getattr(self, name)()
+        if more < 0:
+            return
+        others = (self.write_copy, self.write_overlay, self.snapshot_copy, self.resize, self.revert, self.rename, self.delete,
+                  self.rebase, self.commit, self.write_copy, self.convert, self.overlay)
+        for _ in range(more):
+            rng.choice(others)()
+
+    def file(self, name):
+        return '%s.%s' % (name, self.format)
+
+    def add(self, line, changes, **more):
+        self.images = {**self.images, **changes}
+        self.steps.append(Step(line, self.images, **more))
+
+    def imgtool(self, words, changes, **more):
+        self.add('tool ' + words, changes, **more)
+
+    # ---- verbs ----
+
+    def create(self):
+        name = self.file('base')
+        self.imgtool('create -q -f %s %s %s %d' % (self.format, self.options, name, SIZE), {name: Image(bytes(SIZE))})
+
+    def write_to(self, name, again=False):
+        image, rng = self.images[name], self.rng
+        sectors = rng.choice((1, 8, 61, 300, 700))
+        first = rng.randrange(len(image.head) // SECTOR - sectors)
+        if rng.random() < .5:
+            first = first // 8 * 8
+        if again:
+            first, sectors = self.places[name]
+        self.places[name] = first, sectors
+        source = rng.randrange(len(self.payload) // SECTOR - sectors)
+        data, off = self.payload[source * SECTOR:(source + sectors) * SECTOR], first * SECTOR
+        self.add('part %d %d | tool write -q %s --offset %d' % (source, sectors, name, off),
+                 {name: image.but(head=image.head[:off] + data + image.head[off + len(data):])}, torn=(name,))
+
+    def write(self):
+        self.write_to(self.file('base'))
+
+    def rewrite(self):
+        self.write_to(self.file('base'), True)
+
+    def write_overlay(self):
+        self.write_to(self.file('over'))
+
+    def rewrite_overlay(self):
+        self.write_to(self.file('over'), True)
+
+    def write_copy(self):
+        self.write_to(self.file('copy'))
+
+    def snapshot_of(self, name):
+        if self.format in SNAPSHOTS:
+            self.fresh += 1
+            image, snap = self.images[name], 's%d' % self.fresh
+            self.imgtool('snapshot create -q %s@%s' % (name, snap), {name: image.but(snaps={**image.snaps, snap: image.head})})
+
+    def snapshot(self):
+        self.snapshot_of(self.file('base'))
+
+    def snapshot_copy(self):
+        self.snapshot_of(self.file('copy'))
+
+    def overlay(self):
+        base, name = self.file('base'), self.file('over')
+        there = '--force ' if name in self.images else ''
+        self.imgtool('create -q %s-f %s -b %s %s' % (there, self.format, base, name),
+                     {name: Image(self.images[base].head, parent=base)})
+
+    def convert(self):
+        """Of a snapshot where there is one, into a new file or over one that is there."""
+        base, rng = self.file('base'), self.rng
+        snaps = self.images[base].snaps
+        snap = rng.choice(list(snaps)) if snaps else None
+        for name in ('copy', 'other') if self.file('copy') not in self.images else ('more%d' % rng.randrange(2),):
+            there = '--force ' if self.file(name) in self.images else ''
+            packed = '-c zstd ' if self.format == 'qcow2' and rng.random() < .5 else ''
+            self.imgtool('convert -q %s%s-O %s %s %s %s' % (there, packed, self.format, self.options,
+                                                            base + ('@' + snap if snap else ''), self.file(name)),
+                         {self.file(name): Image(snaps[snap] if snap else self.images[base].head)})
+
+    def resize(self):
+        name = self.file('copy')
+        image = self.images[name]
+        size = SIZE + self.rng.randrange(1, 3) * (256 << 10)
+        if self.format == 'vhdx' or image.snaps and self.rng.random() < .5:
+            size = max(size, len(image.head))
+        self.imgtool('resize -q --shrink %s %d' % (name, size), {name: image.but(head=(image.head + bytes(SIZE))[:size])})
+
+    def snapshot_to_use(self):
+        image = self.images[self.file('copy')]
+        return (self.file('copy'), image, self.rng.choice(list(image.snaps))) if image.snaps else (None, None, None)
+
+    def revert(self):
+        name, image, snap = self.snapshot_to_use()
+        if name:
+            self.imgtool('revert -q %s@%s' % (name, snap), {name: image.but(head=image.snaps[snap])})
+
+    def rename(self):
+        name, image, snap = self.snapshot_to_use()
+        if name:
+            self.fresh += 1
+            snaps = {('r%d' % self.fresh if old == snap else old): data for old, data in image.snaps.items()}
+            self.imgtool('snapshot rename -q %s@%s r%d' % (name, snap, self.fresh), {name: image.but(snaps=snaps)})
+
+    def delete(self):
+        name, image, snap = self.snapshot_to_use()
+        if name:
+            snaps = {old: data for old, data in image.snaps.items() if old != snap}
+            self.imgtool('snapshot delete -q %s@%s' % (name, snap), {name: image.but(snaps=snaps)})
+
+    def amend(self):
+        if self.format == 'qcow2':
+            self.imgtool('amend -q -o lazy_refcounts=%s %s' % (self.rng.choice(('on', 'off')), self.file('copy')), {})
+
+    def rebase(self):
+        """To another parent of the same size."""
+        name, image = self.file('over'), self.images[self.file('over')]
+        if not image.parent:
+            return
+        parent = self.file('other' if image.parent == self.file('base') else 'base')
+        words = 'rebase -q -b %s %s' % (parent, name)
+        self.imgtool(words, {name: image.but(parent=parent)}, again=words)
+
+    def commit(self):
+        name, image = self.file('over'), self.images[self.file('over')]
+        if not image.parent:
+            return
+        words = 'commit -q ' + name
+        self.imgtool(words, {image.parent: self.images[image.parent].but(head=image.head)}, torn=(image.parent,), again=words,
+                     closed=name)
+
+    def flatten(self):
+        name = self.file('over')
+        words = 'flatten -q ' + name
+        self.imgtool(words, {name: self.images[name].but(parent=None)}, again=words)
+
+    def leak(self):
+        """A fresh image that is damaged where a repair loses nothing: what changes it is not ours and flushes."""
+        name = self.file('sick')
+        made = {name: Image(bytes(SIZE))}
+        if self.format == 'qcow2':
+            self.imgtool('create -q -f qcow2 -o cluster_size=4096 %s %d' % (name, SIZE), made)
+            # The layout is that of a new image: header, refcount table, refcounts, L1; then four that nobody refers to.
+            self.add("printf '\\0\\1\\0\\1\\0\\1\\0\\1' | dd of=%s bs=1 seek=%d conv=notrunc,fsync 2>/dev/null && truncate -s 32768 %s"
+                     % (name, 2 * 4096 + 4 * 2, name), {}, damaged=name)
+        elif self.format == 'limg':
+            self.imgtool('create -q -f limg %s %d' % (name, SIZE), made)
+            self.add("for at in 60 4156; do printf '\\377' | dd of=%s bs=1 seek=$at conv=notrunc,fsync 2>/dev/null; done" % name, {},
+                     damaged=name)
+
+    def repair(self):
+        name = self.file('sick')
+        if name in self.images:
+            self.imgtool('check -q --repair ' + name, {}, damaged=name)
+
+
+def payload(seed, size):
+    return random.Random(seed).randbytes(size)
