@@ -58,9 +58,6 @@ static int begin_log(struct vhdx_state *s, struct img_error *err)
 {
 	int ret = vhdx_touch(s, false, err);
 
-	if (ret == 0 && !vhdx_log_is_sane(&s->h, node_size(s->node->file)))
-		ret = error_set(err, IMG_E_CORRUPT, 0, VHDX_HEADER_A, LAYER,
-				"there is no room for a log, so that the image can only be read");
 	if (ret == 0)
 		ret = vhdx_guid_new(s->log.guid, err);
 	/* How long the file is must be known to be so. */
@@ -227,7 +224,7 @@ struct batch {
 
 static int send(struct batch *b, struct img_error *err)
 {
-	int ret = b->nr > 0 ? vhdx_journal_write(b->s, b->list, b->nr, err) : 0;
+	int ret = vhdx_journal_write(b->s, b->list, b->nr, err);
 
 	b->nr = 0;
 	return ret;
