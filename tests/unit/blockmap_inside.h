@@ -54,6 +54,7 @@ static struct img_driver hooked;
 typedef void (*hook_fn)(void);
 static _Atomic(hook_fn) at_read, at_write; /* called once */
 static bool block_device;
+static unsigned reads_fail; /* so many more */
 
 static void call(_Atomic(hook_fn) *hook)
 {
@@ -66,6 +67,8 @@ static void call(_Atomic(hook_fn) *hook)
 static int hooked_pread(struct node *n, void *buf, uint64_t bytes, uint64_t off, unsigned flags, struct img_error *err)
 {
 	call(&at_read);
+	if (reads_fail > 0 && reads_fail--)
+		return error_set(err, IMG_E_IO, EIO, off, "test", "injected failure of a read");
 	return fault_driver.pread(n, buf, bytes, off, flags, err);
 }
 
@@ -226,6 +229,7 @@ static struct rig *rig_new(unsigned what)
 
 	assert_non_null(r);
 	block_device = false;
+	reads_fail = 0;
 	at_read = at_write = NULL;
 	r->what = what;
 	r->ops = (struct blockmap_ops){ .decode = decode, .encode = encode };

@@ -313,15 +313,16 @@ static void test_check_unread(void **state)
 	(void)state;
 	assert_ok(put(r, 1, 12 * BLOCK, 0));
 	assert_ok(blockmap_flush(r->bm, ERR));
-	for (unsigned k = 1; k <= 6; k++) {
+	for (unsigned nr = 1; nr <= 4; nr++) { /* it may try again */
 		struct img_check_result result = { 0 };
 		struct blockmap_census census;
+		int ret;
 
 		rig_reopen(r);
-		fault_plan_arm(&inside_plan, 1u << FAULT_READ, k, EIO, false);
-		assert_fails(blockmap_check(r->bm, &rules, DATA_OFF, true, NULL, NULL, NULL, &result, &census, ERR),
-			     IMG_E_IO, "injected failure");
-		fault_plan_disarm(&inside_plan);
+		reads_fail = nr;
+		ret = blockmap_check(r->bm, &rules, DATA_OFF, true, NULL, NULL, NULL, &result, &census, ERR);
+		reads_fail = 0;
+		assert_true(ret == IMG_E_IO || (ret == 0 && nr < 4));
 		assert_int_equal(result.damage + result.repaired, 0);
 		assert_ok(blockmap_flush(r->bm, ERR));
 		rig_reopen(r);

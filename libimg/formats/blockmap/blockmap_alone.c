@@ -90,9 +90,11 @@ int blockmap_clear(struct blockmap *bm, uint64_t first, uint64_t nr, struct img_
 
 	for (uint64_t block = first; ret == 0 && (block = blockmap_next_used(bm, block, end)) < end; block++) {
 		ret = blockmap_get(bm, block, &e, NULL);
+		if (ret != 0 && ret != IMG_E_CORRUPT)
+			ret = blockmap_get(bm, block, &e, err); /* again: for the message */
 		/* What makes no sense is cleared too; what cannot be read is a failure. */
 		if (ret != 0 && ret != IMG_E_CORRUPT)
-			return blockmap_get(bm, block, &e, err);
+			return ret;
 		if (ret != 0 || e.state != BLOCKMAP_FREE)
 			ret = blockmap_set(bm, block, &none, err);
 	}
