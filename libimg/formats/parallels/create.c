@@ -78,20 +78,21 @@ int prl_measure(const struct img_measure_args *args, struct img_measure *out, st
 
 	if (ret == 0)
 		ret = blockmap_measure(args, o.cluster_bytes, 0, &data, &full, err);
-	if (ret == 0 && o.subformat == PRL_PLAIN) {
+	if (ret != 0)
+		return ret;
+	if (o.subformat == PRL_PLAIN) {
 		out->fully_allocated_bytes = out->required_bytes = args->size_bytes;
 		return 0;
 	}
 	do {
 		uint64_t part = o.split_bytes ? min_u64(left, o.split_bytes) : left;
 
-		if (ret == 0)
-			ret = prl_image_plan(&o, part, &h, err);
+		ret = prl_image_plan(&o, part, &h, err);
+		if (ret != 0)
+			return ret;
 		tables += h.data_off;
 		left -= part;
-	} while (ret == 0 && left > 0);
-	if (ret != 0)
-		return ret;
+	} while (left > 0);
 	out->fully_allocated_bytes = tables + full;
 	out->required_bytes = tables + data;
 	return 0;

@@ -158,6 +158,7 @@ int vhdx_header_store(struct node *file, struct vhdx_header *h, bool flush, stru
 		return error_set(err, IMG_E_LIMIT, 0, VHDX_HEADER_A, LAYER,
 				 "the header has been changed as often as its number can say: convert the image");
 	}
+	/* NOLINTNEXTLINE(bugprone-not-null-terminated-result): a signature is no string */
 	memcpy(d->signature, "head", 4);
 	d->sequence = le64_of(h->sequence + 1);
 	memcpy(d->file_write, h->file_write, 16);

@@ -82,7 +82,7 @@ static int hide_parent(struct vhdx_state *s, uint64_t first, uint64_t size, stru
 /* A fixed image has a place for each block. */
 static int fill_places(struct vhdx_state *s, uint64_t first, struct img_error *err)
 {
-	uint64_t nr = s->m.nr_blocks - first, off;
+	uint64_t nr = s->m.nr_blocks - first, off = 0;
 	int ret = nr > 0 ? blockmap_take_room(s->bm, nr * s->m.block_bytes, &off, err) : 0;
 
 	if (ret == 0 && nr > 0 && s->solid)

@@ -410,7 +410,7 @@ static void end(struct vmdk_state *v)
 int vmdk_open(struct node *n, const struct driver_open *args, struct img_error *err)
 {
 	struct vmdk_state *v = vmdk_of(n);
-	struct vmdk_header h;
+	struct vmdk_header h = { .version = 0 }; /* of a single file */
 	int ret;
 
 	if (args->snapshot)
