@@ -201,7 +201,7 @@ static bool take_kept(struct chunks *c, size_t chunk, void *buf, uint64_t bytes,
 
 		found = s->data && s->chunk == chunk;
 		if (found) {
-			memcpy(buf, s->data + within, bytes);
+			memcpy(buf, s->data + within, (size_t)bytes);
 			s->used = ++c->clock;
 		}
 	}
@@ -277,13 +277,13 @@ static void give_back(struct chunks *c, struct codec_ctx *ctx)
 static int unpack(struct chunks *c, struct node *file, const struct chunk *chunk, void *buf, struct img_error *err)
 {
 	struct codec_ctx *ctx = borrow(c);
-	uint8_t *packed = malloc(chunk->host_bytes ? chunk->host_bytes : 1);
+	uint8_t *packed = malloc((size_t)(chunk->host_bytes ? chunk->host_bytes : 1));
 	int ret = ctx && packed ? 0 : no_memory(c, err);
 
 	if (ret == 0 && chunk->host_bytes > 0)
 		ret = node_pread(file, packed, chunk->host_bytes, chunk->host_off, 0, err);
 	if (ret == 0) {
-		ret = codec_expand(ctx, chunk->codec, packed, chunk->host_bytes, buf, chunk->bytes);
+		ret = codec_expand(ctx, chunk->codec, packed, (size_t)chunk->host_bytes, buf, (size_t)chunk->bytes);
 		if (ret == IMG_E_NOMEM)
 			no_memory(c, err);
 		else if (ret != 0)
@@ -300,7 +300,7 @@ static int unpack(struct chunks *c, struct node *file, const struct chunk *chunk
 int chunks_expand(struct chunks *c, struct node *file, const struct chunk *chunk, void *buf, struct img_error *err)
 {
 	switch (chunk->kind) {
-	case CHUNK_ZERO: memset(buf, 0, chunk->bytes); return 0;
+	case CHUNK_ZERO: memset(buf, 0, (size_t)chunk->bytes); return 0;
 	case CHUNK_PLAIN: return node_pread(file, buf, chunk->bytes, chunk->host_off, 0, err);
 	case CHUNK_PACKED: return unpack(c, file, chunk, buf, err);
 	case CHUNK_UNREADABLE: break;
@@ -318,7 +318,7 @@ static int read_part(struct chunks *c, struct node *file, size_t i, void *buf, u
 	int ret;
 
 	if (chunk->kind == CHUNK_ZERO) {
-		memset(buf, 0, bytes);
+		memset(buf, 0, (size_t)bytes);
 		return 0;
 	}
 	if (chunk->kind == CHUNK_PLAIN)
@@ -327,7 +327,7 @@ static int read_part(struct chunks *c, struct node *file, size_t i, void *buf, u
 		return chunks_expand(c, file, chunk, buf, err);
 	if (take_kept(c, i, buf, bytes, within))
 		return 0;
-	whole = malloc(chunk->bytes);
+	whole = malloc((size_t)chunk->bytes);
 	if (!whole)
 		return no_memory(c, err);
 	ret = unpack(c, file, chunk, whole, err);
@@ -335,7 +335,7 @@ static int read_part(struct chunks *c, struct node *file, size_t i, void *buf, u
 		free(whole);
 		return ret;
 	}
-	memcpy(buf, whole + within, bytes);
+	memcpy(buf, whole + within, (size_t)bytes);
 	keep(c, i, whole, chunk->bytes);
 	return 0;
 }

@@ -174,12 +174,12 @@ static void add_part(void *ctx, const uint8_t *data, uint64_t bytes)
 	struct verify *v = ctx;
 
 	if (data) {
-		v->crc = crc32_z(v->crc, data, bytes);
+		v->crc = crc32_z(v->crc, data, (size_t)bytes);
 		return;
 	}
 	for (uint64_t n; bytes > 0; bytes -= n) {
 		n = min_u64(bytes, sizeof(zeros));
-		v->crc = crc32_z(v->crc, zeros, n);
+		v->crc = crc32_z(v->crc, zeros, (size_t)n);
 	}
 }
 

@@ -69,7 +69,7 @@ static int read_list(struct node *file, const char *path, uint64_t off, uint64_t
 	ret = budget_metadata(budget, path, bytes, err);
 	if (ret != 0)
 		return ret;
-	*out = malloc(bytes);
+	*out = malloc((size_t)bytes);
 	if (!*out)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", path);
 	ret = node_pread(file, *out, bytes, off, 0, err);
@@ -214,7 +214,7 @@ static int walk_list(struct walk *w, uint64_t bytes, struct img_error *err)
 	enum xml_event event;
 	int ret = 0;
 
-	xml_start(&w->x, w->text, bytes);
+	xml_start(&w->x, w->text, (size_t)bytes);
 	while (ret == 0 && (event = xml_next(&w->x)) != XML_DONE) {
 		if (event == XML_BAD)
 			return bad_list(w, err);
@@ -236,7 +236,7 @@ static int each_in_list(struct node *file, const char *path, const struct disk_d
 
 	if (ret == 0) {
 		*w = (struct walk){ .path = path, .text = text, .at = off, .fn = fn, .ctx = ctx };
-		w->data = malloc(bytes);
+		w->data = malloc((size_t)bytes);
 		ret = w->data ? walk_list(w, bytes, err) : IMG_E_NOMEM;
 	}
 	if (ret == IMG_E_NOMEM)
@@ -261,14 +261,14 @@ static int walk_fork(const char *path, const uint8_t *fork, uint64_t bytes, uint
 		return corrupt(path, at, "the resources lie outside their fork", err);
 	end = off + be32_at(fork, 8);
 	while (ret == 0 && end - off >= 4) {
-		uint64_t length = be32_at(fork, off);
+		uint64_t length = be32_at(fork, (size_t)off);
 		const uint8_t *data = fork + off + 4;
 		struct dmg_table table;
 
 		if (length > end - off - 4)
 			return corrupt(path, at + off, "a resource reaches beyond its fork", err);
 		if (length >= 4 && memcmp(data, "mish", 4) == 0) {
-			ret = judge_table(path, data, length, at + off, &table, err);
+			ret = judge_table(path, data, (size_t)length, at + off, &table, err);
 			if (ret == 0)
 				ret = fn(ctx, &table, err);
 		}

@@ -102,13 +102,13 @@ static int expand_prefix(struct lookup *l, struct codec_ctx *codec, const struct
 			 struct img_error *err)
 {
 	uint64_t bytes = min_u64(e->bytes, l->file_bytes - e->off);
-	uint8_t *packed = malloc(bytes);
+	uint8_t *packed = malloc((size_t)bytes);
 	int ret = packed ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", l->node->path);
 
 	if (ret == 0)
 		ret = node_pread(l->file, packed, bytes, e->off, 0, err);
 	if (ret == 0) {
-		ret = codec_expand_prefix(codec, l->ops->codec, packed, bytes, out, l->cluster_bytes);
+		ret = codec_expand_prefix(codec, l->ops->codec, packed, (size_t)bytes, out, (size_t)l->cluster_bytes);
 		if (ret != 0)
 			error_set(err, ret, 0, e->off, LAYER, "%s: the compressed cluster at 0x%" PRIx64 " %s",
 				  l->node->path, e->off, ret == IMG_E_NOMEM ? "needs memory" : "is damaged");
@@ -172,7 +172,7 @@ static bool take_kept(struct lookup *l, const struct lookup_entry *e, uint64_t w
 	pthread_mutex_lock(&l->lock);
 	is = l->kept_off == e->off && l->kept_bytes == e->bytes && l->kept_bytes > 0;
 	if (is)
-		memcpy(buf, l->kept + within, bytes);
+		memcpy(buf, l->kept + within, (size_t)bytes);
 	pthread_mutex_unlock(&l->lock);
 	return is;
 }
@@ -188,7 +188,7 @@ static int read_packed(struct lookup *l, const struct lookup_entry *e, uint64_t 
 		return expand(l, e, off, buf, err);
 	if (take_kept(l, e, within, buf, bytes))
 		return 0;
-	whole = malloc(l->cluster_bytes);
+	whole = malloc((size_t)l->cluster_bytes);
 	if (!whole)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "%s: out of memory", l->node->path);
 	ret = expand(l, e, off - within, whole, err);
@@ -196,7 +196,7 @@ static int read_packed(struct lookup *l, const struct lookup_entry *e, uint64_t 
 		free(whole);
 		return ret;
 	}
-	memcpy(buf, whole + within, bytes);
+	memcpy(buf, whole + within, (size_t)bytes);
 	pthread_mutex_lock(&l->lock);
 	old = l->kept;
 	l->kept = whole;
@@ -211,7 +211,7 @@ static int read_run(struct lookup *l, const struct run *run, void *buf, uint64_t
 {
 	switch (run->first.kind) {
 	case LOOKUP_BELOW: return node_read_backing(l->node, buf, run->bytes, off, err);
-	case LOOKUP_ZERO: memset(buf, 0, run->bytes); break;
+	case LOOKUP_ZERO: memset(buf, 0, (size_t)run->bytes); break;
 	case LOOKUP_DATA: return node_pread(l->file, buf, run->bytes, run->first.off, 0, err);
 	case LOOKUP_PACKED: return read_packed(l, &run->first, off, buf, run->bytes, err);
 	}

@@ -161,11 +161,12 @@ int lookup_check(struct lookup *l, unsigned flags, img_finding_fn fn, void *ctx,
 		 struct img_check_result *out, struct img_error *err)
 {
 	struct check k = { .l = l, .flags = flags, .fn = fn, .ctx = ctx, .progress = progress, .out = out };
+	uint64_t used_bytes = l->file_bytes / SECTOR_BYTES / 8 + 1;
 	int ret;
 
 	k.codec = codec_ctx_new();
-	k.used = calloc(l->file_bytes / SECTOR_BYTES / 8 + 1, 1);
-	k.buf = malloc(l->cluster_bytes);
+	k.used = used_bytes <= SIZE_MAX ? calloc((size_t)used_bytes, 1) : NULL;
+	k.buf = malloc((size_t)l->cluster_bytes);
 	if (k.codec && k.used && k.buf)
 		ret = walk(l, check_entry, &k, err);
 	else

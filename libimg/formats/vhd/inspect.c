@@ -53,7 +53,7 @@ static int look_at_parent(struct inspector *in, struct node *file, const struct 
 		else if (memcmp(l->code, "W2ru", 4) == 0 || memcmp(l->code, "W2ku", 4) == 0)
 			look_at_text(in, id, text, nr, false, be64_get(l->off), "a parent, by a locator");
 		else
-			inspect_reference(in, id, text, min_u64(nr, NAME_PATH_MAX), be64_get(l->off),
+			inspect_reference(in, id, text, (size_t)min_u64(nr, NAME_PATH_MAX), be64_get(l->off),
 					  "a parent, by a locator");
 	}
 	return 0;

@@ -106,7 +106,7 @@ static int count_places(struct node *n, const struct vhd_state *s, uint64_t *out
 
 		ret = node_pread(n->file, buf, piece, s->head.table_off + done, 0, err);
 		for (uint64_t at = 0; at < piece && ret == 0; at += 4) {
-			uint64_t sector = be32_at(buf, at);
+			uint64_t sector = be32_at(buf, (size_t)at);
 
 			nr += sector != 0 && sector != VHD_FREE && sector * VHD_SECTOR_BYTES < file_bytes;
 		}

@@ -230,7 +230,7 @@ int vhdx_bat_census(struct node *file, const struct vhdx_meta *m, struct vhdx_ce
 
 		ret = node_pread(file, buf, n, m->bat.off + at, 0, err);
 		for (uint64_t i = 0; i < n && ret == 0; i += 8)
-			count_entry(file, m, (at + i) / 8, le64_at(buf, i), out);
+			count_entry(file, m, (at + i) / 8, le64_at(buf, (size_t)i), out);
 	}
 	free(buf);
 	return ret;

@@ -117,7 +117,7 @@ static bool entry_sum_holds(uint8_t *entry, uint64_t bytes)
 	uint32_t want = le32_at(entry, ENTRY(checksum));
 
 	memset(entry + ENTRY(checksum), 0, 4); /* nobody asks for it again */
-	return crc32c(0, entry, bytes) == want;
+	return crc32c(0, entry, (size_t)bytes) == want;
 }
 
 static int make_room(struct log *l, uint64_t bytes, struct img_error *err)
@@ -130,7 +130,7 @@ static int make_room(struct log *l, uint64_t bytes, struct img_error *err)
 	ret = budget_metadata(l->budget, l->file->path, bytes - l->room, err);
 	if (ret != 0)
 		return ret;
-	entry = realloc(l->entry, bytes);
+	entry = realloc(l->entry, (size_t)bytes);
 	if (!entry)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 	l->entry = entry;
@@ -360,7 +360,7 @@ static int read_below(struct node *node, void *buf, uint64_t bytes, uint64_t off
 {
 	uint64_t size = node_size(node->file), there = off < size ? min_u64(bytes, size - off) : 0;
 
-	memset((uint8_t *)buf + there, 0, bytes - there);
+	memset((uint8_t *)buf + there, 0, (size_t)(bytes - there));
 	return there > 0 ? node_pread(node->file, buf, there, off, 0, err) : 0;
 }
 
@@ -377,9 +377,9 @@ static int over_pread(struct node *node, void *buf, uint64_t bytes, uint64_t off
 		if (from >= to)
 			continue;
 		if (c->data)
-			memcpy((uint8_t *)buf + (from - off), c->data + (from - c->off), to - from);
+			memcpy((uint8_t *)buf + (from - off), c->data + (from - c->off), (size_t)(to - from));
 		else
-			memset((uint8_t *)buf + (from - off), 0, to - from);
+			memset((uint8_t *)buf + (from - off), 0, (size_t)(to - from));
 	}
 	return ret;
 }

@@ -233,7 +233,7 @@ static void count_entries(const struct vmdk_header *h, const struct vmdk_tables 
 			  uint64_t file_bytes, struct mapping *m)
 {
 	for (uint64_t i = 0; i < h->nr_gtes; i++) {
-		uint32_t entry = le32_at(table, i * VMDK_GTE_BYTES);
+		uint32_t entry = le32_at(table, (size_t)i * VMDK_GTE_BYTES);
 		uint64_t at = (uint64_t)entry * VMDK_SECTOR_BYTES;
 
 		if (entry == 0 || (entry == VMDK_GTE_ZERO && h->flags & VMDK_ZERO_GRAINS))
