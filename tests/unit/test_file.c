@@ -68,7 +68,7 @@ static int teardown(void **state)
 static struct node *flush_before_write;
 static _Atomic unsigned nr_syncs;
 
-ssize_t pwrite(int fd, const void *buf, size_t n, off_t offset)
+ssize_t pwrite(int fd, const void *buf, size_t nbytes, off_t offset)
 {
 	ssize_t (*next)(int, const void *, size_t, off_t);
 	struct node *node = flush_before_write;
@@ -78,7 +78,7 @@ ssize_t pwrite(int fd, const void *buf, size_t n, off_t offset)
 	flush_before_write = NULL;
 	if (node)
 		assert_int_equal(node_flush(node, 0, NULL), 0);
-	return next(fd, buf, n, offset);
+	return next(fd, buf, nbytes, offset);
 }
 
 int fdatasync(int fildes)

@@ -30,9 +30,9 @@ int fsync(int fd)
 	return passed_on("fsync", fd);
 }
 
-int fdatasync(int fd)
+int fdatasync(int fildes)
 {
-	return passed_on("fdatasync", fd);
+	return passed_on("fdatasync", fildes);
 }
 
 int syncfs(int fd)
