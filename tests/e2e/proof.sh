@@ -19,8 +19,8 @@ threads()
 {
 	local task
 
-	for task in /proc/$vm/task/*; do
-		echo "thread $(cat $task/comm): $(cut -d' ' -f3,14,15 $task/stat) in $(cat $task/wchan)"
+	for task in "/proc/$vm/task/"*; do
+		echo "thread $(cat "$task/comm"): $(cut -d' ' -f3,14,15 "$task/stat") in $(cat "$task/wchan")"
 	done
 }
 
