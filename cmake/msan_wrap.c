@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * For the msan preset only: the memory sanitizer knows what instrumented code writes, and takes what libzstd, zlib, libxxhash
- * and libcrypto write for uninitialised. Each function here stands before one of theirs (ld --wrap) and says what it
- * has filled in. fstat() and its kin are here because clang 14 does not know their names in glibc 2.33 and later.
+ * For the msan preset only: the memory sanitizer knows what instrumented code writes, and takes what libzstd, zlib,
+ * libxxhash and libcrypto write for uninitialised. Each function here stands before one of theirs (ld --wrap) and says
+ * what it has filled in. fstat() and its kin are here because clang 14 does not know their names in glibc 2.33 and
+ * later.
  */
 #include <openssl/evp.h>
 #include <sanitizer/msan_interface.h>
@@ -12,17 +13,17 @@
 #include <zstd.h>
 
 /* Declares the real function, and the wrapper so that it is not "missing". */
-#define WRAP(type, name, ...)                                                                                          \
-	type __real_##name(__VA_ARGS__);                                                                               \
-	type __wrap_##name(__VA_ARGS__);                                                                               \
+#define WRAP(type, name, ...)            \
+	type __real_##name(__VA_ARGS__); \
+	type __wrap_##name(__VA_ARGS__); \
 	type __wrap_##name(__VA_ARGS__)
 
 /* A result in a register carries the shadow of whatever instrumented call came last. */
-#define RETURN(value)                                                                                                  \
-	do {                                                                                                           \
-		__typeof__(value) result = (value);                                                                    \
-		__msan_unpoison(&result, sizeof(result));                                                              \
-		return result;                                                                                         \
+#define RETURN(value)                                     \
+	do {                                              \
+		__typeof__(value) result = (value);       \
+		__msan_unpoison(&result, sizeof(result)); \
+		return result;                            \
 	} while (0)
 
 static int filled_stat(int status, struct stat *st)
@@ -81,6 +82,17 @@ static int filled_stream(int status, z_stream *stream, Bytef *from)
 	__msan_unpoison(&status, sizeof(status));
 	__msan_unpoison(stream, sizeof(*stream));
 	__msan_unpoison(from, (size_t)(stream->next_out - from));
+	return status;
+}
+
+/* Of the tests. */
+WRAP(int, compress, Bytef *dst, uLongf *bytes, const Bytef *src, uLong src_bytes)
+{
+	int status = __real_compress(dst, bytes, src, src_bytes);
+
+	__msan_unpoison(&status, sizeof(status));
+	__msan_unpoison(bytes, sizeof(*bytes));
+	__msan_unpoison(dst, *bytes);
 	return status;
 }
 
