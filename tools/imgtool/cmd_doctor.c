@@ -50,6 +50,7 @@ __attribute__((format(printf, 5, 6))) static void add(struct findings *f, const 
 	finding->verdict = verdict;
 	finding->hint = verdict == VERDICT_OK ? NULL : hint;
 	va_start(ap, fmt);
+	/* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): it is, one line above */
 	vsnprintf(finding->detail, sizeof(finding->detail), fmt, ap);
 	va_end(ap);
 }
