@@ -112,7 +112,8 @@ static int open_layer(struct node *file, const char *path, const struct img_open
 	file->is_volatile = (o->flags & IMG_OPEN_VOLATILE) != 0;
 	budget_layer(op->budget);
 	data.made = args.writable ? op->made : NULL; /* no other layer is */
-	data.absent = (o->flags & IMG_OPEN_NO_BACKING) && !args.writable && !(for_check && drv->checks_data);
+	data.absent = (o->flags & (IMG_OPEN_NO_BACKING | IMG_OPEN_DATA_FILES)) == IMG_OPEN_NO_BACKING &&
+		      !args.writable && !(for_check && drv->checks_data);
 	args.data_absent = data.absent;
 	ret = node_open(top, &args, err);
 	data_file_opened(&data);

@@ -24,7 +24,7 @@
 
 #define OPEN_FLAGS                                                                                               \
 	(IMG_OPEN_WRITE | IMG_OPEN_FORCE_SHARE | IMG_OPEN_NO_BACKING | IMG_OPEN_UNSAFE_BACKING | IMG_OPEN_BULK | \
-	 IMG_OPEN_DIRECT | IMG_OPEN_RAW_OK | IMG_OPEN_VOLATILE)
+	 IMG_OPEN_DIRECT | IMG_OPEN_RAW_OK | IMG_OPEN_VOLATILE | IMG_OPEN_DATA_FILES)
 
 int image_invalid(struct img_error *err, const char *what)
 {

@@ -100,6 +100,7 @@ enum img_open_flags {
 	IMG_OPEN_BULK = 1u << 4, /* nothing is durable before img_close(): for a new file that is renamed into place */
 	IMG_OPEN_DIRECT = 1u << 5, /* O_DIRECT on the host file where it is possible, else as without */
 	IMG_OPEN_VOLATILE = 1u << 7, /* wait for no disk, also when it is closed: a crash of the host may leave anything */
+	IMG_OPEN_DATA_FILES = 1u << 8, /* with NO_BACKING: files that hold data of the image itself are opened all the same */
 	IMG_OPEN_RAW_OK = 1u << 6, /* reading: a file without a known magic may be opened as raw (default for reading) */
 };
 

@@ -70,10 +70,34 @@ run imgtool snapshot delete "shots.hdd@$(guid 1)"
 run imgtool resize single.hdd 10M
 run imgtool map shots.hdd
 
+# What changed between two of its states, of one branch or of two: nothing else did.
+for a in "$(guid 1)" "$(guid 2)" "$(guid 3)"; do
+	for b in "" "@$(guid 1)" "@$(guid 2)" "@$(guid 3)"; do
+		imgtool convert -q -f parallels -O raw --force "shots.hdd@$a" a.raw 2>/dev/null
+		imgtool convert -q -f parallels -O raw --force "shots.hdd$b" b.raw 2>/dev/null
+		imgtool snapshot diff --json "shots.hdd@$a" "shots.hdd$b" 2>/dev/null >extents || echo "diff $a $b failed"
+		/usr/bin/python3 - <<'END'
+import json
+a, b = (bytearray(open(n, 'rb').read()) for n in ('a.raw', 'b.raw'))
+told = 0
+for e in json.load(open('extents'))['extents']:
+    at, end = e['start'], e['start'] + e['length']
+    if e['kind'] == 'zero' and any(b[at:end]) or at < told:
+        print('zeros where there are none, or out of order', e)
+    a[at:end], told = b[at:end], end
+if a != b or open('a.raw', 'rb').read() == b and told:
+    print('the rest is not what it was, or too much is told')
+END
+	done
+done
+run imgtool snapshot diff "shots.hdd@$(guid 2)" shots.hdd
+run imgtool snapshot diff --allow-refs none "shots.hdd@$(guid 2)" shots.hdd
+
 cp -r shots.hdd less.hdd
 rm "less.hdd/disk.hdd.0.{$(guid 3)}.hds"
 same "without another branch" "$(digest less.hdd)" "$(sum_of shots $TOP)"
 run imgtool checksum "less.hdd@$(guid 3)"
+run imgtool snapshot diff "less.hdd@$(guid 2)" "less.hdd@$(guid 3)"
 run imgtool convert --snapshots -O qcow2 less.hdd less.qcow2
 run imgtool check less.hdd
 

@@ -92,7 +92,9 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 	int status = parse(verb, operands, nr_operands, &a, &b);
 
 	if (status == EXIT_DONE) {
-		status = open_image(&(struct target){ .path = a.path }, args, IMG_OPEN_NO_BACKING, &img);
+		/* The tables of some formats lie in data files; a parent has no part in it. */
+		status = open_image(&(struct target){ .path = a.path }, args, IMG_OPEN_NO_BACKING | IMG_OPEN_DATA_FILES,
+				    &img);
 		if (status == EXIT_DONE) {
 			status = diff(args, img, &a, b.snapshot);
 			status = close_image(img, &a, status);

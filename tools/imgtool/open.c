@@ -31,6 +31,12 @@ static void notice_data(void *ctx, const struct img_detail *detail)
 		cli_message(img_path(img), "opened '%s', which it names", detail->text);
 }
 
+/* Who only looks at metadata reads no data file; who writes needs it. */
+static bool opens_nothing(unsigned flags)
+{
+	return (flags & (IMG_OPEN_NO_BACKING | IMG_OPEN_DATA_FILES | IMG_OPEN_WRITE)) == IMG_OPEN_NO_BACKING;
+}
+
 /* A foreign format names files without saying that they are its own: who did not ask is told what was opened. */
 static void notice(struct img *img, const struct target *target, const struct common_args *common, unsigned flags)
 {
@@ -40,9 +46,7 @@ static void notice(struct img *img, const struct target *target, const struct co
 		open_tell_stale(target);
 	if (common->allow_refs)
 		return;
-	/* Who only looks at metadata reads no data file; who writes needs it. */
-	for (struct img *layer = img; layer && (!(flags & IMG_OPEN_NO_BACKING) || (flags & IMG_OPEN_WRITE));
-	     layer = img_backing(layer))
+	for (struct img *layer = img; layer && !opens_nothing(flags); layer = img_backing(layer))
 		(void)img_info_details(layer, notice_data, layer, NULL);
 	for (struct img *backing = img_backing(img); backing; img = backing, backing = img_backing(img)) {
 		if (strcmp(img_format(img), "limg") != 0)
@@ -63,9 +67,8 @@ int open_image_as(const struct target *target, const char *format, const struct 
 	};
 	/* who opens more than this image has begun already, with all names */
 	const struct img_grant name = { target->path, flags & IMG_OPEN_WRITE ? IMG_GRANT_WRITE : IMG_GRANT_READ };
-	bool alone = (flags & IMG_OPEN_NO_BACKING) && !(flags & IMG_OPEN_WRITE);
 	struct img_error err = { .code = IMG_OK };
-	int status = confined_begin(common, &name, 1, alone ? CONFINED_NO_REFS : 0);
+	int status = confined_begin(common, &name, 1, opens_nothing(flags) ? CONFINED_NO_REFS : 0);
 
 	*out = NULL;
 	if (status != EXIT_DONE)

@@ -419,9 +419,31 @@ int prl_bundle_snap_open(struct node *node, const char *name, struct node *view,
 	return ret;
 }
 
+/* Who is told of differences: of neighbours of one kind at once. */
+struct diff_told {
+	img_diff_fn fn;
+	void *ctx;
+	uint64_t off, bytes;
+	enum img_diff_kind kind; /* of what is not told yet; 0: nothing */
+};
+
+static int tell_diff(struct diff_told *t, uint64_t off, uint64_t bytes, enum img_diff_kind kind, struct img_error *err)
+{
+	if (kind == t->kind) {
+		t->bytes += bytes;
+		return 0;
+	}
+	if (t->kind != 0 && t->fn(t->ctx, t->off, t->bytes, t->kind) != 0)
+		return error_set(err, IMG_E_CANCELLED, 0, NO_OFFSET, LAYER, "stopped");
+	t->off = off;
+	t->bytes = bytes;
+	t->kind = kind;
+	return 0;
+}
+
 /* How a range of b differs from a, both shots of one storage: what lies between their layers, or all of b's. */
 static int diff_storage(const struct prl_stack *s, uint64_t start, uint64_t bytes, size_t from, size_t to,
-			img_diff_fn fn, void *ctx, struct img_error *err)
+			struct diff_told *told, struct img_error *err)
 {
 	struct node *top = s->layer[to].node, *stop = from < s->nr ? s->layer[from].node : NULL, *n = top;
 	uint64_t off = 0;
@@ -440,8 +462,9 @@ static int diff_storage(const struct prl_stack *s, uint64_t start, uint64_t byte
 			kind = IMG_DIFF_ZERO;
 		else if (e.kind == STATUS_UNALLOCATED)
 			kind = 0;
-		if (kind != 0 && fn(ctx, start + off, e.bytes, kind) != 0)
-			return error_set(err, IMG_E_CANCELLED, 0, NO_OFFSET, LAYER, "stopped");
+		ret = tell_diff(told, start + off, e.bytes, kind, err);
+		if (ret != 0)
+			return ret;
 		off += e.bytes;
 	}
 	return 0;
@@ -459,6 +482,7 @@ int prl_bundle_snap_diff(struct node *node, const char *a, const char *b, img_di
 			 struct img_error *err)
 {
 	const struct prl_bundle *bundle = prl_state_of(node)->bundle;
+	struct diff_told told = { .fn = fn, .ctx = ctx };
 	size_t from = PRL_NO_SHOT, to;
 	int ret;
 
@@ -472,9 +496,9 @@ int prl_bundle_snap_diff(struct node *node, const char *a, const char *b, img_di
 		const struct prl_storage *st = &bundle->d.storage[i];
 		const struct prl_stack *s = &bundle->stack[i];
 
-		ret = diff_storage(s, st->start, st->end - st->start, layer_of(s, from), layer_of(s, to), fn, ctx, err);
+		ret = diff_storage(s, st->start, st->end - st->start, layer_of(s, from), layer_of(s, to), &told, err);
 	}
-	return ret;
+	return ret == 0 ? tell_diff(&told, 0, 0, 0, err) : ret;
 }
 
 /* ---- information ------------------------------------------------------------------------------------------------- */
