@@ -121,7 +121,7 @@ void ops_template(const char *format, unsigned number, struct geometry *out)
 		.max_bytes = r->size_bytes ? r->size_bytes * 2 : KIB(64),
 		.base = r->base ? traits_of(r->base) : NULL,
 		.refcount_bits = r->refcount_bits,
-		.snaps_fix_size = r->fixed_by_snaps,
+		.is_v2 = r->fixed_by_snaps,
 	};
 	FUZZ_CHECK(out->max_bytes <= (uint64_t)OPS_SECTORS * OPS_SECTOR);
 	if (r->options)

@@ -217,7 +217,7 @@ int main(int argc, char **argv)
 		      stderr);
 		return 2;
 	}
-	if (!registry_find(o.format)) {
+	if (!registry_find(traits_of(o.format)->name)) {
 		printf("SKIPPED: this build has no format %s\n", o.format);
 		return 77;
 	}

@@ -67,6 +67,42 @@ void memfs_remove(struct memfs *fs, const char *name)
 	pthread_mutex_unlock(&fs->lock);
 }
 
+static bool belongs_to(const struct memfs_file *file, const char *image)
+{
+	size_t n = image ? strlen(image) : 0;
+
+	return file->content &&
+	       (!image || (strncmp(file->name, image, n) == 0 && strchr(".-", file->name[n]))); /* or its end */
+}
+
+void memfs_remove_image(struct memfs *fs, const char *image)
+{
+	pthread_mutex_lock(&fs->lock);
+	for (size_t i = 0; i < MEMFS_MAX_FILES; i++)
+		if (belongs_to(&fs->files[i], image))
+			clear(&fs->files[i]);
+	pthread_mutex_unlock(&fs->lock);
+}
+
+bool memfs_clone_image(struct memfs *from, const char *image, struct memfs *to)
+{
+	bool done = true;
+
+	pthread_mutex_lock(&from->lock);
+	for (size_t i = 0; i < MEMFS_MAX_FILES && done; i++) {
+		struct mem_content *clone;
+
+		if (!belongs_to(&from->files[i], image))
+			continue;
+		clone = mem_content_clone(from->files[i].content);
+		done = clone != NULL;
+		if (clone)
+			memfs_put(to, from->files[i].name, clone);
+	}
+	pthread_mutex_unlock(&from->lock);
+	return done;
+}
+
 /* A node on content, under the filter where there is one. */
 static int open_node(struct memfs *fs, struct mem_content *content, const char *name, const struct host_open *args,
 		     struct node **out, struct img_error *err)

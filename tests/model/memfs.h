@@ -9,7 +9,7 @@
 #include "image.h"
 #include "mem.h"
 
-#define MEMFS_MAX_FILES 24
+#define MEMFS_MAX_FILES 48
 
 struct memfs {
 	struct memfs_file {
@@ -36,5 +36,11 @@ struct mem_content *memfs_find(struct memfs *fs, const char *name);
  * room. */
 void memfs_put(struct memfs *fs, const char *name, struct mem_content *content);
 void memfs_remove(struct memfs *fs, const char *name);
+/*
+ * Of an image and its data files, whose names begin with its own and '.' or '-': removes all; puts clones of all into another folder, in
+ * place of what is there (image NULL: of every file). False: no memory.
+ */
+void memfs_remove_image(struct memfs *fs, const char *image);
+bool memfs_clone_image(struct memfs *from, const char *image, struct memfs *to);
 
 #endif

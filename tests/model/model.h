@@ -55,6 +55,7 @@ enum op_kind {
 	OP_COMPARE,
 	OP_CONVERT,
 	OP_TOUCH_PARENT,
+	OP_AMEND,
 	NR_OPS
 };
 
@@ -65,7 +66,8 @@ struct op {
 
 /* What formats differ in, as far as the model must know. */
 struct traits {
-	const char *name;
+	const char *name; /* of the format */
+	const char *kind; /* by which it is asked for; NULL: by name */
 	bool raw;	     /* plain content and nothing else; not guessed */
 	bool discard_zeroes; /* whole blocks read as zeros after a discard; else they may also be as before */
 	bool has_parents;    /* a snapshot says which one it was made on */
@@ -74,9 +76,10 @@ struct traits {
 	bool may_leak;	  /* a kill leaves leaks, never damage */
 	bool ids;	  /* a child knows its parent by an id that writes to the parent do not change */
 	bool alone; /* no parents */
+	bool several; /* data files; such images keep their size */
 	bool plain; /* no snapshots, no machine state, disks of one sector at least, parents of the same format only */
 };
-const struct traits *traits_of(const char *name); /* program.c; NULL: no such */
+const struct traits *traits_of(const char *kind); /* program.c; NULL: no such */
 
 struct geometry {
 	const struct traits *format;
@@ -85,7 +88,7 @@ struct geometry {
 	const struct traits
 		*base; /* the first file is of this format, and what is under test stands on it; NULL: no such */
 	unsigned refcount_bits; /* where snapshots may meet a limit of references; 0: they do not */
-	bool snaps_fix_size;	/* no resize while there are snapshots */
+	bool is_v2;		/* qcow2 of version 2: no resize while there are snapshots */
 	char options[128], base_options[32]; /* base_options: of the first file, "": those of the others */
 };
 
@@ -118,6 +121,7 @@ struct mfile {
 	int parent;	      /* index in the stack, -1: none */
 	char parent_snap[24]; /* "": its head */
 	const struct traits *format;
+	bool is_v2; /* now: amend changes it */
 	bool stale; /* its parent's head was changed by a commit from elsewhere: it cannot be opened any more */
 };
 
@@ -187,7 +191,7 @@ int check_clean(struct model *m, struct img *img, const char *what);
 int check_everything(struct model *m, struct img *img, const struct mfile *f, const char *what);
 int check_vm(struct model *m, struct img *img, const char *snap, const struct flat *truth);
 
-/* ops_io.c, ops_snapshot.c, ops_chain.c */
+/* ops_io.c, ops_snapshot.c, ops_chain.c, ops_amend.c */
 typedef int (*op_fn)(struct model *m, const uint32_t *r);
 int op_write(struct model *m, const uint32_t *r);
 int op_write_blocks(struct model *m, const uint32_t *r);
@@ -222,6 +226,7 @@ int op_check(struct model *m, const uint32_t *r);
 int op_compare(struct model *m, const uint32_t *r);
 int op_convert(struct model *m, const uint32_t *r);
 int op_touch_parent(struct model *m, const uint32_t *r);
+int op_amend(struct model *m, const uint32_t *r);
 int release_held(struct model *m);
 /* What the truth of the top becomes by an operation on its snapshots. */
 void snap_created(struct model *m, const char *name, bool vm);

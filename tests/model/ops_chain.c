@@ -13,14 +13,20 @@ static struct mfile *top(struct model *m)
 	return &m->files[m->top];
 }
 
-static int open_other(struct model *m, const char *name, const char *format, unsigned flags, struct img **out)
+static int open_in(struct model *m, struct memfs *fs, const char *name, const char *format, unsigned flags,
+		   struct img **out)
 {
 	struct img_open_options opts = {
 		.struct_size = sizeof(opts), .format = format, .flags = flags, .refs = IMG_REFS_ANY
 	};
 	struct img_error err = { 0 };
 
-	return expect(m, image_open_env(name, &opts, &m->fs.env, out, &err), 0, &err, name);
+	return expect(m, image_open_env(name, &opts, &fs->env, out, &err), 0, &err, name);
+}
+
+static int open_other(struct model *m, const char *name, const char *format, unsigned flags, struct img **out)
+{
+	return open_in(m, &m->fs, name, format, flags, out);
 }
 
 static int close_other(struct model *m, struct img *img, int ret)
@@ -30,12 +36,12 @@ static int close_other(struct model *m, struct img *img, int ret)
 	return expect(m, img_close(img, &err), 0, &err, "close") || ret ? -1 : 0;
 }
 
-/* The opened file holds what f says. */
-static int check_file(struct model *m, const char *name, const struct mfile *f, unsigned flags, const char *what)
+/* Opened in that folder the file holds what f says. */
+static int check_file(struct model *m, struct memfs *fs, const struct mfile *f, unsigned flags, const char *what)
 {
 	struct img *img = NULL;
 
-	if (open_other(m, name, f->format->raw ? "raw" : NULL, flags, &img) != 0)
+	if (open_in(m, fs, f->name, f->format->raw ? "raw" : NULL, flags, &img) != 0)
 		return -1;
 	return close_other(m, img, check_everything(m, img, f, what));
 }
@@ -129,7 +135,8 @@ int op_commit(struct model *m, const uint32_t *r)
 	if (m->held || (parent && has_other_child(m, f->parent)))
 		return 0;
 	/* The parent cannot grow: commit says so half way, and the overlay then waits for snapshots to be deleted. */
-	if (parent && parent->nr_snaps && m->geometry.snaps_fix_size && parent->head.size_bytes < f->head.size_bytes)
+	if (parent && ((parent->nr_snaps && parent->is_v2) || parent->format->several) &&
+	    parent->head.size_bytes < f->head.size_bytes)
 		return 0;
 	opts.flags = r[1] & 1 ? IMG_COPY_COMPRESS : 0;
 	ret = img_commit(m->img, &opts, &err);
@@ -200,7 +207,7 @@ int op_reopen(struct model *m, const uint32_t *r)
 {
 	if (close_top(m) != 0)
 		return -1;
-	if (r[0] % 4 == 0 && check_file(m, top(m)->name, top(m), 0, "opened read-only") != 0)
+	if (r[0] % 4 == 0 && check_file(m, &m->fs, top(m), 0, "opened read-only") != 0)
 		return -1;
 	return open_top(m);
 }
@@ -209,24 +216,23 @@ int op_reopen(struct model *m, const uint32_t *r)
 int op_replay(struct model *m, const uint32_t *r)
 {
 	struct img_error err = { 0 };
-	struct mem_content *clone;
+	struct memfs killed;
 	int ret;
 
 	if (expect(m, img_flush(m->img, 0, &err), 0, &err, "flush") != 0)
 		return -1;
-	clone = mem_content_clone(memfs_find(&m->fs, top(m)->name));
-	if (!clone)
+	memfs_init(&killed);
+	if (!memfs_clone_image(&m->fs, NULL, &killed))
 		return fail(m, "no memory for a clone");
-	memfs_put(&m->fs, "clone", clone);
 	m->no_vm = true;
 	m->leaks_ok = top(m)->format->may_leak;
-	ret = check_file(m, "clone", top(m), 0, "replayed in memory");
+	ret = check_file(m, &killed, top(m), 0, "replayed in memory");
 	if (ret == 0)
-		ret = check_file(m, "clone", top(m), IMG_OPEN_WRITE, "recovered");
+		ret = check_file(m, &killed, top(m), IMG_OPEN_WRITE, "recovered");
 	if (ret == 0 && r[0] & 1)
-		ret = check_file(m, "clone", top(m), 0, "after recovery");
+		ret = check_file(m, &killed, top(m), 0, "after recovery");
 	m->no_vm = m->leaks_ok = false;
-	memfs_remove(&m->fs, "clone");
+	memfs_destroy(&killed);
 	return ret;
 }
 
@@ -235,27 +241,29 @@ int op_check(struct model *m, const uint32_t *r)
 	return r[0] % 4 ? check_clean(m, m->img, "check") : check_everything(m, m->img, top(m), "check");
 }
 
-/* The head against a snapshot. */
+/* The head against a snapshot, or against what it stands on. */
 int op_compare(struct model *m, const uint32_t *r)
 {
 	struct img_compare_result result = { 0 };
 	struct img_error err = { 0 };
-	struct msnap *s = pick_snap(m, r[0]);
-	struct flat *head = &top(m)->head;
+	struct msnap *s = r[1] % 4 ? pick_snap(m, r[0]) : NULL;
+	const struct flat *head = &top(m)->head, *other = s ? &s->disk : parent_content(m, top(m));
+	const char *name = s ? s->name : "the parent";
 	struct img *view = NULL;
 	uint64_t differs;
 	int ret;
 
-	if (!s)
+	if (!other)
 		return 0;
-	differs = flat_diff(head, &s->disk, max_u64(head->size_bytes, s->disk.size_bytes), 0);
-	if (expect(m, img_snapshot_open(m->img, s->name, &view, &err), 0, &err, "snapshot open") != 0)
+	differs = flat_diff(head, other, max_u64(head->size_bytes, other->size_bytes), 0);
+	if (s && expect(m, img_snapshot_open(m->img, s->name, &view, &err), 0, &err, "snapshot open") != 0)
 		return -1;
-	ret = expect(m, img_compare(m->img, view, NULL, NULL, NULL, &result, &err), 0, &err, "compare");
+	ret = expect(m, img_compare(m->img, s ? view : img_backing(m->img), NULL, NULL, NULL, &result, &err), 0, &err,
+		     "compare");
 	if (ret == 0 && (result.same != (differs == UINT64_MAX) || (!result.same && result.first_diff != differs)))
-		ret = fail(m, "compare with %s: same %d, first difference 0x%" PRIx64 ", not 0x%" PRIx64, s->name,
+		ret = fail(m, "compare with %s: same %d, first difference 0x%" PRIx64 ", not 0x%" PRIx64, name,
 			   result.same, result.first_diff, differs);
-	return close_other(m, view, ret);
+	return s ? close_other(m, view, ret) : ret;
 }
 
 /* Digests of two images that hold the same. */
@@ -316,7 +324,7 @@ int op_convert(struct model *m, const uint32_t *r)
 	if (ret == 0)
 		ret = compare_digests(m, m->img, img, r[1] >> 8);
 	ret = close_other(m, img, ret);
-	memfs_remove(&m->fs, "conv");
+	memfs_remove_image(&m->fs, "conv");
 	return ret;
 }
 
@@ -327,7 +335,7 @@ int op_touch_parent(struct model *m, const uint32_t *r)
 	struct img_open_options opts = { .struct_size = sizeof(opts), .flags = IMG_OPEN_WRITE, .refs = IMG_REFS_ANY };
 	struct img_error err = { 0 };
 	struct mfile *f = top(m), *parent = f->parent < 0 ? NULL : &m->files[f->parent];
-	struct mem_content *before;
+	struct memfs before;
 	struct img *img = NULL;
 	uint64_t value = UINT64_C(0x0102030405060708) * (r[1] | 1), old = 0, off;
 	int ret;
@@ -339,8 +347,8 @@ int op_touch_parent(struct model *m, const uint32_t *r)
 	value += value == old;
 	if (close_top(m) != 0)
 		return -1;
-	before = mem_content_clone(memfs_find(&m->fs, parent->name));
-	if (!before)
+	memfs_init(&before);
+	if (!memfs_clone_image(&m->fs, parent->name, &before))
 		return fail(m, "no memory for a clone");
 	ret = open_other(m, parent->name, NULL, IMG_OPEN_WRITE, &img);
 	if (ret == 0)
@@ -356,6 +364,8 @@ int op_touch_parent(struct model *m, const uint32_t *r)
 		ret = close_other(m, img, ret);
 	else if (img)
 		ret = close_other(m, img, check_image(m, img, &f->head, "overlay on a snapshot whose head moved"));
-	memfs_put(&m->fs, parent->name, before);
+	if (!memfs_clone_image(&before, parent->name, &m->fs))
+		ret = fail(m, "no memory for a clone");
+	memfs_destroy(&before);
 	return ret == 0 ? open_top(m) : -1;
 }

@@ -319,12 +319,14 @@ int op_resize(struct model *m, const uint32_t *r)
 	size = min_u64(size, m->geometry.max_bytes);
 	if (top(m)->format->plain && size == 0)
 		size = 512;
+	if (top(m)->format->several) /* one that has room in one file can grow, once; there is no room for many files */
+		size = min_u64(size, now + 4 * 65536);
 	want = size < now && !may_shrink ? IMG_E_REFUSED : 0;
 	if (m->verbose)
 		printf("      resize %" PRIu64 " to %" PRIu64 "\n", now, size);
 	touches(m, size, 0);
 	ret = img_resize(m->img, size, may_shrink ? IMG_RESIZE_SHRINK : 0, &err);
-	if (ret == IMG_E_UNSUPPORTED && top(m)->nr_snaps && m->geometry.snaps_fix_size)
+	if (ret == IMG_E_UNSUPPORTED && ((top(m)->nr_snaps && top(m)->is_v2) || top(m)->format->several))
 		return 0;
 	if (ret == IMG_E_REFUSED && size == 0 && m->has_bitmaps)
 		return 0;

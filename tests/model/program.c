@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checked.h"
 #include "model.h"
 
 /* What a format must have for an operation. */
@@ -49,6 +50,7 @@ static const struct {
 	[OP_COMPARE] = { "compare", 4, NOTHING },
 	[OP_CONVERT] = { "convert", 3, NOTHING },
 	[OP_TOUCH_PARENT] = { "touch-parent", 4, PARENTS },
+	[OP_AMEND] = { "amend", 20, NOTHING },
 };
 
 static const struct traits formats[] = {
@@ -58,14 +60,22 @@ static const struct traits formats[] = {
 	{ .name = "vdi", .may_leak = true, .plain = true },
 	{ .name = "vhd", .may_leak = true, .plain = true, .ids = true },
 	{ .name = "vmdk", .may_leak = true, .plain = true },
+	{ .name = "vmdk", .kind = "vmdk-split", .may_leak = true, .plain = true, .several = true },
+	{ .name = "vmdk", .kind = "vmdk-flat", .may_leak = true, .plain = true, .alone = true, .several = true },
 	{ .name = "parallels", .may_leak = true, .plain = true, .alone = true },
+	{ .name = "parallels", .kind = "bundle", .may_leak = true, .plain = true, .alone = true, .several = true },
 	{ .name = "vhdx", .may_leak = true, .plain = true },
 };
 
-const struct traits *traits_of(const char *name)
+static const char *kind_of(const struct traits *t)
+{
+	return t->kind ? t->kind : t->name;
+}
+
+const struct traits *traits_of(const char *kind)
 {
 	for (size_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
-		if (strcmp(formats[i].name, name) == 0)
+		if (strcmp(kind_of(&formats[i]), kind) == 0)
 			return &formats[i];
 	}
 	return NULL;
@@ -148,7 +158,7 @@ static void qcow2_geometry(struct geometry *g, uint64_t *rng)
 			 ",refcount_bits=%u,extended_l2=%s,compression_type=%s,lazy_refcounts=%s", g->refcount_bits,
 			 extended ? "on" : "off", r >> 32 & 1 ? "zstd" : "zlib", (r >> 33) % 4 ? "off" : "on");
 	/* Compressed clusters share what they lie in, so that also 8 bits may be few. */
-	g->snaps_fix_size = old;
+	g->is_v2 = old;
 	if (g->refcount_bits > 8)
 		g->refcount_bits = 0;
 }
@@ -207,6 +217,22 @@ static void vmdk_geometry(struct geometry *g, uint64_t *rng)
 		 rng_next(rng) % 2 ? "on" : "off");
 }
 
+/* Of few files each, so that an image, one over it and a copy have room in the folder. */
+static void several_geometry(struct geometry *g, const struct traits *format)
+{
+	uint64_t part = max_u64(round_up(g->size_bytes / 4, 65536), 65536);
+	size_t n = strlen(g->options);
+
+	if (format->alone && strcmp(format->name, "vmdk") == 0)
+		snprintf(g->options, sizeof(g->options), "subformat=twoGbMaxExtentFlat,extent_size=%" PRIu64, part);
+	else if (strcmp(format->name, "vmdk") == 0)
+		snprintf(g->options + n, sizeof(g->options) - n, ",subformat=twoGbMaxExtentSparse,extent_size=%" PRIu64,
+			 part);
+	else
+		snprintf(g->options + n, sizeof(g->options) - n, ",subformat=%s,split_size=%" PRIu64,
+			 g->size_bytes / 512 % 3 ? "bundle" : "plain", part);
+}
+
 static void make_geometry(struct geometry *g, const struct traits *format, uint64_t *rng)
 {
 	*g = (struct geometry){ .format = format, .block_bytes = 4096, .unit_bytes = 65536 };
@@ -233,6 +259,8 @@ static void make_geometry(struct geometry *g, const struct traits *format, uint6
 	if (format->plain) {
 		/* No disk without a sector, and none but their own kind to stand on. */
 		g->size_bytes += g->size_bytes == 0 ? 512 : 0;
+		if (format->several)
+			several_geometry(g, format);
 		return;
 	}
 	if (!format->raw && rng_next(rng) % 4 == 0)
@@ -269,7 +297,7 @@ void program_print(const struct program *p)
 {
 	const struct geometry *g = &p->geometry;
 
-	printf("seed %" PRIu64 ": %s size %" PRIu64 " %s%s%s\n", p->seed, g->format->name, g->size_bytes, g->options,
+	printf("seed %" PRIu64 ": %s size %" PRIu64 " %s%s%s\n", p->seed, kind_of(g->format), g->size_bytes, g->options,
 	       g->base ? " on a base of " : "", g->base ? g->base->name : "");
 	for (size_t i = 0; i < p->nr; i++) {
 		printf("%5zu %-16s", i, op_name(p->ops[i].kind));

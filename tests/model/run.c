@@ -42,6 +42,7 @@ static const op_fn functions[NR_OPS] = {
 	[OP_COMPARE] = op_compare,
 	[OP_CONVERT] = op_convert,
 	[OP_TOUCH_PARENT] = op_touch_parent,
+	[OP_AMEND] = op_amend,
 };
 
 /* Something to stand on. */

@@ -95,6 +95,7 @@ int make_file(struct model *m, int parent, const char *parent_snap, uint64_t siz
 	snprintf(f->parent_snap, sizeof(f->parent_snap), "%s", parent_snap);
 	f->parent = parent;
 	f->format = t;
+	f->is_v2 = t == g->format && g->is_v2;
 	f->next_id = 1;
 	if (expect(m, image_create_env(f->name, &opts, &m->fs.env, &err), 0, &err, "create") != 0)
 		return -1;
@@ -122,7 +123,7 @@ void drop_file(struct model *m, int index)
 		free_snap(&f->snaps[i]);
 	flat_free(&f->head);
 	flat_free(&f->vm);
-	memfs_remove(&m->fs, f->name);
+	memfs_remove_image(&m->fs, f->name);
 	memset(f, 0, sizeof(*f));
 }
 
