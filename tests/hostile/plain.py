@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""Hostile VDI and VHD images by name: what reading, checking and writing each end with, in time and little memory, the file unchanged
+"""Hostile VDI, VHD, VHDX and VMDK images by name: what reading, checking and writing each end with, in time and little memory, the file unchanged
 by all but the last; a difference never reads as zeros.
 
 plain.py IMGTOOL [--sanitized]"""
@@ -19,6 +19,7 @@ sys.path.insert(0, os.path.join(HERE, "..", "images", "gen"))
 
 import vdi_image    # noqa: E402
 import vhd_image    # noqa: E402
+from extents import VHDX, VMDK    # noqa: E402
 
 DONE, ABSENT, DAMAGED, BUSY, REFUSED = 0, 3, 4, 5, 6
 MIB = 1 << 20
@@ -166,8 +167,9 @@ def digest(path):
 
 def judge(imgtool, sanitized, format_, row, path):
     name, data, read, check, write = row
+    touched, write = write < 0, abs(write)
     with open(path, "wb") as file:
-        file.write(data)
+        file.write(data() if callable(data) else data)
     before, bad = digest(path), []
     for what, argv, want in (("info", ["info", "-f", format_, path], None),
                              ("read", ["checksum", "-q", "-f", format_, path], read),
@@ -181,7 +183,7 @@ def judge(imgtool, sanitized, format_, row, path):
             bad.append("%s: exit %d, not %s: %s" % (what, code, want, said))
         if code != DONE and what in ("info", "read", "write") and len(said.splitlines()) != 1:
             bad.append("%s: not one line: %s" % (what, said))
-    if write != DONE and digest(path) != before:
+    if write != DONE and not touched and digest(path) != before:
         bad.append("was changed by who was refused")
     return ["%s, %s: %s" % (format_, name, b) for b in bad]
 
@@ -190,10 +192,10 @@ def main():
     imgtool, sanitized = sys.argv[1], "--sanitized" in sys.argv[2:]
     bad = []
     with tempfile.TemporaryDirectory(prefix="hostile.") as folder:
-        for format_, rows in (("vhd", VHD), ("vdi", VDI)):
+        for format_, rows in (("vhd", VHD), ("vdi", VDI), ("vhdx", VHDX), ("vmdk", VMDK)):
             for row in rows:
                 bad += judge(imgtool, sanitized, format_, row, os.path.join(folder, "image"))
-    print("\n".join(bad + ["hostile: %d images, %d wrong" % (len(VHD) + len(VDI), len(bad))]))
+    print("\n".join(bad + ["hostile: %d images, %d wrong" % (len(VHD) + len(VDI) + len(VHDX) + len(VMDK), len(bad))]))
     return 1 if bad else 0
 
 

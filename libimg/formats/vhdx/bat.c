@@ -25,15 +25,21 @@ static bool meets(const struct vhdx_range *r, uint64_t off, uint64_t bytes)
 	return r->off < off + bytes && off < r->off + r->bytes;
 }
 
-/* A writer must not destroy what finds the blocks, whatever an entry says (VHDX-9). */
+/* No block is in the first MiB (VHDX-8), and a writer must not destroy what finds the blocks, whatever an entry says
+ * (VHDX-9). */
 static int judge_place(const struct blockmap *bm, uint64_t off, uint64_t bytes, struct img_error *err)
 {
 	const struct vhdx_state *s = state_of(bm);
 
-	if (!s->writable || s->check_only)
+	if (s->check_only)
 		return 0;
-	if (off >= VHDX_MIB && bytes <= INT64_MAX - off && !meets(&s->m.bat, off, bytes) &&
-	    !meets(&s->m.metadata, off, bytes) && !meets(&s->log.ring, off, bytes))
+	if (off < VHDX_MIB)
+		return error_set(err, IMG_E_CORRUPT, 0, off, LAYER, "an entry leads to 0x%" PRIx64 ", into the headers",
+				 off);
+	if (!s->writable)
+		return 0;
+	if (bytes <= INT64_MAX - off && !meets(&s->m.bat, off, bytes) && !meets(&s->m.metadata, off, bytes) &&
+	    !meets(&s->log.ring, off, bytes))
 		return 0;
 	return error_set(err, IMG_E_CORRUPT, 0, off, LAYER,
 			 "an entry leads to 0x%" PRIx64 ", over the image's own structures", off);

@@ -82,6 +82,55 @@ def odd(guest):
             b''.join(struct.pack('<%dI' % entries, *table[t]) for t in used) + data)
 
 
+# Fields of a KDMV header: offset, bytes.
+FIELDS = {'magic': (0, 4), 'version': (4, 4), 'flags': (8, 4), 'capacity': (12, 8), 'grain': (20, 8), 'desc_off': (28, 8),
+          'desc_sectors': (36, 8), 'gtes': (44, 4), 'rgd': (48, 8), 'gd': (56, 8), 'overhead': (64, 8), 'unclean': (72, 1),
+          'newlines': (73, 4), 'compress': (77, 2)}
+
+
+def descriptor(lines, kind, cid=0x12345678, parent=0xffffffff, more=()):
+    return '\n'.join(['# Disk DescriptorFile', 'version=1', 'CID=%08x' % cid, 'parentCID=%08x' % parent,
+                      'createType="%s"' % kind, *more, '', '# Extent description', *lines, '', '# The Disk Data Base', '#DDB',
+                      '', 'ddb.virtualHWVersion = "4"', 'ddb.geometry.cylinders = "4"', 'ddb.geometry.heads = "16"',
+                      'ddb.geometry.sectors = "63"', 'ddb.adapterType = "ide"', '']).encode()
+
+
+class Sparse:
+    """A KDMV extent with both directories; grains: number -> bytes, or None for one of zeros; text: its descriptor."""
+
+    def __init__(self, capacity, grain=128, grains=None, text=b'', gtes=512):
+        self.capacity, self.grain, self.gtes, grains = capacity, grain, gtes, grains or {}
+        self.nr = -(-capacity // grain)
+        tables = -(-self.nr // gtes)
+        room = -(-len(text) // SECTOR) + 2 if text else 0
+        directory, table = -(-tables * 4 // SECTOR), -(-gtes * 4 // SECTOR)
+        self.rgd = 1 + room
+        self.gd = self.rgd + directory + tables * table
+        overhead = -(-(self.gd + directory + tables * table) // grain) * grain
+        head = struct.pack('<4sIIQQQQIQQQB4sH', b'KDMV', 1, 7 if None in grains.values() else 3, capacity, grain, 1 if room else 0,
+                           room, gtes, self.rgd, self.gd, overhead, 0, b'\n \r\n', 0)
+        self.b = bytearray(overhead * SECTOR)
+        self.b[:len(head)] = head
+        self.b[SECTOR:SECTOR + len(text)] = text
+        self.table = [[(d + directory + t * table) * SECTOR for t in range(tables)] for d in (self.rgd, self.gd)]
+        for d, places in zip((self.rgd, self.gd), self.table):
+            struct.pack_into('<%dI' % tables, self.b, d * SECTOR, *(at // SECTOR for at in places))
+        for number, piece in grains.items():
+            if piece is None:
+                self.put_entry(number, 1)
+                continue
+            self.put_entry(number, len(self.b) // SECTOR)
+            self.b += piece.ljust(grain * SECTOR, b'\0')
+
+    def put_entry(self, number, value, copies=(0, 1)):
+        for c in copies:
+            struct.pack_into('<I', self.b, self.table[c][number // self.gtes] + 4 * (number % self.gtes), value)
+
+    def put(self, name, value):
+        at, width = FIELDS[name]
+        self.b[at:at + width] = value.to_bytes(width, 'little')
+
+
 def main():
     kind, extent, source = sys.argv[1:]
     with open(source, 'rb') as f:
