@@ -249,21 +249,21 @@ class Round:
                 return
 
 
-def main():
+def main(kind=Round, format_='vhd', judge='libvhdi, the Debian package python3-libvhdi', judges=bool(pyvhdi)):
     parser = argparse.ArgumentParser()
     parser.add_argument('--rounds', type=int, default=12)
     parser.add_argument('--ops', type=int, default=6)
     parser.add_argument('--seed', type=int, default=1)
     args = parser.parse_args()
-    done = subprocess.run([*WRAPPER, IMGTOOL, 'create', '-f', 'vhd', '-o', 'help', '-'], capture_output=True, check=False)
+    done = subprocess.run([*WRAPPER, IMGTOOL, 'create', '-f', format_, '-o', 'help', '-'], capture_output=True, check=False)
     if done.returncode:
-        print('SKIPPED: this build has no vhd')
+        print('SKIPPED: this build has no ' + format_)
         return 77
-    if not pyvhdi:
-        print('without libvhdi, the Debian package python3-libvhdi: its opinion is not asked')
+    if not judges:
+        print('without %s: its opinion is not asked' % judge)
     for seed in range(args.seed, args.seed + args.rounds):
-        folder = tempfile.mkdtemp(prefix='vhd_chains.')
-        this = Round(random.Random(seed), folder)
+        folder = tempfile.mkdtemp(prefix=format_ + '_chains.')
+        this = kind(random.Random(seed), folder)
         try:
             this.generate()
             this.judge('generated')
