@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""Damaged VDI, VHD and Parallels images, each read by qemu-img and by the library. Where the two disagree a rule must know why (README.md);
+"""Damaged VDI, VHD, VHDX, VMDK and Parallels images, each read by qemu-img and by the library. Where the two disagree a rule must know why (README.md);
 what no rule explains is a failure.
 
-plain.py VERDICT --format vdi|vhd|parallels [--seed N] [--count N] [--show RULE] [--keep FOLDER]
+plain.py VERDICT --format FORMAT [--seed N] [--count N] [--show RULE] [--keep FOLDER]
 
 VERDICT is the program of verdict.c. The number of a failure makes its image again: --seed NUMBER --count 1."""
 
@@ -22,20 +22,12 @@ sys.path.insert(0, os.path.join(HERE, "..", "images", "gen"))
 import parallels_image    # noqa: E402
 import vdi_image    # noqa: E402
 import vhd_image    # noqa: E402
+from judged import SECTOR, cut, number, other_content, other_value, they_refuse, we_refuse    # noqa: E402
+from vhdx import VHDX_RULES, make_vhdx    # noqa: E402
+from vmdk import VMDK_RULES, make_vmdk    # noqa: E402
 
 MIB = 1 << 20
 SECONDS = 10
-SECTOR = 512
-
-
-def number(data, at, width, order):
-    return int.from_bytes(data[at:at + width], order)
-
-
-def other_value(r, old, width, size):
-    return r.choice((lambda: old ^ 1 << r.randrange(8 * width), lambda: 0, lambda: (1 << 8 * width) - 1, lambda: old + 1,
-                     lambda: old - 1, lambda: old * 2, lambda: old // 2, lambda: size, lambda: size // SECTOR, lambda: 1 << 20,
-                     lambda: r.getrandbits(8 * width), lambda: r.randrange(16)))() & (1 << 8 * width) - 1
 
 
 # -- VDI --------------------------------------------------------------------------------------------------------------
@@ -125,12 +117,6 @@ def make_parallels(r, path):
     return cut(r, data)
 
 
-def cut(r, data):
-    if r.random() < .1:
-        return data[:r.choice((0, 100, 511, 512, 1024, len(data) // 2, len(data) - 512, len(data) - 1))]
-    return data
-
-
 # -- both sides -------------------------------------------------------------------------------------------------------
 
 class Judged:
@@ -176,10 +162,18 @@ def disagreement(j):
     return "content: " + j.where if j.ours == "all" and j.where != "same" else None
 
 
+def check_documented():
+    with open(os.path.join(HERE, "README.md"), encoding="utf-8") as file:
+        text = file.read()
+    for name, _ in VDI_RULES + VHD_RULES + VHDX_RULES + VMDK_RULES + PARALLELS_RULES:
+        if "| `%s` |" % name not in text:
+            raise SystemExit("rule %s does not stand in README.md" % name)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("verdict")
-    parser.add_argument("--format", choices=("vdi", "vhd", "parallels"), required=True)
+    parser.add_argument("--format", choices=("vdi", "vhd", "vhdx", "vmdk", "parallels"), required=True)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 40))
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--show")
@@ -188,11 +182,13 @@ def main():
     if not shutil.which("qemu-img"):
         print("SKIPPED: there is no qemu-img")
         return 77
+    check_documented()
     make, driver, rules = {"vdi": (make_vdi, "vdi", VDI_RULES), "vhd": (make_vhd, "vpc", VHD_RULES),
+                           "vhdx": (make_vhdx, "vhdx", VHDX_RULES), "vmdk": (make_vmdk, "vmdk", VMDK_RULES),
                            "parallels": (make_parallels, "parallels", PARALLELS_RULES)}[args.format]
     tally, bad = collections.Counter(), 0
     with tempfile.TemporaryDirectory(prefix="differential.") as folder, \
-            subprocess.Popen([args.verdict, args.format], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as helper:
+            subprocess.Popen([args.verdict, args.format], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, errors="replace") as helper:
         for seed in range(args.seed, args.seed + args.count):
             r = random.Random(seed)
             path = os.path.join(folder, "image")
@@ -215,18 +211,6 @@ def main():
     print("%s, %d images from seed %d: %s" % (args.format, args.count, args.seed,
                                                ", ".join("%s %d" % item for item in sorted(tally.items()))))
     return 1 if bad else 0
-
-
-def they_refuse(j, *words):
-    return j.theirs == "refused" and j.ours != "refused" and any(w in j.they_said for w in words)
-
-
-def we_refuse(j, *words):
-    return j.ours == "refused" and j.theirs != "refused" and any(w in j.we_said for w in words)
-
-
-def other_content(j, *kinds):
-    return j.ours == j.theirs == "all" and j.where.split()[0] in kinds
 
 
 # Name and test, in order; README.md says why.
