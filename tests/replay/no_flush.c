@@ -16,13 +16,13 @@ static int off(const char *what)
 	return said && strcmp(said, what) == 0;
 }
 
-int fdatasync(int fd)
+int fdatasync(int fildes)
 {
 	static unsigned count;
 
 	if (off("data") || (off("order") && count++ % 2 == 0))
 		return 0;
-	return (int)syscall(SYS_fdatasync, fd);
+	return (int)syscall(SYS_fdatasync, fildes);
 }
 
 int fsync(int fd)
