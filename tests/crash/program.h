@@ -17,7 +17,8 @@ struct setup {
 	int (*make)(const struct setup *s, struct memhost *host, struct worlds *ws, struct img_error *err);
 	const char *format, *file, *options;  /* of the image under test */
 	const char *new_format, *new_options; /* of what convert and makeNew make; NULL: the same */
-	bool garbage; /* unsynced writes may leave rubbish: not for formats that overwrite in place */
+	bool new_in_parts; /* it has data files, and these replace nothing: a second one is refused */
+	bool garbage;	   /* unsynced writes may leave rubbish: not for formats that overwrite in place */
 	enum machine_state vm;
 	bool may_keep_discarded;
 	bool may_leak; /* a crash leaves leaks, which a repair takes away */

@@ -29,6 +29,12 @@ static const char *new_options(const struct setup *s)
 	return s->new_format ? s->new_options : s->options;
 }
 
+/* Data files of the one that was made before. */
+static bool is_in_the_way(struct machine *m)
+{
+	return m->setup->new_in_parts && worlds_latest(&m->ws)->has_new;
+}
+
 static int run_convert(struct machine *m, struct img_error *err)
 {
 	struct img_create_options create = { .struct_size = sizeof(create),
@@ -39,7 +45,8 @@ static int run_convert(struct machine *m, struct img_error *err)
 		.struct_size = sizeof(copy), .threads = 1, .flags = IMG_COPY_COMPRESS, .left_behind = hear
 	};
 	struct content made = worlds_latest(&m->ws)->latest;
-	unsigned nr = m->ws.nr;
+	bool refused = is_in_the_way(m);
+	unsigned nr = refused ? 0 : m->ws.nr;
 
 	made.vm_sectors = 0;
 	m->in_flight = m->ws;
@@ -48,7 +55,8 @@ static int run_convert(struct machine *m, struct img_error *err)
 		m->ws.w[i].made = made;
 		worlds_append(&m->in_flight, &m->ws.w[i]);
 	}
-	return operation_expect(image_convert_env(m->img, NEW_FILE, &create, &copy, &m->host->env, err), 0, err);
+	return operation_expect(image_convert_env(m->img, NEW_FILE, &create, &copy, &m->host->env, err),
+				refused ? IMG_E_EXISTS : 0, err);
 }
 
 /* An empty image beside the first; it is there whole or not at all. */
@@ -59,7 +67,8 @@ static int run_make(struct machine *m, struct img_error *err)
 					     .size_bytes = MADE_SECTORS * SECTOR,
 					     .flags = IMG_CREATE_OVERWRITE,
 					     .options = new_options(m->setup) };
-	unsigned nr = m->ws.nr;
+	bool refused = is_in_the_way(m);
+	unsigned nr = refused ? 0 : m->ws.nr;
 
 	m->in_flight = m->ws;
 	for (unsigned i = 0; i < nr; i++) {
@@ -68,7 +77,8 @@ static int run_make(struct machine *m, struct img_error *err)
 		m->ws.w[i].made.sectors = MADE_SECTORS;
 		worlds_append(&m->in_flight, &m->ws.w[i]);
 	}
-	return operation_expect(image_create_env(NEW_FILE, &create, &m->host->env, err), 0, err);
+	return operation_expect(image_create_env(NEW_FILE, &create, &m->host->env, err), refused ? IMG_E_EXISTS : 0,
+				err);
 }
 
 static int run_commit(struct machine *m, struct img_error *err)
