@@ -236,6 +236,24 @@ static void apply(const struct image *im, const struct fuzz_patch *p)
 	}
 }
 
+/* What lies from off on becomes a file of its own. */
+static void put_extent(struct mem_content *image, uint64_t off, struct memfs *fs)
+{
+	struct mem_content *extent = mem_content_new();
+	uint64_t end = mem_content_size(image);
+	uint8_t piece[4096];
+
+	FUZZ_CHECK(extent);
+	for (uint64_t at = off; at < end; at += sizeof(piece)) {
+		size_t n = end - at < sizeof(piece) ? (size_t)(end - at) : sizeof(piece);
+
+		mem_content_read(image, piece, n, at);
+		FUZZ_CHECK(mem_content_write(extent, piece, n, at - off) == 0);
+	}
+	memfs_put(fs, FUZZ_EXTENT, extent);
+	FUZZ_CHECK(end <= off || mem_content_resize(image, off) == 0);
+}
+
 void fuzz_case_put(const struct fuzz_case *c, const struct fuzz_template *t, struct memfs *fs)
 {
 	struct image im = { .t = t };
@@ -253,4 +271,6 @@ void fuzz_case_put(const struct fuzz_case *c, const struct fuzz_template *t, str
 		apply(&im, &c->patch[i]);
 	if (c->fix && t->format->walk)
 		t->format->walk(im.content, c->fix, NULL, NULL);
+	if (t->extent_at > 0 && !c->whole)
+		put_extent(im.content, t->extent_at, fs);
 }

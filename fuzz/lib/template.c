@@ -74,6 +74,7 @@ static struct fuzz_template *make(const struct fuzz_format *format, const struct
 	recipe->make(&fs);
 	t->format = format;
 	t->name = recipe->name;
+	t->extent_at = format->extent_at ? format->extent_at(recipe->name) : 0;
 	FUZZ_CHECK(memfs_find(&fs, FUZZ_IMAGE));
 	add_file(t, &fs, FUZZ_IMAGE);
 	for (size_t i = 0; i < MEMFS_MAX_FILES; i++)

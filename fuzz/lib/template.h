@@ -13,6 +13,7 @@
 #include "memfs.h"
 
 #define FUZZ_IMAGE     "image" /* the name of a template's image; files beside it have others */
+#define FUZZ_EXTENT    "extent"
 #define FUZZ_FILES_MAX 4
 
 /* A number on disk: what a mutator aims at. */
@@ -33,6 +34,7 @@ struct fuzz_template {
 	unsigned nr_files;
 	struct fuzz_field *field;
 	size_t nr_fields;
+	uint64_t extent_at; /* see fuzz_format */
 };
 
 /* What is made right again after patches. */
@@ -61,11 +63,16 @@ struct fuzz_format {
 	 * it passes (field may be NULL). Costs little whatever the image holds. NULL: there is nothing to walk.
 	 */
 	void (*walk)(struct mem_content *image, unsigned fix, fuzz_field_fn field, void *ctx);
+	/*
+	 * 0, or where the bytes of the recipe's image end: what follows becomes a file of its own, FUZZ_EXTENT, when
+	 * patches have been applied. So one input changes an image and what it names. NULL: 0 for all.
+	 */
+	uint64_t (*extent_at)(const char *recipe);
 };
 
 extern const struct fuzz_format fuzz_format_raw, fuzz_format_limg, fuzz_format_qcow2, fuzz_format_foreign,
-	fuzz_format_limg_journal, fuzz_format_vdi, fuzz_format_vhd, fuzz_format_parallels,
-	fuzz_format_vmdk_stream, fuzz_format_vhdx, fuzz_format_vmdk;
+	fuzz_format_limg_journal, fuzz_format_vdi, fuzz_format_vhd, fuzz_format_parallels, fuzz_format_vmdk_stream,
+	fuzz_format_vhdx, fuzz_format_vmdk;
 
 /* NULL past the end, or where there is none of that name. */
 const struct fuzz_format *fuzz_format_at(size_t i);

@@ -81,6 +81,114 @@ static void make_overlaid(struct memfs *fs)
 	make_close(img);
 }
 
+/*
+ * Extents of ESX, which the library only reads: written out as the specification has them, behind their descriptor.
+ * 128 KiB, grains of 4 KiB, of which some are there.
+ */
+#define ESX_AT	    1024u
+#define ESX_SECTORS 256u
+#define ESX_GRAIN   8u
+
+static struct mem_content *descriptor(struct memfs *fs, const char *type, const char *kind)
+{
+	struct mem_content *image = mem_content_new();
+	char text[ESX_AT] = { 0 };
+
+	FUZZ_CHECK(image);
+	(void)snprintf(text, sizeof(text),
+		       "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType=\"%s\"\n"
+		       "RW %u %s \"" FUZZ_EXTENT "\"\n",
+		       type, ESX_SECTORS, kind);
+	FUZZ_CHECK(mem_content_write(image, text, sizeof(text), 0) == 0);
+	memfs_put(fs, FUZZ_IMAGE, image);
+	return image;
+}
+
+static void put_words(struct mem_content *image, uint64_t off, const uint32_t *words, unsigned nr)
+{
+	for (unsigned i = 0; i < nr; i++) {
+		struct le32 d = le32_of(words[i]);
+
+		FUZZ_CHECK(mem_content_write(image, &d, sizeof(d), ESX_AT + off + 4u * i) == 0);
+	}
+}
+
+static void put_quads(struct mem_content *image, uint64_t off, const uint64_t *quads, unsigned nr)
+{
+	for (unsigned i = 0; i < nr; i++)
+		put_words(image, off + 8u * i, (const uint32_t[]){ (uint32_t)quads[i], (uint32_t)(quads[i] >> 32) }, 2);
+}
+
+static void put_data(struct mem_content *image, uint64_t off, unsigned nr_grains)
+{
+	uint8_t data[ESX_GRAIN * VMDK_SECTOR_BYTES];
+
+	for (unsigned i = 0; i < nr_grains; i++) {
+		make_pattern(data, sizeof(data), sizeof(data) * i, 5);
+		FUZZ_CHECK(mem_content_write(image, data, sizeof(data), ESX_AT + off + sizeof(data) * i) == 0);
+	}
+}
+
+static void make_cowd(struct memfs *fs)
+{
+	enum { GD = 4, GT = GD + 1, DATA = GT + 32 };
+	struct mem_content *image = descriptor(fs, "vmfsSparse", "VMFSSPARSE");
+	const uint32_t table[] = { DATA, DATA + ESX_GRAIN, 0, DATA + 2 * ESX_GRAIN };
+
+	FUZZ_CHECK(mem_content_write(image, "COWD", 4, ESX_AT) == 0);
+	put_words(image, 4, (const uint32_t[]){ 1, 3, ESX_SECTORS, ESX_GRAIN, GD, 1, DATA + 3 * ESX_GRAIN }, 7);
+	put_words(image, GD * VMDK_SECTOR_BYTES, (const uint32_t[]){ GT }, 1);
+	put_words(image, GT * VMDK_SECTOR_BYTES, table, sizeof(table) / sizeof(table[0]));
+	put_data(image, DATA * VMDK_SECTOR_BYTES, 3);
+}
+
+static void make_sesparse(struct memfs *fs)
+{
+	enum { GD = 8, GT = 16, DATA = GT + 64 };
+	static const uint64_t head[] = { 0xcafebabe,  UINT64_C(0x200000001),
+					 ESX_SECTORS, ESX_GRAIN,
+					 64,	      0,
+					 0,	      0,
+					 0,	      0,
+					 1,	      1,
+					 2,	      2,
+					 4,	      4,
+					 GD,	      8,
+					 GT,	      64,
+					 DATA,	      0,
+					 DATA,	      0,
+					 DATA,	      2 * ESX_GRAIN };
+	/* a grain, one that says that it is not there, zeros, nothing, the second grain of the file */
+	static const uint64_t table[] = { UINT64_C(3) << 60, UINT64_C(1) << 60, UINT64_C(2) << 60, 0,
+					  UINT64_C(3) << 60 | UINT64_C(1) << 48 };
+	struct mem_content *image = descriptor(fs, "seSparse", "SESPARSE");
+
+	put_quads(image, 0, head, sizeof(head) / sizeof(head[0]));
+	put_quads(image, VMDK_SECTOR_BYTES, (const uint64_t[]){ 0xcafecafe, 0, 0, 0 }, 4);
+	put_quads(image, GD * VMDK_SECTOR_BYTES, (const uint64_t[]){ UINT64_C(1) << 60 }, 1);
+	put_quads(image, GT * VMDK_SECTOR_BYTES, table, sizeof(table) / sizeof(table[0]));
+	put_data(image, DATA * VMDK_SECTOR_BYTES, 2);
+}
+
+/* Headers, the directory and the first table, wherever they stand when nothing has been changed. */
+static void walk_esx(struct walk *w)
+{
+	bool cowd;
+	uint8_t magic[4];
+
+	if (!walk_load(w, magic, sizeof(magic), ESX_AT))
+		return;
+	cowd = memcmp(magic, "COWD", 4) == 0;
+	for (uint64_t off = cowd ? 4 : 8; off < (cowd ? 32u : 208u); off += cowd ? 4 : 8)
+		walk_field(w, ESX_AT + off, cowd ? 4 : 8);
+	for (uint64_t off = 0; off < 6 * 8; off += cowd ? 4 : 8) {
+		walk_field(w, ESX_AT + (cowd ? 4 : 8) * VMDK_SECTOR_BYTES + off, cowd ? 4 : 8);
+		walk_field(w, ESX_AT + (cowd ? 5 : 16) * VMDK_SECTOR_BYTES + off, cowd ? 4 : 8);
+	}
+	if (!cowd)
+		walk_field(w, ESX_AT + VMDK_SECTOR_BYTES + 24, 8);
+}
+
 /* Of a directory: some entries, and some of its first table. */
 static void walk_directory(struct walk *w, uint64_t off)
 {
@@ -112,6 +220,7 @@ static void walk(struct mem_content *image, unsigned fix, fuzz_field_fn field, v
 	if (!walk_load(&w, &h, sizeof(h), 0) || memcmp(h.magic, VMDK_MAGIC, 4) != 0) {
 		for (uint32_t at = 20; at < 400 && at + 4 <= w.file_bytes; at += 12)
 			walk_field(&w, at, 4);
+		walk_esx(&w);
 		return;
 	}
 	walk_field(&w, offsetof(struct disk_vmdk_header, version), 4);
@@ -130,10 +239,18 @@ static void walk(struct mem_content *image, unsigned fix, fuzz_field_fn field, v
 }
 
 static const struct fuzz_recipe recipes[] = {
-	{ "usual", make_usual }, { "small", make_small },   { "zeros", make_zeros },	  { "split", make_split },
-	{ "flat", make_flat },	 { "single", make_single }, { "overlay", make_overlaid },
+	{ "usual", make_usual },      { "small", make_small }, { "zeros", make_zeros },
+	{ "split", make_split },      { "flat", make_flat },   { "single", make_single },
+	{ "overlay", make_overlaid }, { "cowd", make_cowd },   { "sesparse", make_sesparse },
 };
 
-const struct fuzz_format fuzz_format_vmdk = {
-	.name = "vmdk", .recipes = recipes, .nr_recipes = sizeof(recipes) / sizeof(recipes[0]), .walk = walk
-};
+static uint64_t extent_at(const char *recipe)
+{
+	return strcmp(recipe, "cowd") == 0 || strcmp(recipe, "sesparse") == 0 ? ESX_AT : 0;
+}
+
+const struct fuzz_format fuzz_format_vmdk = { .name = "vmdk",
+					      .recipes = recipes,
+					      .nr_recipes = sizeof(recipes) / sizeof(recipes[0]),
+					      .walk = walk,
+					      .extent_at = extent_at };
