@@ -305,6 +305,7 @@ static void test_create(void **state)
 
 	/* Without what it stands for: published, or not even that. */
 	for (unsigned i = 0; i < 3; i++) {
+		inside_teardown(state);
 		setup(state);
 		c = creation();
 		assert_ok(data_file_create(&c, "#1", &one, ERR));
@@ -315,8 +316,6 @@ static void test_create(void **state)
 		data_file_end(&c, false);
 		assert_false(is_there("#1") || is_there("#2"));
 		assert_int_equal(nr_temps(), 0);
-		if (i < 2)
-			inside_teardown(state);
 	}
 }
 
