@@ -20,14 +20,8 @@ static uint64_t entry_of(const struct lookup *l, const uint8_t *raw)
 	return l->ops->big_endian ? be64_get(be) : le64_at(raw, 0);
 }
 
-int lookup_table(struct lookup *l, uint64_t index, uint64_t *off, struct img_error *err)
+int lookup_table_of(struct lookup *l, const uint8_t *raw, uint64_t at, uint64_t *off, struct img_error *err)
 {
-	uint64_t at = l->first_off + index * lookup_entry_bytes(l);
-	uint8_t raw[8];
-	int ret = node_pread(l->file, raw, lookup_entry_bytes(l), at, 0, err);
-
-	if (ret != 0)
-		return ret;
 	*off = entry_of(l, raw);
 	if (mul_overflows(*off, l->ops->scale ? l->ops->scale : 1, off) ||
 	    (*off != 0 &&
@@ -36,6 +30,15 @@ int lookup_table(struct lookup *l, uint64_t index, uint64_t *off, struct img_err
 				 "%s: a table of clusters is at 0x%" PRIx64 ", not inside the file", l->node->path,
 				 *off);
 	return 0;
+}
+
+int lookup_table(struct lookup *l, uint64_t index, uint64_t *off, struct img_error *err)
+{
+	uint64_t at = l->first_off + index * lookup_entry_bytes(l);
+	uint8_t raw[8];
+	int ret = node_pread(l->file, raw, lookup_entry_bytes(l), at, 0, err);
+
+	return ret == 0 ? lookup_table_of(l, raw, at, off, err) : ret;
 }
 
 int lookup_decode(struct lookup *l, const uint8_t *raw, uint64_t at, struct lookup_entry *out, struct img_error *err)

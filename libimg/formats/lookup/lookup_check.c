@@ -37,6 +37,26 @@ static int walk_table(struct lookup *l, uint64_t table, uint64_t first, uint64_t
 	return ret;
 }
 
+/* Entries of the first level, read in batches: there may be millions, of which most lead nowhere. */
+struct directory {
+	uint64_t nr;
+	bool held; /* the batch that the walk is in is in raw */
+	uint8_t raw[8 * BATCH];
+};
+
+static int directory_next(struct lookup *l, struct directory *d, uint64_t index, uint64_t *table, struct img_error *err)
+{
+	uint32_t size = lookup_entry_bytes(l);
+	uint64_t at = l->first_off + index * size;
+
+	if (index % BATCH == 0)
+		d->held = node_pread(l->file, d->raw, min_u64(BATCH, d->nr - index) * size, at, 0, NULL) == 0;
+	/* Where some of a batch cannot be read each entry says for itself whether it can. */
+	if (!d->held)
+		return lookup_table(l, index, table, err);
+	return lookup_table_of(l, d->raw + size * (index % BATCH), at, table, err);
+}
+
 #define WALK_NO_ROOM 2 /* tables are used more than once: the rest was not walked */
 
 static int walk(struct lookup *l, entry_fn fn, void *ctx, struct img_error *err)
@@ -45,11 +65,12 @@ static int walk(struct lookup *l, entry_fn fn, void *ctx, struct img_error *err)
 	uint64_t room =
 		l->file_bytes /
 		(l->table_entries * lookup_entry_bytes(l)); /* for tables: those of an honest image do not overlap */
+	struct directory d = { .nr = nr / l->table_entries + (nr % l->table_entries != 0) };
+	struct img_error why = { 0 }; /* of one entry: is filled where its code says that it is empty */
 	int ret = 0;
 
-	for (uint64_t first = 0; first < nr && ret == 0; first += l->table_entries) {
-		struct img_error why = { 0 };
-		int bad = lookup_table(l, index++, &table, &why);
+	for (uint64_t first = 0; first < nr && ret == 0; first += l->table_entries, why.code = IMG_OK) {
+		int bad = directory_next(l, &d, index++, &table, &why);
 
 		if (bad == IMG_E_CORRUPT) {
 			ret = fn(ctx, first, why.offset, NULL, &why, err);
