@@ -170,6 +170,8 @@ int blockmap_stop(struct blockmap *bm, struct img_error *err);
 void blockmap_start(struct blockmap *bm);
 /* Between the two: */
 int blockmap_flush_stopped(struct blockmap *bm, struct img_error *err);
+int blockmap_status_stopped(struct blockmap *bm, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
+			    size_t *nr, struct img_error *err);
 int blockmap_get(struct blockmap *bm, uint64_t block, struct blockmap_entry *out, struct img_error *err);
 /*
  * The first block of [block, end) that is not FREE, or that blockmap_get() fails on; end if there is none. For walks

@@ -237,15 +237,23 @@ static int status_gated(struct blockmap *bm, uint64_t bytes, uint64_t off, struc
 	return 0;
 }
 
+int blockmap_status_stopped(struct blockmap *bm, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
+			    size_t *nr, struct img_error *err)
+{
+	struct answer a = { .out = out, .cap = cap };
+	int ret = status_gated(bm, bytes, off, &a, err);
+
+	*nr = a.nr;
+	return ret;
+}
+
 int blockmap_status(struct blockmap *bm, uint64_t bytes, uint64_t off, struct status_extent *out, size_t cap,
 		    size_t *nr, struct img_error *err)
 {
-	struct answer a = { .out = out, .cap = cap };
 	int ret;
 
 	pthread_rwlock_rdlock(&bm->gate);
-	ret = status_gated(bm, bytes, off, &a, err);
+	ret = blockmap_status_stopped(bm, bytes, off, out, cap, nr, err);
 	pthread_rwlock_unlock(&bm->gate);
-	*nr = a.nr;
 	return ret;
 }

@@ -159,7 +159,6 @@ static void check_header(struct check *k)
 		found(k, IMG_FINDING_DAMAGE, 10, h->off, false, "the parent is nowhere named");
 }
 
-/* Asked for each entry, does not ask the caller each time. */
 /* Asked once in REPORT_BLOCKS, wherever a step ends. */
 static bool is_stopped(const struct check *k, uint64_t before, uint64_t done, uint64_t total)
 {
@@ -244,7 +243,7 @@ static int check_bits(struct check *k, struct img_error *err)
 		bytes = min_u64(shape->block_bytes, shape->disk_bytes - off);
 		if (blockmap_get(k->s->bm, b, &e, NULL) != 0 || e.state == BLOCKMAP_FREE)
 			continue;
-		if (blockmap_status(k->s->bm, bytes, off, x, ARRAY_LEN(x), &got, NULL) != 0)
+		if (blockmap_status_stopped(k->s->bm, bytes, off, x, ARRAY_LEN(x), &got, NULL) != 0)
 			continue; /* told by the engine's check */
 		for (size_t i = 0; i < got; i++)
 			clear = clear || x[i].kind == STATUS_UNALLOCATED;
@@ -359,15 +358,16 @@ int vhd_check(struct node *n, unsigned flags, img_finding_fn fn, void *ctx, cons
 	if (k.repair && !s->writable)
 		return error_set(err, IMG_E_READONLY, 0, NO_OFFSET, LAYER,
 				 "repair needs an image that is open for writing");
-	check_footers(&k);
-	if (!s->bm)
-		return check_fixed(&k, err);
-	ret = check_bits(&k, err);
-	if (ret == 0)
-		ret = blockmap_stop(s->bm, err);
+	ret = vhd_stop(s, err);
 	if (ret != 0)
 		return ret;
-	ret = check_blocks(&k, err);
-	blockmap_start(s->bm);
+	check_footers(&k);
+	if (!s->bm)
+		ret = check_fixed(&k, err);
+	else
+		ret = check_bits(&k, err);
+	if (ret == 0 && s->bm)
+		ret = check_blocks(&k, err);
+	vhd_start(s);
 	return ret;
 }

@@ -74,11 +74,16 @@ int vhd_info_details(struct node *n, img_detail_fn fn, void *ctx, struct img_err
 		[VHD_FIXED] = "fixed", [VHD_DYNAMIC] = "dynamic", [VHD_DIFFERENCING] = "differencing"
 	};
 	static const char *const keys[BACKING_OTHERS] = { "parent_path_2", "parent_path_3", "parent_path_4" };
-	const struct vhd_state *s = vhd_state(n);
-	const struct disk_vhd_footer *f = &s->foot.f;
+	struct vhd_state *s = vhd_state(n);
 	const struct told t = { fn, ctx };
+	const struct disk_vhd_footer *f;
+	struct vhd_footers foot;
 
 	(void)err;
+	pthread_mutex_lock(&s->still); /* a repair may write them anew */
+	foot = s->foot;
+	pthread_mutex_unlock(&s->still);
+	f = &foot.f;
 	tell_text(&t, "subformat", types[vhd_footer_type(f)]);
 	tell_letters(&t, "creator", f->creator);
 	tell_number(&t, "footer_size", be64_get(f->current_bytes));
@@ -86,11 +91,11 @@ int vhd_info_details(struct node *n, img_detail_fn fn, void *ctx, struct img_err
 	tell_geometry(&t, f);
 	tell_text(&t, "size_from", vhd_size_from_geometry(f) ? "geometry" : "footer");
 	tell_text(&t, "footer",
-		  s->foot.stale			    ? "stale checksum" :
-		  s->foot.tail != VHD_GOOD	    ? "from its copy at the beginning" :
-		  s->bm && s->foot.head != VHD_GOOD ? "without copy" :
-		  s->foot.differ		    ? "differs from its copy" :
-						      "good");
+		  foot.stale			 ? "stale checksum" :
+		  foot.tail != VHD_GOOD		 ? "from its copy at the beginning" :
+		  s->bm && foot.head != VHD_GOOD ? "without copy" :
+		  foot.differ			 ? "differs from its copy" :
+						   "good");
 	if (!s->names_parent)
 		return 0;
 	tell_uuid(&t, "parent_uuid", s->head.disk.parent_uuid);
@@ -113,7 +118,7 @@ static int take_size(struct node *n, uint64_t size, struct img_error *err)
 	    (s->bm && ((uint64_t)s->head.max_entries * s->head.block_bytes < size || size > VHD_DYNAMIC_MAX_BYTES)))
 		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
 				 "%s: there is no disk of 0x%" PRIx64 " bytes in this file", n->path, size);
-	ret = s->bm ? blockmap_stop(s->bm, err) : 0;
+	ret = vhd_stop(s, err);
 	if (ret != 0)
 		return ret;
 	vhd_footer_set_size(&s->foot.f, size);
@@ -127,8 +132,7 @@ static int take_size(struct node *n, uint64_t size, struct img_error *err)
 		atomic_store(&s->disk_bytes, size);
 	else
 		vhd_break(s);
-	if (s->bm)
-		blockmap_start(s->bm);
+	vhd_start(s);
 	return ret;
 }
 

@@ -198,6 +198,7 @@ int vhd_open(struct node *n, const struct driver_open *args, struct img_error *e
 	if (args->snapshot)
 		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
 				 "%s: a VHD has no snapshots, so there is no '%s'", n->path, args->snapshot);
+	pthread_mutex_init(&s->still, NULL);
 	ret = vhd_footers_load(n->file, &s->foot, err);
 	if (ret == 0 && s->foot.stale && args->writable && !args->for_check)
 		ret = error_set(
@@ -219,6 +220,7 @@ int vhd_open(struct node *n, const struct driver_open *args, struct img_error *e
 	if (ret != 0) {
 		blockmap_free(s->bm);
 		s->bm = NULL;
+		pthread_mutex_destroy(&s->still);
 	}
 	return ret;
 }
@@ -248,7 +250,26 @@ int vhd_close(struct node *n, struct img_error *err)
 		ret = node_flush(n->file, 0, err);
 	blockmap_free(s->bm);
 	s->bm = NULL;
+	pthread_mutex_destroy(&s->still);
 	return ret;
+}
+
+int vhd_stop(struct vhd_state *s, struct img_error *err)
+{
+	int ret;
+
+	pthread_mutex_lock(&s->still);
+	ret = s->bm ? blockmap_stop(s->bm, err) : 0;
+	if (ret != 0)
+		pthread_mutex_unlock(&s->still);
+	return ret;
+}
+
+void vhd_start(struct vhd_state *s)
+{
+	if (s->bm)
+		blockmap_start(s->bm);
+	pthread_mutex_unlock(&s->still);
 }
 
 int vhd_may_change(struct node *n, struct img_error *err)

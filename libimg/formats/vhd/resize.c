@@ -360,8 +360,14 @@ int vhd_resize(struct node *n, uint64_t size_bytes, struct img_error *err)
 
 	if (ret != 0)
 		return ret;
-	if (!s->bm)
-		return resize_fixed(n, size_bytes, err);
+	if (!s->bm) {
+		ret = vhd_stop(s, err);
+		if (ret == 0) {
+			ret = resize_fixed(n, size_bytes, err);
+			vhd_start(s);
+		}
+		return ret;
+	}
 	ret = blockmap_touch(s->bm, err);
 	if (ret == 0 && size_bytes > atomic_load(&s->disk_bytes))
 		ret = grow_dynamic(n, size_bytes, err);

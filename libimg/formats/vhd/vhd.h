@@ -16,6 +16,7 @@
 #ifndef VHD_H
 #define VHD_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "blockmap.h"
@@ -130,6 +131,7 @@ int vhd_options_size(const struct vhd_options *o, uint64_t size_bytes, uint64_t 
 #define VHD_STRUCTURES_MAX (3u + VHD_LOCATORS) /* the footer's copy, header, table, texts */
 
 struct vhd_state {
+	pthread_mutex_t still; /* see vhd_stop(); taken before the engine's gate */
 	struct vhd_footers foot;
 	struct vhd_header head; /* not of fixed disks */
 	struct blockmap *bm;	/* the same */
@@ -171,6 +173,12 @@ extern const struct blockmap_ops vhd_block_ops;
 /* IMG_E_READONLY, IMG_E_POISONED. */
 int vhd_may_change(struct node *n, struct img_error *err);
 void vhd_break(struct vhd_state *s);
+/*
+ * Footers and geometry stay as they are until vhd_start(), but for what the caller does to them. Requests wait, but for
+ * those to a fixed disk. A check needs that: a resize may run beside it.
+ */
+int vhd_stop(struct vhd_state *s, struct img_error *err);
+void vhd_start(struct vhd_state *s);
 /*
  * foot.f, sealed, is what both copies say afterwards, durably: the head first, which is the atomic point of every
  * change of a disk that has one, then the tail at `end`, which is the file's end then.
