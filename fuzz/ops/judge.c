@@ -332,6 +332,31 @@ static size_t durable_before(const struct ops *o, size_t at)
 	return last;
 }
 
+/* What a handle that is poisoned, or gone, leaves on disk: what was durable last, or anything later. */
+static int judge_left(struct ops *o, const char *what)
+{
+	struct allowed a = { .list = { top(o) }, .nr_lists = 1, .head = { &top(o)->head }, .nr_heads = 1, .wild = true };
+
+	allow_heads(o, &a, durable_before(o, SIZE_MAX), SIZE_MAX);
+	drop_handle(o);
+	return judge_disk(o, &a, what);
+}
+
+/* A commit that got so far that only commit opens the image. What it held was durable before. */
+static bool commit_began(struct ops *o)
+{
+	struct img_open_options opts = { .struct_size = sizeof(opts), .refs = IMG_REFS_ANY };
+	struct img *img = NULL;
+	int ret;
+
+	if (o->kind != OP_COMMIT)
+		return false;
+	ret = image_open_env(top(o)->name, &opts, &o->m.fs.env, &img, NULL);
+	if (ret == 0)
+		(void)img_close(img, NULL);
+	return ret == IMG_E_REFUSED;
+}
+
 /* Commit, rebase and flatten may be run again, and then succeed. */
 static int run_again(struct ops *o, bool poisoned)
 {
@@ -345,14 +370,15 @@ static int run_again(struct ops *o, bool poisoned)
 	memcpy(op.r, o->r, sizeof(op.r));
 	if (poisoned || !m->img) {
 		drop_handle(o);
-		if (!top(o)->format->keeps_vm)
-			flat_resize(&top(o)->vm, 0);
-		if (o->kind != OP_COMMIT) {
-			if (open_top(m) != 0)
+		if (!commit_began(o)) {
+			if (judge_left(o, "opened after a failure") != 0)
 				return -1;
-		} else if (expect(m, image_open_env(top(o)->name, &opts, &m->fs.env, &m->img, &err), 0, &err,
-				  "open after a commit that failed") != 0) {
-			return -1;
+		} else {
+			if (!top(o)->format->keeps_vm)
+				flat_resize(&top(o)->vm, 0);
+			if (expect(m, image_open_env(top(o)->name, &opts, &m->fs.env, &m->img, &err), 0, &err,
+				   "open after a commit that failed") != 0)
+				return -1;
 		}
 	}
 	return model_step(m, &op) != 0 || close_top(m) != 0 || open_top(m) != 0 ? -1 : 0;
@@ -426,16 +452,13 @@ int settle_fault(struct ops *o)
 
 int survive_fault(struct ops *o)
 {
-	struct allowed a = { .list = { top(o) }, .nr_lists = 1, .head = { &top(o)->head }, .nr_heads = 1, .wild = true };
 	bool poisoned;
 
 	if (!o->m.img || probe_handle(o, &poisoned) != 0)
 		return -1;
 	if (!poisoned)
 		return 0;
-	allow_heads(o, &a, durable_before(o, SIZE_MAX), SIZE_MAX);
-	drop_handle(o);
-	return judge_disk(o, &a, "opened after a failure that did not show") != 0 || history_restart(o) != 0 ? -1 : 0;
+	return judge_left(o, "opened after a failure that did not show") != 0 || history_restart(o) != 0 ? -1 : 0;
 }
 
 /* ---- after a crash ----------------------------------------------------------------------------------------------- */
