@@ -344,6 +344,16 @@ static int close_reclaims(struct engine *e, struct img_error *err)
 	return rc;
 }
 
+/* A device stays as long as it is: what is behind the image is nobody's. */
+static int cut_file(struct engine *e, struct img_error *err)
+{
+	struct host_stat host;
+
+	if (node_size(e->file) <= e->sb.file_bytes || (node_stat(e->file, &host, NULL) == 0 && host.is_block_device))
+		return 0;
+	return node_resize(e->file, e->sb.file_bytes, err);
+}
+
 static int close_writable(struct engine *e, struct img_error *err)
 {
 	struct ckpt_req req = { .action = CKPT_CLOSE };
@@ -361,9 +371,7 @@ static int close_writable(struct engine *e, struct img_error *err)
 	space_streams_release(e);
 	space_pool_release(e);
 	space_punch_touched(e);
-	if (node_size(e->file) > e->sb.file_bytes)
-		rc = node_resize(e->file, e->sb.file_bytes, err);
-	return rc;
+	return cut_file(e, err);
 }
 
 int limg_close(struct node *n, struct img_error *err)

@@ -43,8 +43,9 @@ static int grow_to(struct node *node, uint64_t end, struct img_error *err)
 	if (end <= atomic_load(&st->size))
 		return 0;
 	if (st->is_block_device || end > INT64_MAX)
-		return error_set(err, IMG_E_NOSPC, ENOSPC, end, FILE_LAYER, "%s: cannot grow to 0x%llx bytes",
-				 node->path, (unsigned long long)end);
+		return error_set(err, IMG_E_NOSPC, ENOSPC, end, FILE_LAYER, "%s: cannot grow to 0x%llx bytes%s",
+				 node->path, (unsigned long long)end,
+				 st->is_block_device ? ": a block device keeps its size" : "");
 	pthread_rwlock_wrlock(&st->grow_lock);
 	if (end > atomic_load(&st->size)) {
 		if (ftruncate(st->fd, (off_t)end) < 0)
@@ -191,6 +192,8 @@ int file_resize(struct node *node, uint64_t size_bytes, struct img_error *err)
 	if (st->is_block_device) {
 		if (size_bytes == atomic_load(&st->size))
 			return 0;
+		if (size_bytes > atomic_load(&st->size))
+			return grow_to(node, size_bytes, err); /* as any full disk does */
 		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, FILE_LAYER, "%s: a block device keeps its size",
 				 node->path);
 	}
