@@ -368,6 +368,9 @@ static int run_again(struct ops *o, bool poisoned)
 	struct img_error err = { 0 };
 
 	memcpy(op.r, o->r, sizeof(op.r));
+	/* The parent was written to, and its writer's end may be what failed; who repairs it is not here. */
+	if (o->kind == OP_COMMIT && top(o)->parent >= 0)
+		m->files[top(o)->parent].leaks = m->files[top(o)->parent].format->may_leak;
 	if (poisoned || !m->img) {
 		drop_handle(o);
 		if (!commit_began(o)) {

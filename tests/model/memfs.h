@@ -37,8 +37,8 @@ struct mem_content *memfs_find(struct memfs *fs, const char *name);
 void memfs_put(struct memfs *fs, const char *name, struct mem_content *content);
 void memfs_remove(struct memfs *fs, const char *name);
 /*
- * Of an image and its data files, whose names begin with its own and '.' or '-': removes all; puts clones of all into another folder, in
- * place of what is there (image NULL: of every file). False: no memory.
+ * Of an image and its data files, whose names begin with its own and '.' or '-': removes all; puts clones of all into
+ * another folder, in place of what is there (image NULL: of every file). False: no memory.
  */
 void memfs_remove_image(struct memfs *fs, const char *image);
 bool memfs_clone_image(struct memfs *from, const char *image, struct memfs *to);

@@ -66,8 +66,8 @@ struct op {
 
 /* What formats differ in, as far as the model must know. */
 struct traits {
-	const char *name; /* of the format */
-	const char *kind; /* by which it is asked for; NULL: by name */
+	const char *name;    /* of the format */
+	const char *kind;    /* by which it is asked for; NULL: by name */
 	bool raw;	     /* plain content and nothing else; not guessed */
 	bool discard_zeroes; /* whole blocks read as zeros after a discard; else they may also be as before */
 	bool has_parents;    /* a snapshot says which one it was made on */
@@ -75,8 +75,8 @@ struct traits {
 	bool keeps_vm;	  /* the working machine state outlives the handle */
 	bool may_leak;	  /* a kill leaves leaks, never damage */
 	bool ids;	  /* a child knows its parent by an id that writes to the parent do not change */
-	bool alone; /* no parents */
-	bool several; /* data files; such images keep their size */
+	bool alone;	  /* no parents */
+	bool several;	  /* data files; such images keep their size */
 	bool plain; /* no snapshots, no machine state, disks of one sector at least, parents of the same format only */
 };
 const struct traits *traits_of(const char *kind); /* program.c; NULL: no such */
@@ -87,8 +87,8 @@ struct geometry {
 	uint64_t size_bytes, max_bytes;
 	const struct traits
 		*base; /* the first file is of this format, and what is under test stands on it; NULL: no such */
-	unsigned refcount_bits; /* where snapshots may meet a limit of references; 0: they do not */
-	bool is_v2;		/* qcow2 of version 2: no resize while there are snapshots */
+	unsigned refcount_bits;		     /* where snapshots may meet a limit of references; 0: they do not */
+	bool is_v2;			     /* qcow2 of version 2: no resize while there are snapshots */
 	char options[128], base_options[32]; /* base_options: of the first file, "": those of the others */
 };
 
@@ -122,6 +122,7 @@ struct mfile {
 	char parent_snap[24]; /* "": its head */
 	const struct traits *format;
 	bool is_v2; /* now: amend changes it */
+	bool leaks; /* a failure of the host may have left some */
 	bool stale; /* its parent's head was changed by a commit from elsewhere: it cannot be opened any more */
 };
 
@@ -187,6 +188,8 @@ int check_range(struct model *m, struct img *img, const struct flat *truth, uint
 		const char *what);
 int check_image(struct model *m, struct img *img, const struct flat *truth, const char *what);
 int check_clean(struct model *m, struct img *img, const char *what);
+/* The same, but for leaks that f may have. */
+int check_own(struct model *m, struct img *img, const struct mfile *f, const char *what);
 /* Head, every snapshot, machine states, list of snapshots, img_check(). */
 int check_everything(struct model *m, struct img *img, const struct mfile *f, const char *what);
 int check_vm(struct model *m, struct img *img, const char *snap, const struct flat *truth);

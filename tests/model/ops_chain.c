@@ -238,7 +238,7 @@ int op_replay(struct model *m, const uint32_t *r)
 
 int op_check(struct model *m, const uint32_t *r)
 {
-	return r[0] % 4 ? check_clean(m, m->img, "check") : check_everything(m, m->img, top(m), "check");
+	return r[0] % 4 ? check_own(m, m->img, top(m), "check") : check_everything(m, m->img, top(m), "check");
 }
 
 /* The head against a snapshot, or against what it stands on. */
