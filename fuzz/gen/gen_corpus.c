@@ -4,14 +4,15 @@
  *
  *   fuzz_gen_corpus FOLDER FORMAT MAX_BYTES MUTATED SEED [CORPUS...]
  *
- * FOLDER/template-NAME are the valid images of FORMAT ("" for all) and FOLDER/NAME what they name; for each input of
- * the corpora the image that it stands for, and MUTATED images more, which our mutator makes from it. Longer files than
- * MAX_BYTES are left out. Prints how many were written and left out.
+ * FOLDER/template-NAME are the valid images of FORMAT ("" for all); for each input of the corpora there is the image
+ * that it stands for, and MUTATED images more, which our mutator makes from it. Images with files longer than MAX_BYTES
+ * are left out. Prints how many files were written and how many images left out.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "mutate.h"
@@ -32,20 +33,19 @@ static void die(const char *what)
 	exit(3);
 }
 
-static void write_file(struct generator *g, const char *name, struct mem_content *content)
+static void make_folder(const char *path)
+{
+	if (mkdir(path, 0777) != 0 && errno != EEXIST)
+		die(path);
+}
+
+static void write_file(struct generator *g, const char *path, struct mem_content *content)
 {
 	static const uint8_t zeros[CHUNK];
 	static uint8_t buf[CHUNK];
 	uint64_t bytes = mem_content_size(content);
-	char path[4096];
-	int fd;
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
 
-	if (bytes > g->max_bytes) {
-		g->left_out++;
-		return;
-	}
-	snprintf(path, sizeof(path), "%s/%s", g->folder, name);
-	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
 	if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0)
 		die(path);
 	for (uint64_t off = 0; off < bytes; off += CHUNK) {
@@ -55,7 +55,8 @@ static void write_file(struct generator *g, const char *name, struct mem_content
 		if (memcmp(buf, zeros, n) != 0 && pwrite(fd, buf, n, (off_t)off) != (ssize_t)n)
 			die(path);
 	}
-	if (close(fd) != 0)
+	/* Overlays record when their parent was written, in memory's own time; a file without a time is not asked. */
+	if (futimens(fd, (const struct timespec[2]){ { 0, 0 }, { 0, 0 } }) != 0 || close(fd) != 0)
 		die(path);
 	g->written++;
 }
@@ -65,8 +66,48 @@ static const char *format_or_all(const struct generator *g)
 	return *g->format ? g->format : NULL;
 }
 
+/* An image of one file is that file; one that names others is a folder with all of them, in which it is "image". */
+static void write_image(struct generator *g, const char *name, struct memfs *fs)
+{
+	unsigned nr = 0;
+	char path[4096];
+
+	for (size_t i = 0; i < MEMFS_MAX_FILES; i++) {
+		if (!fs->files[i].name[0])
+			continue;
+		if (mem_content_size(memfs_find(fs, fs->files[i].name)) > g->max_bytes) {
+			g->left_out++;
+			return;
+		}
+		nr++;
+	}
+	snprintf(path, sizeof(path), "%s/%s", g->folder, name);
+	if (nr == 1) {
+		write_file(g, path, memfs_find(fs, FUZZ_IMAGE));
+		return;
+	}
+	make_folder(path);
+	for (size_t i = 0; i < MEMFS_MAX_FILES; i++) {
+		if (!fs->files[i].name[0])
+			continue;
+		snprintf(path, sizeof(path), "%s/%s/%s", g->folder, name, fs->files[i].name);
+		write_file(g, path, memfs_find(fs, fs->files[i].name));
+	}
+}
+
+static void write_case(struct generator *g, const char *name, const struct fuzz_case *c, const struct fuzz_template *t)
+{
+	struct memfs fs;
+
+	memfs_init(&fs);
+	fuzz_case_put(c, t, &fs);
+	write_image(g, name, &fs);
+	memfs_destroy(&fs);
+}
+
 static void write_templates(struct generator *g)
 {
+	static const struct fuzz_case unchanged = { 0 };
 	unsigned nr = fuzz_nr_templates(format_or_all(g));
 
 	for (unsigned i = 0; i < nr; i++) {
@@ -74,23 +115,17 @@ static void write_templates(struct generator *g)
 		char name[256];
 
 		snprintf(name, sizeof(name), "template-%s-%s", t->format->name, t->name);
-		write_file(g, name, t->file[0].content);
-		for (unsigned k = 1; k < t->nr_files; k++)
-			write_file(g, t->file[k].name, t->file[k].content);
+		write_case(g, name, &unchanged, t);
 	}
 }
 
 /* The image that an input stands for. */
-static void write_case(struct generator *g, const char *name, const uint8_t *data, size_t bytes)
+static void write_input_image(struct generator *g, const char *name, const uint8_t *data, size_t bytes)
 {
 	struct fuzz_case c;
-	struct memfs fs;
 
 	fuzz_case_parse(&c, data, bytes);
-	memfs_init(&fs);
-	fuzz_case_put(&c, fuzz_template_get(format_or_all(g), c.number), &fs);
-	write_file(g, name, memfs_find(&fs, FUZZ_IMAGE));
-	memfs_destroy(&fs);
+	write_case(g, name, &c, fuzz_template_get(format_or_all(g), c.number));
 }
 
 static void write_input(struct generator *g, const char *prefix, const char *path, const char *name)
@@ -105,7 +140,7 @@ static void write_input(struct generator *g, const char *prefix, const char *pat
 	bytes = fread(input, 1, sizeof(input), f);
 	fclose(f);
 	snprintf(out, sizeof(out), "%s-%s", prefix, name);
-	write_case(g, out, input, bytes);
+	write_input_image(g, out, input, bytes);
 	for (unsigned i = 0; i < g->mutated; i++) {
 		size_t n = bytes;
 
@@ -114,7 +149,7 @@ static void write_input(struct generator *g, const char *prefix, const char *pat
 		for (unsigned step = 0; step < 1 + i % 4; step++)
 			n = fuzz_mutate(format_or_all(g), changed, n, sizeof(changed), g->seed++);
 		if (snprintf(out, sizeof(out), "%s-%s-%u", prefix, name, i) < (int)sizeof(out))
-			write_case(g, out, changed, n);
+			write_input_image(g, out, changed, n);
 	}
 }
 
