@@ -58,6 +58,12 @@ judged child.vhd
 imgtool commit -q child.vhd
 judged top.vhd
 judged base.vhd
+# The last block reaches over the disk's end: of that part nothing is left to a parent either.
+imgtool create -q -f vhd short.vhd 1M
+imgtool create -q -f vhd -b short.vhd shorter.vhd
+printf 'x' | imgtool write -q shorter.vhd --offset 5000
+imgtool flatten -q shorter.vhd
+vhd_reader verify shorter.vhd || fail "the reader finds fault with a short disk that was flattened"
 imgtool info --json child.vhd | json 'd["file_size"] < 10000'
 
 # Never a wrong parent, never zeros.

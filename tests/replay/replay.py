@@ -38,8 +38,9 @@ from scenario import Scenario, payload    # noqa: E402
 DISK_BYTES, XFS_BYTES, DEVICE_BYTES, WRITER_BYTES = 64 * MIB, 320 * MIB, 48 * MIB, 4 * MIB
 WRITER_MARKS = 120    # flushes and snapshots that are seen to end
 SETUPS = ('limg:ext4', 'qcow2:ext4', 'writer:limg:device')
-LONG = SETUPS + ('vhdx:ext4', 'limg:xfs', 'qcow2:xfs', 'vhdx:xfs', 'writer:limg:ext4', 'writer:qcow2:ext4', 'writer:limg:xfs',
-                 'writer:qcow2:xfs')
+OTHERS = ('vdi', 'vhd', 'vhdx', 'vmdk', 'parallels')
+LONG = SETUPS + ('limg:xfs', 'qcow2:xfs', 'writer:limg:ext4', 'writer:qcow2:ext4', 'writer:limg:xfs', 'writer:qcow2:xfs') + tuple(
+    '%s:%s' % (fmt, fs) for fmt in OTHERS for fs in ('ext4', 'xfs'))
 BROKEN_STATES = 60
 # What breaks the flushes, and where it must be found.
 BROKEN = (('data', 'limg:ext4'), ('folder', 'limg:ext4'), ('order', 'writer:limg:device'))

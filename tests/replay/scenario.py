@@ -8,6 +8,9 @@ import random
 SECTOR = 512
 SIZE = 1 << 20
 SNAPSHOTS = ('limg', 'qcow2')
+ALONE = ('parallels',)    # without parents
+OPTIONS = {'vdi': '-o block_size=4096,align=512', 'vhd': '-o block_size=4096', 'vhdx': '-o block_size=1M', 'vmdk': '-o grain_size=4096',
+           'parallels': '-o cluster_size=4096'}
 
 
 class Image:
@@ -40,20 +43,22 @@ class Scenario:
 
     def __init__(self, fmt, rng, payload, more=0):
         self.format, self.rng, self.payload = fmt, rng, payload
-        self.options = {'qcow2': '-o cluster_size=%d' % rng.choice((4096, 65536)), 'vhdx': '-o block_size=1M'}.get(fmt, '')
+        self.options = '-o cluster_size=%d' % rng.choice((4096, 65536)) if fmt == 'qcow2' else OPTIONS.get(fmt, '')
         self.images, self.steps, self.fresh, self.places = {}, [], 0, {}
         # What is written a second time is written in place, which changes nothing of a file but data and its time.
         every = ('create', 'write', 'snapshot', 'write', 'rewrite', 'overlay', 'write_overlay', 'convert', 'write_copy',
                  'snapshot_copy', 'amend', 'resize', 'revert', 'rename', 'delete', 'rebase', 'commit', 'rewrite_overlay', 'commit',
                  'write_overlay', 'flatten', 'leak', 'repair')
+        of_overlays = ('overlay', 'write_overlay', 'rewrite_overlay', 'rebase', 'commit', 'flatten') if fmt in ALONE else ()
         for name in every if more >= 0 else every[:4]:
-            getattr(self, name)()
+            if name not in of_overlays:
+                getattr(self, name)()
         if more < 0:
             return
-        others = (self.write_copy, self.write_overlay, self.snapshot_copy, self.resize, self.revert, self.rename, self.delete,
-                  self.rebase, self.commit, self.write_copy, self.convert, self.overlay)
+        others = ('write_copy', 'write_overlay', 'snapshot_copy', 'resize', 'revert', 'rename', 'delete', 'rebase', 'commit',
+                  'write_copy', 'convert', 'overlay')
         for _ in range(more):
-            rng.choice(others)()
+            getattr(self, rng.choice([name for name in others if name not in of_overlays]))()
 
     def file(self, name):
         return '%s.%s' % (name, self.format)

@@ -222,14 +222,14 @@ static int restructure(struct change *c, struct img_error *err)
 
 /* ---- the driver's member ----------------------------------------------------------------------------------------- */
 
-/* What is below will not be there any more: of blocks that have a place nothing may be left to it. Readers differ in
- * what clear bits of a disk without parent mean. */
+/* What is below will not be there any more: of blocks that have a place nothing may be left to it, beyond the disk's end
+ * in its last block neither (VHD-8). Readers differ in what clear bits of a disk without parent mean. */
 static int fill_clear_bits(struct vhd_state *s, struct img_error *err)
 {
 	const struct blockmap_shape *shape = blockmap_shape(s->bm);
-	uint64_t off = 0;
+	uint64_t off = 0, end = shape->nr_blocks * shape->block_bytes;
 
-	while (off < shape->disk_bytes) {
+	while (off < end) {
 		struct status_extent x;
 		struct blockmap_entry e;
 		uint64_t block_end = round_down(off, shape->block_bytes) + shape->block_bytes;
@@ -242,7 +242,7 @@ static int fill_clear_bits(struct vhd_state *s, struct img_error *err)
 			off = block_end;
 			continue;
 		}
-		ret = blockmap_status(s->bm, min_u64(block_end, shape->disk_bytes) - off, off, &x, 1, &nr, err);
+		ret = blockmap_status(s->bm, block_end - off, off, &x, 1, &nr, err);
 		if (ret == 0 && x.kind == STATUS_UNALLOCATED)
 			ret = blockmap_zero(s->bm, x.bytes, x.off, 0, err);
 		if (ret != 0)
