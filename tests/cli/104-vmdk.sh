@@ -80,6 +80,15 @@ imgtool write -q mix.vmdk --offset 1000 <<<changed 2>/dev/null
 [[ $(cid mix.vmdk) != 12345678 ]] || fail "a write to a raw extent does not change the content id"
 expect 0 imgtool check -q mix.vmdk
 
+# A descriptor ends at its first NUL; it may grow, and what stands behind must not become a part of it.
+for rest in '\000' '\000more\n' '\000\000\000\000\000\000\000\000\000\000\000\000\000more\n'; do
+	printf '# Disk DescriptorFile\nversion=1\nparentCID=ffffffff\ncreateType="custom"\nRW 2048 FLAT "x" 0\n' >grows.vmdk
+	printf "$rest" >>grows.vmdk
+	imgtool write -q grows.vmdk --offset 1000 <<<changed 2>/dev/null
+	[[ -n $(cid grows.vmdk) ]] || fail "no content id was written"
+	expect 0 imgtool check -q grows.vmdk
+done
+
 # Made by a generator: extents of ESX, tables that no tool writes.
 imgtool convert -q -O raw a.vmdk a.raw
 for kind in cowd:VMFSSPARSE sesparse:SESPARSE odd:SPARSE; do

@@ -21,6 +21,14 @@ static void difference(const char *a, const char *b, size_t bytes, size_t *from,
 		--*to;
 }
 
+/* Would something that stands behind the text go on where a text of this length ends? It ends at its first NUL. */
+static bool needs_end(const struct vmdk_state *v, size_t bytes)
+{
+	if (bytes <= v->d.text_bytes)
+		return false;
+	return v->d.room != 0 ? bytes < v->d.room : node_size(v->node->file) > v->d.off + bytes;
+}
+
 static int write_text(struct vmdk_state *v, const char *text, size_t bytes, struct img_error *err)
 {
 	size_t old = v->d.text_bytes, longer = bytes > old ? bytes : old, from, to;
@@ -36,6 +44,8 @@ static int write_text(struct vmdk_state *v, const char *text, size_t bytes, stru
 	/* A file of its own ends where its text does. */
 	if (v->d.room == 0 && to > bytes)
 		to = bytes > from ? bytes : from;
+	if (needs_end(v, bytes))
+		to = bytes + 1;
 	ret = to > from ? node_pwrite(file, b + from, to - from, v->d.off + from, 0, err) : 0;
 	if (ret == 0 && v->d.room == 0 && bytes < old)
 		ret = node_resize(file, v->d.off + bytes, err);
