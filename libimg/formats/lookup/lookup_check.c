@@ -6,12 +6,16 @@
 
 #include "checked.h"
 #include "error.h"
+#include "is_zero.h"
 #include "lookup_int.h"
 
 #define SECTOR_BYTES 512u
 
-/* Called with each entry that was read; why: what is wrong with it, NULL: nothing. Not 0 ends the walk. */
-typedef int (*entry_fn)(void *ctx, uint64_t cluster, uint64_t at, const struct lookup_entry *e,
+/*
+ * Called with each entry that was read; why: what is wrong with it, NULL: nothing. e NULL: nr entries of the first
+ * level without a table. Not 0 ends the walk.
+ */
+typedef int (*entry_fn)(void *ctx, uint64_t cluster, uint64_t nr, uint64_t at, const struct lookup_entry *e,
 			const struct img_error *why, struct img_error *err);
 
 static int walk_table(struct lookup *l, uint64_t table, uint64_t first, uint64_t nr, entry_fn fn, void *ctx,
@@ -32,7 +36,7 @@ static int walk_table(struct lookup *l, uint64_t table, uint64_t first, uint64_t
 		if (ret != 0)
 			return ret;
 		bad = lookup_decode(l, raw + size * (i % BATCH), at, &e, &why);
-		ret = fn(ctx, first + i, at, &e, bad ? &why : NULL, err);
+		ret = fn(ctx, first + i, 1, at, &e, bad ? &why : NULL, err);
 	}
 	return ret;
 }
@@ -44,13 +48,22 @@ struct directory {
 	uint8_t raw[8 * BATCH];
 };
 
-static int directory_next(struct lookup *l, struct directory *d, uint64_t index, uint64_t *table, struct img_error *err)
+/* Before the first entry of a batch. How many entries from here on have no table, if it is the whole batch; or 0. */
+static uint64_t directory_load(struct lookup *l, struct directory *d, uint64_t index)
+{
+	uint64_t nr = min_u64(BATCH, d->nr - index);
+	size_t bytes = (size_t)nr * lookup_entry_bytes(l);
+
+	d->held = node_pread(l->file, d->raw, bytes, l->first_off + index * lookup_entry_bytes(l), 0, NULL) == 0;
+	return d->held && is_zero(d->raw, bytes) ? nr : 0;
+}
+
+static int directory_get(struct lookup *l, const struct directory *d, uint64_t index, uint64_t *table,
+			 struct img_error *err)
 {
 	uint32_t size = lookup_entry_bytes(l);
 	uint64_t at = l->first_off + index * size;
 
-	if (index % BATCH == 0)
-		d->held = node_pread(l->file, d->raw, min_u64(BATCH, d->nr - index) * size, at, 0, NULL) == 0;
 	/* Where some of a batch cannot be read each entry says for itself whether it can. */
 	if (!d->held)
 		return lookup_table(l, index, table, err);
@@ -61,7 +74,7 @@ static int directory_next(struct lookup *l, struct directory *d, uint64_t index,
 
 static int walk(struct lookup *l, entry_fn fn, void *ctx, struct img_error *err)
 {
-	uint64_t nr = l->disk_bytes / l->cluster_bytes + (l->disk_bytes % l->cluster_bytes != 0), index = 0, table;
+	uint64_t nr = l->disk_bytes / l->cluster_bytes + (l->disk_bytes % l->cluster_bytes != 0), table, step;
 	uint64_t room =
 		l->file_bytes /
 		(l->table_entries * lookup_entry_bytes(l)); /* for tables: those of an honest image do not overlap */
@@ -69,11 +82,16 @@ static int walk(struct lookup *l, entry_fn fn, void *ctx, struct img_error *err)
 	struct img_error why = { 0 }; /* of one entry: is filled where its code says that it is empty */
 	int ret = 0;
 
-	for (uint64_t first = 0; first < nr && ret == 0; first += l->table_entries, why.code = IMG_OK) {
-		int bad = directory_next(l, &d, index++, &table, &why);
+	for (uint64_t index = 0; index < d.nr && ret == 0; index += step, why.code = IMG_OK) {
+		uint64_t first = index * l->table_entries,
+			 absent = index % BATCH == 0 ? directory_load(l, &d, index) : 0;
+		int bad = absent ? 0 : directory_get(l, &d, index, &table, &why);
 
-		if (bad == IMG_E_CORRUPT) {
-			ret = fn(ctx, first, why.offset, NULL, &why, err);
+		step = max_u64(absent, 1);
+		if (absent > 0) {
+			ret = fn(ctx, first, absent, NO_OFFSET, NULL, NULL, err);
+		} else if (bad == IMG_E_CORRUPT) {
+			ret = fn(ctx, first, 1, why.offset, NULL, &why, err);
 		} else if (bad != 0) {
 			if (err)
 				*err = why;
@@ -81,13 +99,13 @@ static int walk(struct lookup *l, entry_fn fn, void *ctx, struct img_error *err)
 		} else if (table != 0 && room == 0) {
 			error_set(&why, IMG_E_CORRUPT, 0, table, LAYER,
 				  "%s: more tables of clusters than there is room for", l->node->path);
-			ret = fn(ctx, first, table, NULL, &why, err);
+			ret = fn(ctx, first, 1, table, NULL, &why, err);
 			return ret == 0 ? WALK_NO_ROOM : ret;
 		} else if (table != 0) {
 			room--;
 			ret = walk_table(l, table, first, min_u64(l->table_entries, nr - first), fn, ctx, err);
 		} else {
-			ret = fn(ctx, first, NO_OFFSET, NULL, NULL, err);
+			ret = fn(ctx, first, 1, NO_OFFSET, NULL, NULL, err);
 		}
 	}
 	return ret;
@@ -154,14 +172,14 @@ static int read_cluster(struct check *k, uint64_t cluster, uint64_t at, const st
 	return ret;
 }
 
-static int check_entry(void *ctx, uint64_t cluster, uint64_t at, const struct lookup_entry *e,
+static int check_entry(void *ctx, uint64_t cluster, uint64_t nr, uint64_t at, const struct lookup_entry *e,
 		       const struct img_error *why, struct img_error *err)
 {
 	struct check *k = ctx;
 	char msg[160];
 	int ret = 0;
 
-	k->out->metadata_bytes += lookup_entry_bytes(k->l);
+	k->out->metadata_bytes += nr * lookup_entry_bytes(k->l);
 	if (why) {
 		found(k, k->l->ops->rule, at, cluster, why->msg);
 		return 0;
@@ -205,12 +223,13 @@ struct sum {
 	uint64_t limit, bytes, bad;
 };
 
-static int add_entry(void *ctx, uint64_t cluster, uint64_t at, const struct lookup_entry *e,
+static int add_entry(void *ctx, uint64_t cluster, uint64_t nr, uint64_t at, const struct lookup_entry *e,
 		     const struct img_error *why, struct img_error *err)
 {
 	struct sum *s = ctx;
 
 	(void)cluster;
+	(void)nr;
 	(void)at;
 	(void)err;
 	s->bad += why != NULL;
