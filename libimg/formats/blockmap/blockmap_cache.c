@@ -166,19 +166,27 @@ static void fill_free(const struct blockmap *bm, struct page *p, uint64_t first_
 		bm->ops->encode(bm, first_slot + at / bm->shape.entry_bytes, p->data + at, &none);
 }
 
+/* The last page of a table may be short, so each look asks. */
+static int check_slot(const struct blockmap *bm, uint64_t slot, struct img_error *err)
+{
+	if (slot < bm->shape.nr_slots)
+		return 0;
+	return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+			 "there is no entry %" PRIu64 ": the table ends at %" PRIu64, slot, bm->shape.nr_slots);
+}
+
 static int slot_page(struct blockmap *bm, uint64_t slot, struct page **out, struct img_error *err)
 {
 	const struct blockmap_shape *s = &bm->shape;
 	uint64_t per_page = page_bytes(bm) / s->entry_bytes, key = slot / per_page;
 	struct page *p;
-	int ret = 0;
+	int ret = check_slot(bm, slot, err);
 
+	if (ret != 0)
+		return ret;
 	*out = cache_find(bm, key);
 	if (*out)
 		return 0;
-	if (slot >= s->nr_slots)
-		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
-				 "there is no entry %" PRIu64 ": the table ends at %" PRIu64, slot, s->nr_slots);
 	p = page_new(bm, key, (uint32_t)min_u64(per_page, s->nr_slots - key * per_page) * s->entry_bytes, err);
 	if (!p)
 		return IMG_E_NOMEM;
@@ -284,14 +292,17 @@ static uint8_t *raw_of(const struct blockmap *bm, struct page *p, uint64_t block
 
 int entry_get(struct blockmap *bm, uint64_t block, bool may_load, struct blockmap_entry *out, struct img_error *err)
 {
-	uint64_t per_page = page_bytes(bm) / bm->shape.entry_bytes;
-	struct page *p = cache_find(bm, slot_of(bm, block) / per_page);
-	int ret = 0;
+	uint64_t per_page = page_bytes(bm) / bm->shape.entry_bytes, slot = slot_of(bm, block);
+	int ret = check_slot(bm, slot, err);
+	struct page *p;
 
+	if (ret != 0)
+		return ret;
+	p = cache_find(bm, slot / per_page);
 	if (!p && !may_load)
 		return 1;
 	if (!p)
-		ret = cache_table_page(bm, block, &p, err);
+		ret = slot_page(bm, slot, &p, err);
 	if (ret != 0)
 		return ret;
 	*out = (struct blockmap_entry){ .state = BLOCKMAP_FREE };
@@ -306,19 +317,15 @@ static bool same_raw(const struct blockmap *bm, const uint8_t *a, const uint8_t 
 	return memcmp(a, b, sizeof(uint64_t)) == 0;
 }
 
-/* What looks like an entry that is FREE is one: decoding looks at the block's number only to complain of it. */
-uint64_t free_run(struct blockmap *bm, uint64_t block, uint64_t end)
+/* What looks like an entry that is FREE is one, and so with ZERO: decoding looks at the block's number only to
+ * complain. */
+uint64_t like_run(struct blockmap *bm, uint64_t block, uint64_t end)
 {
 	uint64_t per_page = page_bytes(bm) / bm->shape.entry_bytes, key = slot_of(bm, block) / per_page, next = block;
 	uint64_t left = min_u64(end - block, per_page - slot_of(bm, block) % per_page);
-	struct blockmap_entry e;
-	const uint8_t *at;
-	struct page *p;
+	struct page *p = cache_find(bm, key);
+	const uint8_t *at = raw_of(bm, p, block);
 
-	if (entry_get(bm, block, true, &e, NULL) != 0 || e.state != BLOCKMAP_FREE)
-		return 0;
-	p = cache_find(bm, key);
-	at = raw_of(bm, p, block);
 	/* each is like the one before it: mostly all are */
 	if (!bm->ops->slot && memcmp(at, at + bm->shape.entry_bytes, (size_t)(left - 1) * bm->shape.entry_bytes) == 0)
 		return left;
@@ -326,6 +333,15 @@ uint64_t free_run(struct blockmap *bm, uint64_t block, uint64_t end)
 		next++;
 	while (next < end && slot_of(bm, next) / per_page == key && same_raw(bm, raw_of(bm, p, next), at));
 	return next - block;
+}
+
+uint64_t free_run(struct blockmap *bm, uint64_t block, uint64_t end)
+{
+	struct blockmap_entry e;
+
+	if (entry_get(bm, block, true, &e, NULL) != 0 || e.state != BLOCKMAP_FREE)
+		return 0;
+	return like_run(bm, block, end);
 }
 
 int entry_set(struct blockmap *bm, uint64_t block, const struct blockmap_entry *entry, struct img_error *err)

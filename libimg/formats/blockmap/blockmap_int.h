@@ -116,8 +116,10 @@ uint64_t slot_of(const struct blockmap *bm, uint64_t block);
 
 /* 1: a page is missing, and may_load is not given. */
 int entry_get(struct blockmap *bm, uint64_t block, bool may_load, struct blockmap_entry *out, struct img_error *err);
-/* How many blocks from this one on, of the same page and below end, are FREE. For writing, as entry_get() that may
- * load. */
+/* Block is FREE or ZERO, and its page in memory: how many from it on, of the same page and below end, are the same.
+ * end: no more than there are blocks. */
+uint64_t like_run(struct blockmap *bm, uint64_t block, uint64_t end);
+/* The same of blocks that are FREE; 0: this one is not. For writing, as entry_get() that may load. */
 uint64_t free_run(struct blockmap *bm, uint64_t block, uint64_t end);
 /* For writing. */
 int entry_set(struct blockmap *bm, uint64_t block, const struct blockmap_entry *entry, struct img_error *err);

@@ -8,7 +8,7 @@
 
 #include "blockmap_int.h"
 
-#define RUN_BLOCKS_MAX 4096u /* looked at under one hold of map */
+#define RUN_STEPS_MAX 4096u /* blocks with data, or pages of others, that are looked at under one hold of map */
 
 /* Of a PARTIAL block: the run of like bits that begins at the sector of in. */
 static int partial_run(struct blockmap *bm, uint64_t block, const struct blockmap_entry *e, uint64_t in, bool may_load,
@@ -43,7 +43,8 @@ int run_at_mapped(struct blockmap *bm, uint64_t off, uint64_t bytes, bool may_lo
 		  struct img_error *err)
 {
 	const struct blockmap_shape *s = &bm->shape;
-	uint64_t block = off / s->block_bytes, in = off % s->block_bytes;
+	uint64_t block = off / s->block_bytes, in = off % s->block_bytes, next = block + 1;
+	uint64_t end = min_u64(block + (in + bytes - 1) / s->block_bytes + 1, s->nr_blocks);
 	struct blockmap_entry e;
 	int ret = entry_get(bm, block, may_load, &e, err);
 
@@ -58,11 +59,15 @@ int run_at_mapped(struct blockmap *bm, uint64_t off, uint64_t bytes, bool may_lo
 	*out = (struct run){ .state = e.state, .bytes = s->block_bytes - in };
 	if (e.state == BLOCKMAP_DATA)
 		out->host_off = e.off + s->prefix_bytes + in;
-	for (unsigned i = 1; out->bytes < bytes && i < RUN_BLOCKS_MAX; i++) {
+	for (unsigned i = 1; next < end && i < RUN_STEPS_MAX; i++) {
+		uint64_t nr;
+
 		/* What cannot be known yet, or makes no sense, is the next run's business. */
-		if (entry_get(bm, block + i, false, &e, NULL) != 0 || !joins(bm, out, &e))
+		if (entry_get(bm, next, false, &e, NULL) != 0 || !joins(bm, out, &e))
 			break;
-		out->bytes += s->block_bytes;
+		nr = e.state == BLOCKMAP_DATA ? 1 : like_run(bm, next, end);
+		out->bytes += nr * s->block_bytes;
+		next += nr;
 	}
 	out->bytes = min_u64(out->bytes, bytes);
 	return 0;
