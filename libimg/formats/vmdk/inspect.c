@@ -294,8 +294,7 @@ static int mapping(struct inspector *in, struct node *file, const struct vmdk_he
 		inspect_found(in, INSPECT_TABLE_BOUNDS, why.offset, "%s", why.msg);
 		return 0;
 	}
-	if (inspect_limit(in, BUDGET_METADATA, h->nr_tables * 2 * VMDK_GDE_BYTES,
-			  offsetof(struct disk_vmdk_header, capacity)))
+	if (inspect_limit(in, BUDGET_METADATA, vmdk_tables_cost(h), offsetof(struct disk_vmdk_header, capacity)))
 		return 0;
 	ret = vmdk_tables_load(file, h, false, NULL, &t, err);
 	if (ret != 0)

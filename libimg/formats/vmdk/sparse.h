@@ -59,6 +59,8 @@ int vmdk_sparse_plan(struct vmdk_header *h, struct img_error *err);
 
 /* ---- sparse_tables.c ---- */
 
+/* Bytes of memory that its tables take at most; h is checked, so that nothing overflows. */
+uint64_t vmdk_tables_cost(const struct vmdk_header *h);
 /* Directories, and what is taken. For a writer also order and fresh. Empty (freed) on failure. */
 int vmdk_tables_load(struct node *file, const struct vmdk_header *h, bool writable, struct budget *budget,
 		     struct vmdk_tables *t, struct img_error *err);

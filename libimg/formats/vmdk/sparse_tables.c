@@ -180,11 +180,15 @@ uint64_t vmdk_tables_find(const struct vmdk_tables *t, uint64_t off)
 	return t->nr;
 }
 
+uint64_t vmdk_tables_cost(const struct vmdk_header *h)
+{
+	return h->nr_tables * (2 * sizeof(uint32_t) + 2 * sizeof(struct img_range) + 3 * sizeof(uint64_t) + 1);
+}
+
 int vmdk_tables_load(struct node *file, const struct vmdk_header *h, bool writable, struct budget *budget,
 		     struct vmdk_tables *t, struct img_error *err)
 {
-	uint64_t cost = h->nr_tables * (2 * sizeof(uint32_t) + 2 * sizeof(struct img_range) + 3 * sizeof(uint64_t) + 1);
-	int ret = budget_metadata(budget, file->path, cost, err);
+	int ret = budget_metadata(budget, file->path, vmdk_tables_cost(h), err);
 
 	memset(t, 0, sizeof(*t));
 	t->nr = h->nr_tables;
