@@ -80,6 +80,11 @@ static void test_free_cluster_holds_metadata(void **state)
 	(void)state;
 	assert_ok(qcow2_meta_add(e, 3 * CLUSTER, CLUSTER, ERR));
 	assert_fails(qcow2_alloc_exact(e, 2, &off, ERR), IMG_E_CORRUPT, "holds metadata");
+	engine_free(e);
+	/* one for a copy of a block, in a transaction */
+	e = engine_new();
+	assert_ok(qcow2_meta_add(e, 3 * CLUSTER, CLUSTER, ERR));
+	assert_fails(qcow2_alloc_uncounted(e, &off, ERR), IMG_E_CORRUPT, "holds metadata");
 	assert_true(e->broken);
 	engine_free(e);
 	e = engine_new();

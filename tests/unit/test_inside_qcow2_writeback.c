@@ -80,10 +80,10 @@ static void odd_snapshots(struct qcow2_engine *e)
 	struct be64 table[128];
 
 	for (unsigned i = 0; i < ARRAY_LEN(table); i++)
-		table[i] = be64_of((500 + i) * CLUSTER);
+		table[i] = be64_of((90000 + i) * CLUSTER);
 	memset(list, 0, sizeof(list));
 	for (unsigned i = 0; i < ARRAY_LEN(list); i++)
-		list[i].l1_off = 400 * CLUSTER;
+		list[i].l1_off = (400 + 200000 * (i % 4)) * CLUSTER + (uint64_t)(i / 5) * 100000 * CLUSTER;
 	list[1] = (struct qcow2_snapshot){ .l1_off = 400 * CLUSTER + 8, .l1_entries = 1 };
 	list[2].l1_entries = QCOW2_L1_MAX_BYTES / 8 + 1;
 	list[3] = (struct qcow2_snapshot){ .l1_off = UINT64_MAX - CLUSTER + 1, .l1_entries = 1 };
@@ -94,6 +94,39 @@ static void odd_snapshots(struct qcow2_engine *e)
 	assert_ok(node_pwrite(e->file, table, sizeof(table), 400 * CLUSTER, 0, ERR));
 	e->snapshots = list;
 	e->h.nr_snapshots = ARRAY_LEN(list);
+	e->h.snapshots_off = 300 * CLUSTER;
+}
+
+/* What two structures share is not written; L2 tables may belong to several L1 tables. */
+static void test_shared_structures(void **state)
+{
+	static struct qcow2_snapshot list[2];
+	struct qcow2_engine *e = engine_new();
+	struct be64 l2 = be64_of(500 * CLUSTER);
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_LEN(list); i++) {
+		list[i] = (struct qcow2_snapshot){ .l1_off = (400 + i) * CLUSTER, .l1_entries = 1 };
+		assert_ok(node_pwrite(e->file, &l2, sizeof(l2), list[i].l1_off, 0, ERR));
+	}
+	e->snapshots = list;
+	e->h.nr_snapshots = ARRAY_LEN(list);
+	e->h.snapshots_off = 300 * CLUSTER;
+	assert_ok(build_set(e));
+	/* the L2 table of one is the other's L1 */
+	l2 = be64_of(list[0].l1_off);
+	assert_ok(node_pwrite(e->file, &l2, sizeof(l2), list[1].l1_off, 0, ERR));
+	assert_fails(build_set(e), IMG_E_CORRUPT, "share the cluster at 0x32000");
+	/* two L1 tables in one place */
+	list[1].l1_off = list[0].l1_off;
+	assert_fails(build_set(e), IMG_E_CORRUPT, "share the cluster at 0x32000");
+	/* a block of counters where an L2 table is */
+	list[1].l1_entries = 0;
+	e->reftable[5] = 500 * CLUSTER;
+	assert_fails(build_set(e), IMG_E_CORRUPT, "share the cluster at 0x3e800");
+	e->reftable[5] = 0;
+	assert_ok(build_set(e));
+	engine_free(e);
 }
 
 static void few_snapshots(struct qcow2_engine *e)
@@ -114,7 +147,7 @@ static void test_building_the_set(void **state)
 	odd_snapshots(e);
 	assert_ok(build_set(e));
 	assert_true(qcow2_meta_overlaps(e, 400 * CLUSTER, 1, &where));
-	assert_true(qcow2_meta_overlaps(e, 500 * CLUSTER, 1, &where)); /* its L2 tables, within the budget */
+	assert_true(qcow2_meta_overlaps(e, 90000 * CLUSTER, 1, &where)); /* its L2 tables, within the budget */
 	engine_free(e);
 	each_failure(few_snapshots, build_set);
 }
@@ -407,6 +440,7 @@ int main(void)
 		T(test_cache),
 		T(test_set_without_writer),
 		T(test_building_the_set),
+		T(test_shared_structures),
 		T(test_table_moves_on),
 		T(test_slices_go),
 		T(test_write_back),

@@ -263,8 +263,9 @@ static void test_set_of_metadata(void **state)
 	(void)state;
 	engine(&e, 16, false);
 	e.l1[0] = 0;
+	e.h.l1_off = 0x10000;
 	assert_int_equal(qcow2_meta_build(&e, NULL), 0);
-	model[0] = 1; /* header and, at offset 0 here, the L1 */
+	model[0] = model[1] = 1; /* header, L1 */
 	for (unsigned i = 0; i < 60000; i++) {
 		uint64_t c, n;
 

@@ -281,11 +281,13 @@ int qcow2_alloc_exact(struct qcow2_engine *e, uint64_t want, uint64_t *off, stru
 
 int qcow2_alloc_uncounted(struct qcow2_engine *e, uint64_t *cluster, struct img_error *err)
 {
-	uint64_t nr;
+	uint64_t nr, where;
 	int ret = find_run(e, 1, 1, cluster, &nr, err);
 
 	if (ret != 0)
 		return ret;
+	if (qcow2_meta_overlaps(e, *cluster << e->h.cluster_bits, e->cluster_bytes, &where))
+		return qcow2_mark_corrupt(e, where, err, "a cluster with refcount 0 holds metadata");
 	/* Its block, if there is none, is made when it is counted. */
 	if (*cluster >> e->rb_shift >= e->reftable_entries) {
 		ret = qcow2_reftable_grow(e, (*cluster >> e->rb_shift) + 1, err);
