@@ -83,7 +83,7 @@ expect 0 imgtool check -q mix.vmdk
 # A descriptor ends at its first NUL; it may grow, and what stands behind must not become a part of it.
 for rest in '\000' '\000more\n' '\000\000\000\000\000\000\000\000\000\000\000\000\000more\n'; do
 	printf '# Disk DescriptorFile\nversion=1\nparentCID=ffffffff\ncreateType="custom"\nRW 2048 FLAT "x" 0\n' >grows.vmdk
-	printf "$rest" >>grows.vmdk
+	printf '%b' "$rest" >>grows.vmdk
 	imgtool write -q grows.vmdk --offset 1000 <<<changed 2>/dev/null
 	[[ -n $(cid grows.vmdk) ]] || fail "no content id was written"
 	expect 0 imgtool check -q grows.vmdk

@@ -57,6 +57,11 @@ static void test_set_without_writer(void **state)
 	(void)state;
 	assert_true(qcow2_meta_overlaps(e, 0, 1, &where));
 	assert_false(qcow2_meta_overlaps(e, 0, 0, &where));
+	assert_ok(qcow2_meta_add(e, 1000 * CLUSTER, 0, ERR));
+	alloc_fault_arm(1, false);
+	assert_int_equal(qcow2_meta_add(e, 1000 * CLUSTER, 200 * CLUSTER, NULL), IMG_E_NOMEM); /* it has to grow */
+	alloc_fault_disarm();
+	qcow2_meta_remove(e, 1000 * CLUSTER, 200 * CLUSTER);
 	qcow2_meta_remove(e, 0, 0);
 	qcow2_meta_remove(e, 0, 3 * CLUSTER);
 	qcow2_meta_remove(e, 0, 3 * CLUSTER); /* nothing is left */
