@@ -394,8 +394,9 @@ struct img_range {
 
 /*
  * Bitmaps that are kept in the image and record which ranges of its disk were changed since they were made or cleared, across openings and
- * by every program that knows them; they follow the head. While an image that has enabled ones is open for writing they are marked as in use;
- * a crash leaves them so, and they are INCONSISTENT from then on. Formats without bitmaps have an empty list and refuse the rest.
+ * by every program that knows them; they follow the head. What a disk grows by counts as changed: a backup may have data there, of a time
+ * when the disk was longer. While an image that has enabled ones is open for writing they are marked as in use; a crash leaves them so, and
+ * they are INCONSISTENT from then on. Formats without bitmaps have an empty list and refuse the rest.
  */
 /* In the order of the directory. Fills at most cap entries; *nr is the number that exist. */
 IMG_API int img_bitmap_list(struct img *img, struct img_bitmap *out, size_t cap, size_t *nr, struct img_error *err);

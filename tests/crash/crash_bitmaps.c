@@ -109,23 +109,26 @@ static void change(struct model *m, unsigned first, unsigned nr, const uint8_t *
 	}
 }
 
+/* What a disk grows by is zeros, whatever the last backup holds there of a time when it was longer. */
 static void set_size(struct model *m, unsigned sectors)
 {
+	unsigned was = m->sectors;
+
+	m->sectors = sectors;
 	for (unsigned i = sectors; i < MAX_SECTORS; i++) {
 		m->content[i] = 0;
-		for (unsigned k = 0; k < NR_BITMAPS; k++) {
-			m->b[k].dirty[i] = m->b[k].before[i] = false;
-			m->b[k].since[i] = 0;
-		}
+		for (unsigned k = 0; k < NR_BITMAPS; k++)
+			m->b[k].dirty[i] = false;
 	}
-	/* the last granule may have been cut: it is dirty as a whole or not at all */
 	for (unsigned k = 0; k < NR_BITMAPS; k++) {
 		struct bitmap *b = &m->b[k];
 
-		for (unsigned i = m->sectors; b->exists && i < sectors && i % b->granule != 0; i++)
+		/* the last granule may have been cut: it is dirty as a whole or not at all */
+		for (unsigned i = was; b->exists && i < sectors && i % b->granule != 0; i++)
 			b->dirty[i] = b->dirty[i - 1];
+		if (b->exists && b->enabled && was < sectors)
+			mark(b, m, was, sectors - was);
 	}
-	m->sectors = sectors;
 }
 
 /* ---- operations: on the image and on s->after -------------------------------------------------------------------- */

@@ -103,9 +103,12 @@ class Round:
             run('qemu-img', 'resize', '-q', '--shrink', '-f', 'qcow2', self.path, size)
         else:
             imgtool('resize', '-q', '--shrink', self.path, size)
-        self.size = size
+        was, self.size = self.size, size
         for b in self.bitmaps.values():
             b.dirty = {i for i in b.dirty if i * b.granularity < size}
+            # What a disk grows by may be in the last backup, of a time when it was longer: QEMU leaves that out.
+            if who == 'ours' and b.enabled and size > was:
+                b.mark(was, size - was)
 
     def convert(self, who):
         out = os.path.join(self.folder, 'c.qcow2')

@@ -53,8 +53,10 @@ const struct cli_verb verb_bitmap_add = {
 	.name = "bitmap add",
 	.operands = "FILE NAME",
 	.summary = "Makes a bitmap that records what is changed from now on",
-	.details = "It is kept in the image, and by every program that knows it. While an image is written its "
-		   "bitmaps are marked as in use; a crash leaves them so, and they can then only be removed.",
+	.details =
+		"It is kept in the image, and by every program that knows it. What a disk grows by counts as changed. While "
+		"an image is written its bitmaps are marked as in use; a crash leaves them so, and they can then only be "
+		"removed.",
 	.example = PROGRAM " bitmap add debian.qcow2 since-monday",
 	.min_operands = 2,
 	.max_operands = 2,

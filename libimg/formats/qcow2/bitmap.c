@@ -263,11 +263,13 @@ int qcow2_bitmaps_resize_prepare(struct qcow2_engine *e, uint64_t size_bytes, st
 void qcow2_bitmaps_resized(struct qcow2_engine *e, uint64_t size_bytes)
 {
 	struct qcow2_bitmaps *bs = e->bitmaps;
+	uint64_t old;
 
 	if (!bs)
 		return;
 	pthread_mutex_lock(&bs->ops);
 	pthread_rwlock_wrlock(&bs->lock);
+	old = bs->disk_bytes;
 	bs->disk_bytes = size_bytes;
 	for (uint32_t i = 0; i < bs->nr; i++) {
 		struct qcow2_bitmap *b = bs->list[i];
@@ -283,6 +285,9 @@ void qcow2_bitmaps_resized(struct qcow2_engine *e, uint64_t size_bytes)
 	}
 	pthread_rwlock_unlock(&bs->lock);
 	pthread_mutex_unlock(&bs->ops);
+	/* Where a disk grows there was something else once, perhaps, which a backup holds: it was shorter since. */
+	if (size_bytes > old)
+		qcow2_bitmaps_note(e, old, size_bytes - old);
 }
 
 /* ---- whose clusters ---------------------------------------------------------------------------------------------- */
