@@ -79,11 +79,21 @@ static void join_taken(struct vmdk_tables *t)
 	t->nr_taken = kept;
 }
 
-static int learn_taken(const struct vmdk_header *h, struct vmdk_tables *t, struct img_error *err)
+static uint64_t count_tables(const struct vmdk_tables *t)
+{
+	uint64_t nr = 0;
+
+	for (uint64_t i = 0; i < t->nr; i++)
+		nr += (t->place[i] != 0 ? 1u : 0u) + (t->copy_place && t->copy_place[i] != 0 ? 1u : 0u);
+	return nr;
+}
+
+static int learn_taken(const struct vmdk_header *h, bool writable, struct vmdk_tables *t, struct img_error *err)
 {
 	uint64_t directory = t->nr * VMDK_GDE_BYTES;
+	uint64_t nr = writable ? 2 * t->nr : count_tables(t);
 
-	t->taken = malloc((size_t)(2 * t->nr + 4) * sizeof(*t->taken));
+	t->taken = malloc((size_t)(nr + 4) * sizeof(*t->taken));
 	if (!t->taken)
 		return no_memory(err);
 	take(t, 0, VMDK_SECTOR_BYTES);
@@ -117,7 +127,7 @@ bool vmdk_tables_take(const struct vmdk_tables *t, uint64_t off, uint64_t bytes)
 	return low > 0 && t->taken[low - 1].off + t->taken[low - 1].bytes > off;
 }
 
-/* There is room for as many ranges as there can be tables. */
+/* Where it is written, there is room for as many ranges as there can be tables. */
 void vmdk_tables_add(struct vmdk_tables *t, uint64_t off, uint64_t bytes)
 {
 	struct img_range *last = &t->taken[t->nr_taken - 1];
@@ -198,7 +208,7 @@ int vmdk_tables_load(struct node *file, const struct vmdk_header *h, bool writab
 	if (ret == 0 && h->rgd_off != 0)
 		ret = load_directory(file, h->rgd_off, t->nr, &t->copy_place, err);
 	if (ret == 0)
-		ret = learn_taken(h, t, err);
+		ret = learn_taken(h, writable, t, err);
 	if (ret == 0 && writable)
 		ret = sort_tables(t, err);
 	if (ret != 0)
