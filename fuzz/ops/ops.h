@@ -30,11 +30,6 @@
 enum ops_kind {
 	OPS_FAULT = NR_OPS, /* the next operation meets a failing host */
 	OPS_CRASH,
-	OPS_BITMAP_ADD,
-	OPS_BITMAP_REMOVE,
-	OPS_BITMAP_SWITCH, /* on or off */
-	OPS_BITMAP_CLEAR,
-	OPS_BITMAP_MERGE,
 	OPS_NR_KINDS
 };
 
@@ -65,7 +60,6 @@ struct ops {
 	size_t nr_versions;
 	uint8_t wild[OPS_SECTORS]; /* a write failed there, and no flush came since: anything may be found */
 
-	struct bitmaps *bitmaps;
 	enum op_kind kind; /* that runs, or ran last */
 	const uint32_t *r;
 	unsigned nr_faults, nr_crashes;
@@ -107,15 +101,5 @@ int settle_fault(struct ops *o);
 /* One succeeded although the host failed. The handle may be poisoned all the same. */
 int survive_fault(struct ops *o);
 int settle_crash(struct ops *o, const uint32_t *r);
-
-/* bitmaps.c */
-int bitmaps_step(struct ops *o, enum ops_kind kind, const uint32_t *r);
-/* What must be dirty is. */
-int bitmaps_check(struct ops *o);
-/* After a crash: those that were enabled are inconsistent; the others hold. */
-void bitmaps_forget(struct ops *o);
-/* The top is another file. */
-void bitmaps_reload(struct ops *o);
-void bitmaps_free(struct ops *o);
 
 #endif

@@ -18,6 +18,7 @@
 
 #define MODEL_MAX_FILES	 3
 #define MODEL_MAX_SNAPS	 10
+#define MODEL_BITMAPS	 3
 #define MODEL_MAX_BYTES	 (8u << 20)
 #define MODEL_WIDE_BYTES (256u << 20) /* of the few programs that have deep trees and little in them */
 
@@ -56,6 +57,11 @@ enum op_kind {
 	OP_CONVERT,
 	OP_TOUCH_PARENT,
 	OP_AMEND,
+	OP_BITMAP_ADD,
+	OP_BITMAP_REMOVE,
+	OP_BITMAP_SWITCH, /* on or off */
+	OP_BITMAP_CLEAR,
+	OP_BITMAP_MERGE,
 	NR_OPS
 };
 
@@ -75,6 +81,7 @@ struct traits {
 	bool keeps_vm;	  /* the working machine state outlives the handle */
 	bool may_leak;	  /* a kill leaves leaks, never damage */
 	bool ids;	  /* a child knows its parent by an id that writes to the parent do not change */
+	bool bitmaps;	  /* of what was changed */
 	bool alone;	  /* no parents */
 	bool several;	  /* data files; such images keep their size */
 	bool plain; /* no snapshots, no machine state, disks of one sector at least, parents of the same format only */
@@ -126,10 +133,21 @@ struct mfile {
 	bool stale; /* its parent's head was changed by a commit from elsewhere: it cannot be opened any more */
 };
 
+struct mbitmap {
+	bool exists, enabled;
+	bool broken; /* missed something, by a crash: can only be removed */
+	uint64_t granule_bytes;
+	struct flat since; /* enabled: the head when this time of recording began */
+	uint8_t *dirty;	   /* by sector: what is so for certain, besides */
+};
+
 struct model {
 	struct memfs fs;
 	struct geometry geometry;
 	struct mfile files[MODEL_MAX_FILES + 1];
+	struct {
+		struct mbitmap b[MODEL_BITMAPS];
+	} bitmaps[MODEL_MAX_FILES + 1]; /* of files[] */
 	int top;
 	struct img *img;  /* the top, open for writing */
 	struct img *held; /* a snapshot of the top that is kept open, NULL if none */
@@ -139,9 +157,11 @@ struct model {
 	bool no_parents;  /* do not look at who is made on whom: one of a conversion's formats does not say */
 	bool leaks_ok;	  /* this is what a kill left */
 	bool no_vm;	  /* leave out the working machine state: only with a snapshot is it durable, and converted */
-	bool has_bitmaps; /* no resize to nothing */
-	bool one_thread;  /* where an operation would draw a number of them */
-	uint8_t *buf, *buf2; /* IO_BYTES each; made where the caller has none */
+	bool has_bitmaps; /* some file has or had one: no resize to nothing */
+	bool no_bitmaps;  /* leave them out: this is a copy without them */
+	bool bitmaps_may_break; /* a kill, or the host failed: those that this session changed may be inconsistent */
+	bool one_thread;	/* where an operation would draw a number of them */
+	uint8_t *buf, *buf2;	/* IO_BYTES each; made where the caller has none */
 	bool verbose;
 	uint64_t full_checks;
 	/* For who lets the host fail: what the operation touches besides itself, and what came back instead of success.
@@ -194,7 +214,16 @@ int check_own(struct model *m, struct img *img, const struct mfile *f, const cha
 int check_everything(struct model *m, struct img *img, const struct mfile *f, const char *what);
 int check_vm(struct model *m, struct img *img, const char *snap, const struct flat *truth);
 
-/* ops_io.c, ops_snapshot.c, ops_chain.c, ops_amend.c */
+/* ops_bitmap.c */
+/* All that img, which holds the head of files[index], says of its bitmaps. */
+int bitmaps_check(struct model *m, struct img *img, int index, const char *what);
+/* The head of files[index] has another size than it had. */
+void bitmaps_resized(struct model *m, int index, uint64_t was);
+/* The top was not closed as it should, or is another file: which bitmaps exist now, and which of them are broken. */
+int bitmaps_adopt(struct model *m);
+void bitmaps_drop(struct model *m, int index);
+
+/* ops_io.c, ops_snapshot.c, ops_chain.c, ops_amend.c, ops_bitmap.c */
 typedef int (*op_fn)(struct model *m, const uint32_t *r);
 int op_write(struct model *m, const uint32_t *r);
 int op_write_blocks(struct model *m, const uint32_t *r);
@@ -230,6 +259,11 @@ int op_compare(struct model *m, const uint32_t *r);
 int op_convert(struct model *m, const uint32_t *r);
 int op_touch_parent(struct model *m, const uint32_t *r);
 int op_amend(struct model *m, const uint32_t *r);
+int op_bitmap_add(struct model *m, const uint32_t *r);
+int op_bitmap_remove(struct model *m, const uint32_t *r);
+int op_bitmap_switch(struct model *m, const uint32_t *r);
+int op_bitmap_clear(struct model *m, const uint32_t *r);
+int op_bitmap_merge(struct model *m, const uint32_t *r);
 int release_held(struct model *m);
 /* What the truth of the top becomes by an operation on its snapshots. */
 void snap_created(struct model *m, const char *name, bool vm);

@@ -146,6 +146,7 @@ int op_amend(struct model *m, const uint32_t *r)
 	struct mfile *f = top(m);
 	struct amendment a;
 	bool is_vhd = strcmp(f->format->name, "vhd") == 0, refused;
+	uint64_t was = f->head.size_bytes;
 	int ret;
 
 	plan(m, r, &a);
@@ -163,6 +164,7 @@ int op_amend(struct model *m, const uint32_t *r)
 		return -1;
 	if (ret == 0 && !is_vhd)
 		flat_resize(&f->head, a.size_bytes);
+	bitmaps_resized(m, m->top, was);
 	if (ret == 0 && (a.to_v2 || a.to_v3))
 		f->is_v2 = a.to_v2;
 	return check_everything(m, m->img, f, "after amend");

@@ -103,7 +103,7 @@ static bool has_other_child(const struct model *m, int index)
 static void committed(struct model *m, int index, const struct flat *now)
 {
 	struct mfile *f = &m->files[index];
-	uint64_t size = max_u64(f->head.size_bytes, now->size_bytes);
+	uint64_t was = f->head.size_bytes, size = max_u64(was, now->size_bytes);
 	struct flat next;
 
 	flat_copy(&next, &f->head);
@@ -117,6 +117,7 @@ static void committed(struct model *m, int index, const struct flat *now)
 	}
 	flat_free(&f->head);
 	f->head = next;
+	bitmaps_resized(m, index, was);
 	for (int i = 0; i < m->top; i++) {
 		if (m->files[i].parent == index && m->files[i].parent_snap[0] == '\0')
 			m->files[i].stale = true;
@@ -217,6 +218,7 @@ int op_replay(struct model *m, const uint32_t *r)
 {
 	struct img_error err = { 0 };
 	struct memfs killed;
+	bool broken_before = m->bitmaps_may_break;
 	int ret;
 
 	if (expect(m, img_flush(m->img, 0, &err), 0, &err, "flush") != 0)
@@ -226,12 +228,14 @@ int op_replay(struct model *m, const uint32_t *r)
 		return fail(m, "no memory for a clone");
 	m->no_vm = true;
 	m->leaks_ok = top(m)->format->may_leak;
+	m->bitmaps_may_break = true;
 	ret = check_file(m, &killed, top(m), 0, "replayed in memory");
 	if (ret == 0)
 		ret = check_file(m, &killed, top(m), IMG_OPEN_WRITE, "recovered");
 	if (ret == 0 && r[0] & 1)
 		ret = check_file(m, &killed, top(m), 0, "after recovery");
 	m->no_vm = m->leaks_ok = false;
+	m->bitmaps_may_break = broken_before;
 	memfs_destroy(&killed);
 	return ret;
 }
@@ -295,6 +299,8 @@ int op_convert(struct model *m, const uint32_t *r)
 {
 	const struct traits *to = pick_target(m, r);
 	bool snaps = !to->raw && !to->plain && !m->files[m->top].format->plain && r[0] >> 8 & 1;
+	/* Broken ones are left behind, which the model does not follow. */
+	bool bitmaps = to->bitmaps && !m->bitmaps_may_break && r[3] & 4;
 	struct img_create_options create = { .struct_size = sizeof(create), .format = to->name };
 	struct img_copy_options opts = { .struct_size = sizeof(opts), .threads = m->one_thread ? 1 : 1 + r[1] % 3 };
 	struct img_error err = { 0 };
@@ -308,17 +314,20 @@ int op_convert(struct model *m, const uint32_t *r)
 		 r[2] & 1 ? 4096u : 16384u, to->has_parents ? "" : "_type", r[2] & 2 ? "zstd" : "zlib");
 	create.options = to->raw ? NULL : to->plain ? m->geometry.options : options;
 	opts.flags = (r[3] & 1 ? IMG_COPY_COMPRESS : 0u) | (r[3] & 2 ? IMG_COPY_NO_DETECT : 0u) |
-		     (snaps ? IMG_COPY_SNAPSHOTS : 0u);
+		     (snaps ? IMG_COPY_SNAPSHOTS : 0u) | (bitmaps ? IMG_COPY_BITMAPS : 0u);
 	if (m->verbose)
-		printf("      to %s %s%s\n", to->name, create.options ? create.options : "",
-		       snaps ? " with snapshots" : "");
+		printf("      to %s %s%s%s\n", to->name, create.options ? create.options : "",
+		       snaps ? " with snapshots" : "", bitmaps ? " with bitmaps" : "");
 	if (expect(m, image_convert_env(m->img, "conv", &create, &opts, &m->fs.env, &err), 0, &err, "convert") != 0 ||
 	    open_other(m, "conv", to->raw ? "raw" : NULL, 0, &img) != 0)
 		return -1;
 	m->no_vm = true;
 	m->no_parents = !own->has_parents || !to->has_parents;
+	m->no_bitmaps = !bitmaps;
 	ret = snaps ? check_everything(m, img, f, "converted") : check_image(m, img, &f->head, "converted");
-	m->no_vm = m->no_parents = false;
+	m->no_vm = m->no_parents = m->no_bitmaps = false;
+	if (ret == 0 && bitmaps)
+		ret = bitmaps_check(m, img, m->top, "converted");
 	if (ret == 0)
 		ret = check_clean(m, img, "converted");
 	if (ret == 0)

@@ -332,7 +332,9 @@ int op_resize(struct model *m, const uint32_t *r)
 		return 0;
 	if (expect(m, ret, want, &err, "resize") != 0)
 		return -1;
-	if (want == 0)
-		flat_resize(head, size);
+	if (want != 0)
+		return 0;
+	flat_resize(head, size);
+	bitmaps_resized(m, m->top, now);
 	return 0;
 }

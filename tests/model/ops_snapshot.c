@@ -111,6 +111,7 @@ int op_snap_revert(struct model *m, const uint32_t *r)
 {
 	struct img_error err = { 0 };
 	struct msnap *s = pick_snap(m, r[0]);
+	uint64_t was;
 	int ret;
 
 	if (!s)
@@ -120,9 +121,13 @@ int op_snap_revert(struct model *m, const uint32_t *r)
 	ret = img_snapshot_revert(m->img, s->name, &err);
 	if (ret == IMG_E_LIMIT && m->geometry.refcount_bits)
 		return 0;
+	if (ret == IMG_E_REFUSED && s->disk.size_bytes == 0 && m->has_bitmaps) /* as a resize to nothing */
+		return 0;
 	if (expect(m, ret, 0, &err, "revert") != 0)
 		return -1;
+	was = top(m)->head.size_bytes;
 	snap_reverted(m, s);
+	bitmaps_resized(m, m->top, was);
 	return 0;
 }
 

@@ -9,7 +9,7 @@
 #include "model.h"
 
 /* What a format must have for an operation. */
-enum need { NOTHING, PARENTS, SNAPSHOTS };
+enum need { NOTHING, PARENTS, SNAPSHOTS, BITMAPS };
 
 /* How often each operation is drawn. */
 static const struct {
@@ -51,12 +51,17 @@ static const struct {
 	[OP_CONVERT] = { "convert", 3, NOTHING },
 	[OP_TOUCH_PARENT] = { "touch-parent", 4, PARENTS },
 	[OP_AMEND] = { "amend", 20, NOTHING },
+	[OP_BITMAP_ADD] = { "bitmap-add", 16, BITMAPS },
+	[OP_BITMAP_REMOVE] = { "bitmap-remove", 5, BITMAPS },
+	[OP_BITMAP_SWITCH] = { "bitmap-switch", 10, BITMAPS },
+	[OP_BITMAP_CLEAR] = { "bitmap-clear", 8, BITMAPS },
+	[OP_BITMAP_MERGE] = { "bitmap-merge", 10, BITMAPS },
 };
 
 static const struct traits formats[] = {
 	{ .name = "raw", .raw = true },
 	{ .name = "limg", .discard_zeroes = true, .has_parents = true, .strong_pins = true, .keeps_vm = true },
-	{ .name = "qcow2", .may_leak = true },
+	{ .name = "qcow2", .may_leak = true, .bitmaps = true },
 	{ .name = "vdi", .may_leak = true, .plain = true },
 	{ .name = "vhd", .may_leak = true, .plain = true, .ids = true },
 	{ .name = "vmdk", .may_leak = true, .plain = true },
@@ -122,7 +127,10 @@ static bool named(const char *list, const char *name)
 
 static unsigned weight_of(size_t kind, const struct traits *format, const char *without)
 {
-	enum need has = format->raw || format->alone ? NOTHING : format->plain ? PARENTS : SNAPSHOTS;
+	enum need has = format->raw || format->alone ? NOTHING :
+			format->plain		     ? PARENTS :
+			format->bitmaps		     ? BITMAPS :
+						       SNAPSHOTS;
 
 	return kinds[kind].need > has || named(without, kinds[kind].name) ? 0 : kinds[kind].weight;
 }

@@ -43,6 +43,11 @@ static const op_fn functions[NR_OPS] = {
 	[OP_CONVERT] = op_convert,
 	[OP_TOUCH_PARENT] = op_touch_parent,
 	[OP_AMEND] = op_amend,
+	[OP_BITMAP_ADD] = op_bitmap_add,
+	[OP_BITMAP_REMOVE] = op_bitmap_remove,
+	[OP_BITMAP_SWITCH] = op_bitmap_switch,
+	[OP_BITMAP_CLEAR] = op_bitmap_clear,
+	[OP_BITMAP_MERGE] = op_bitmap_merge,
 };
 
 /* Something to stand on. */

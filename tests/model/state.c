@@ -123,6 +123,7 @@ void drop_file(struct model *m, int index)
 		free_snap(&f->snaps[i]);
 	flat_free(&f->head);
 	flat_free(&f->vm);
+	bitmaps_drop(m, index);
 	memfs_remove_image(&m->fs, f->name);
 	memset(f, 0, sizeof(*f));
 }

@@ -195,5 +195,7 @@ int check_everything(struct model *m, struct img *img, const struct mfile *f, co
 		if (!m->no_vm && check_vm(m, img, NULL, &f->vm) != 0)
 			return -1;
 	}
+	if (f->format->bitmaps && !m->no_bitmaps && bitmaps_check(m, img, (int)(f - m->files), what) != 0)
+		return -1;
 	return check_own(m, img, f, what);
 }
