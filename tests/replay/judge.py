@@ -11,7 +11,7 @@ import struct
 import subprocess
 
 from guest import HERE, IMGTOOL
-from scenario import SECTOR
+from scenario import BITMAPS, SECTOR
 
 INTEROP = os.path.join(HERE, '..', 'interop')
 READERS = {fmt: os.path.join(INTEROP, fmt + '_reader.py') for fmt in ('limg', 'vdi', 'vhd', 'vhdx', 'vmdk', 'parallels')}
@@ -61,6 +61,18 @@ class Judge:
         listed = json.loads(imgtool('snapshot', 'list', '--json', self.path(name), want=None).stdout or '{"snapshots": []}')
         return self.content(name), {snap['name']: self.content(name, snap['name']) for snap in listed['snapshots']}
 
+    def bitmaps(self, name):
+        """-> of each that can be used whether it is on, and its dirty sectors; None of the others"""
+        found = {}
+        if self.format in BITMAPS:
+            for one in json.loads(imgtool('bitmap', 'list', '--json', self.path(name)).stdout)['bitmaps']:
+                found[one['name']] = None
+                if one['state'] != 'inconsistent':
+                    ranges = json.loads(imgtool('map', '--json', '--bitmap', one['name'], self.path(name)).stdout)['extents']
+                    found[one['name']] = one['state'] == 'enabled', {
+                        at for r in ranges for at in range(r['start'], r['start'] + r['length'], SECTOR)}
+        return found
+
     def check(self, name):
         """It opens as it is, and nothing is wrong but what a crash may leave in its format."""
         path = self.path(name)
@@ -77,12 +89,12 @@ class Judge:
             call('/usr/bin/python3', READERS[self.format], 'verify', path)
 
     def look(self, name, key, unclean):
-        """-> view(), after check()"""
+        """-> view(), bitmaps(), after check()"""
         if (key, unclean) not in self.seen:
             self.looks += 1
             if not unclean:
                 self.check(name)
-            self.seen[key, unclean] = self.view(name)
+            self.seen[key, unclean] = self.view(name), self.bitmaps(name)
         return self.seen[key, unclean]
 
     def folder_of(self, files, before, step):
@@ -103,10 +115,11 @@ class Judge:
                 self.check(name)
                 continue
             alone = not any(images[name].parent for images in (before, after) if name in images)
-            got = self.look(name, (name, sums[name] if alone else everything), bool(step) and name == step.damaged)
+            got, bitmaps = self.look(name, (name, sums[name] if alone else everything), bool(step) and name == step.damaged)
             allowed = [images[name].view() for images in (before, after) if name in images]
             if got not in allowed and not (step and name in step.torn and torn(got, *allowed)):
                 raise Finding('%s is neither as before nor as after: %s' % (name, different(got, allowed)))
+            judge_bitmaps(name, bitmaps, got[0], [images[name] for images in (before, after) if name in images])
         if step and step.again:
             self.again(step)
         return everything
@@ -129,6 +142,21 @@ class Judge:
             self.check(name)
             if self.view(name) != view:
                 raise Finding('%s changes when it is written for the first time' % name)
+
+
+def judge_bitmaps(name, found, head, images):
+    """They are those before or after, and say no less than they must; one of an image that was being changed may be broken."""
+    if set(found) not in [set(image.bitmaps) for image in images]:
+        raise Finding('%s has the bitmaps %s' % (name, sorted(found)))
+    for bitmap, said in found.items():
+        if said is None and len({id(image) for image in images}) > 1:
+            continue
+        if said is None:
+            raise Finding('bitmap %s of %s is inconsistent, and nobody was changing it' % (bitmap, name))
+        wanted = [image.bitmaps[bitmap] for image in images if bitmap in image.bitmaps]
+        if not any(said[0] == (want.since is not None) and want.least(head) <= said[1] for want in wanted):
+            raise Finding('bitmap %s of %s is %s and has %d sectors; it lacks %s' % (
+                bitmap, name, 'on' if said[0] else 'off', len(said[1]), [sorted(want.least(head) - said[1])[:5] for want in wanted]))
 
 
 def torn(got, before, after):

@@ -9,16 +9,41 @@ SECTOR = 512
 SIZE = 1 << 20
 SNAPSHOTS = ('limg', 'qcow2')
 ALONE = ('parallels',)    # without parents
+BITMAPS = ('qcow2',)
 OPTIONS = {'vdi': '-o block_size=4096,align=512', 'vhd': '-o block_size=4096', 'vhdx': '-o block_size=1M', 'vmdk': '-o grain_size=4096',
            'parallels': '-o cluster_size=4096'}
 
 
+def changed(old, new):
+    """Sectors of the new disk that the old one does not have so."""
+    old += bytes(max(0, len(new) - len(old)))
+    return frozenset(at for at in range(0, len(new), SECTOR) if new[at:at + SECTOR] != old[at:at + SECTOR])
+
+
+class Bitmap:
+    """since: what the disk was when recording began, None: it is off; dirty: sectors that are so besides."""
+
+    def __init__(self, since, dirty=frozenset()):
+        self.since, self.dirty = since, dirty
+
+    def least(self, head):
+        dirty = self.dirty if self.since is None else self.dirty | changed(self.since, head)
+        return frozenset(at for at in dirty if at < len(head))
+
+    def resized(self, size):
+        """What is cut off comes back clean in one that is off, and changed in one that is on."""
+        return self if self.since is not None else Bitmap(None, frozenset(at for at in self.dirty if at < size))
+
+
 class Image:
-    def __init__(self, head, snaps=None, parent=None):
-        self.head, self.snaps, self.parent = head, snaps or {}, parent
+    def __init__(self, head, snaps=None, parent=None, bitmaps=None):
+        self.head, self.snaps, self.parent, self.bitmaps = head, snaps or {}, parent, bitmaps or {}
 
     def but(self, **changes):
-        return Image(**{'head': self.head, 'snaps': self.snaps, 'parent': self.parent, **changes})
+        return Image(**{'head': self.head, 'snaps': self.snaps, 'parent': self.parent, 'bitmaps': self.bitmaps, **changes})
+
+    def resized(self, head):
+        return self.but(head=head, bitmaps={name: bitmap.resized(len(head)) for name, bitmap in self.bitmaps.items()})
 
     def view(self):
         return self.head, self.snaps
@@ -46,8 +71,9 @@ class Scenario:
         self.options = '-o cluster_size=%d' % rng.choice((4096, 65536)) if fmt == 'qcow2' else OPTIONS.get(fmt, '')
         self.images, self.steps, self.fresh, self.places = {}, [], 0, {}
         # What is written a second time is written in place, which changes nothing of a file but data and its time.
-        every = ('create', 'write', 'snapshot', 'write', 'rewrite', 'overlay', 'write_overlay', 'convert', 'write_copy',
-                 'snapshot_copy', 'amend', 'resize', 'revert', 'rename', 'delete', 'rebase', 'commit', 'rewrite_overlay', 'commit',
+        every = ('create', 'write', 'snapshot', 'write', 'rewrite', 'bitmap_add', 'overlay', 'write_overlay', 'convert',
+                 'bitmap_add_copy', 'write_copy', 'snapshot_copy', 'amend', 'resize', 'revert', 'bitmap_clear', 'rename', 'delete',
+                 'rebase', 'commit', 'bitmap_switch', 'bitmap_merge', 'rewrite_overlay', 'commit', 'bitmap_remove',
                  'write_overlay', 'flatten', 'leak', 'repair')
         of_overlays = ('overlay', 'write_overlay', 'rewrite_overlay', 'rebase', 'commit', 'flatten') if fmt in ALONE else ()
         for name in every if more >= 0 else every[:4]:
@@ -56,7 +82,7 @@ class Scenario:
         if more < 0:
             return
         others = ('write_copy', 'write_overlay', 'snapshot_copy', 'resize', 'revert', 'rename', 'delete', 'rebase', 'commit',
-                  'write_copy', 'convert', 'overlay')
+                  'write_copy', 'convert', 'overlay', 'bitmap_add', 'bitmap_add_copy', 'bitmap_clear', 'bitmap_switch', 'bitmap_merge')
         for _ in range(more):
             getattr(self, rng.choice([name for name in others if name not in of_overlays]))()
 
@@ -141,7 +167,7 @@ class Scenario:
         size = SIZE + self.rng.randrange(1, 3) * (256 << 10)
         if self.format == 'vhdx' or image.snaps and self.rng.random() < .5:
             size = max(size, len(image.head))
-        self.imgtool('resize -q --shrink %s %d' % (name, size), {name: image.but(head=(image.head + bytes(SIZE))[:size])})
+        self.imgtool('resize -q --shrink %s %d' % (name, size), {name: image.resized((image.head + bytes(SIZE))[:size])})
 
     def snapshot_to_use(self):
         image = self.images[self.file('copy')]
@@ -150,7 +176,7 @@ class Scenario:
     def revert(self):
         name, image, snap = self.snapshot_to_use()
         if name:
-            self.imgtool('revert -q %s@%s' % (name, snap), {name: image.but(head=image.snaps[snap])})
+            self.imgtool('revert -q %s@%s' % (name, snap), {name: image.resized(image.snaps[snap])})
 
     def rename(self):
         name, image, snap = self.snapshot_to_use()
@@ -168,6 +194,60 @@ class Scenario:
     def amend(self):
         if self.format == 'qcow2':
             self.imgtool('amend -q -o lazy_refcounts=%s %s' % (self.rng.choice(('on', 'off')), self.file('copy')), {})
+
+    # ---- bitmaps ----
+
+    def has_overlay(self, name):
+        """Whose pin every write would break, also one that changes nothing of the disk."""
+        return any(image.parent == name for image in self.images.values())
+
+    def change_bitmap(self, name, verb, bitmap, new, *words):
+        image = self.images[name]
+        bitmaps = {old: had for old, had in image.bitmaps.items() if old != bitmap}
+        self.imgtool(' '.join(('bitmap', verb, '-q', name, bitmap, *words)),
+                     {name: image.but(bitmaps={**bitmaps, **({bitmap: new} if new else {})})})
+
+    def bitmap_add_to(self, name):
+        if self.format in BITMAPS and not self.has_overlay(name):
+            self.fresh += 1
+            self.change_bitmap(name, 'add', 'b%d' % self.fresh, Bitmap(self.images[name].head), '-g',
+                               str(self.rng.choice((512, 4096, 65536))))
+
+    def bitmap_add(self):
+        self.bitmap_add_to(self.file('base'))
+
+    def bitmap_add_copy(self):
+        self.bitmap_add_to(self.file('copy'))
+
+    def bitmap_to_use(self):
+        having = [name for name in sorted(self.images) if self.images[name].bitmaps and not self.has_overlay(name)]
+        name = self.rng.choice(having) if having else None
+        return (name, self.images[name], self.rng.choice(sorted(self.images[name].bitmaps))) if name else (None, None, None)
+
+    def bitmap_clear(self):
+        name, image, bitmap = self.bitmap_to_use()
+        if name:
+            self.change_bitmap(name, 'clear', bitmap, Bitmap(None if image.bitmaps[bitmap].since is None else image.head))
+
+    def bitmap_switch(self):
+        name, image, bitmap = self.bitmap_to_use()
+        if name:
+            now = image.bitmaps[bitmap]
+            self.change_bitmap(name, 'enable' if now.since is None else 'disable', bitmap,
+                               Bitmap(image.head if now.since is None else None, now.least(image.head)))
+
+    def bitmap_merge(self):
+        """Into one that is made for it."""
+        name, image, bitmap = self.bitmap_to_use()
+        if name:
+            self.bitmap_add_to(name)
+            into = 'b%d' % self.fresh
+            self.change_bitmap(name, 'merge', into, Bitmap(image.head, image.bitmaps[bitmap].least(image.head)), bitmap)
+
+    def bitmap_remove(self):
+        name, _, bitmap = self.bitmap_to_use()
+        if name:
+            self.change_bitmap(name, 'remove', bitmap, None)
 
     def rebase(self):
         """To another parent of the same size."""
