@@ -13,6 +13,7 @@
 #ifndef TESTS_MODEL_H
 #define TESTS_MODEL_H
 
+#include "device.h"
 #include "flat.h"
 #include "memfs.h"
 
@@ -84,6 +85,7 @@ struct traits {
 	bool bitmaps;	  /* of what was changed */
 	bool alone;	  /* no parents */
 	bool several;	  /* data files; such images keep their size */
+	bool device;	  /* its file is a block device */
 	bool plain; /* no snapshots, no machine state, disks of one sector at least, parents of the same format only */
 };
 const struct traits *traits_of(const char *kind); /* program.c; NULL: no such */

@@ -62,6 +62,13 @@ static const struct traits formats[] = {
 	{ .name = "raw", .raw = true },
 	{ .name = "limg", .discard_zeroes = true, .has_parents = true, .strong_pins = true, .keeps_vm = true },
 	{ .name = "qcow2", .may_leak = true, .bitmaps = true },
+	{ .name = "limg",
+	  .kind = "limg-device",
+	  .discard_zeroes = true,
+	  .has_parents = true,
+	  .keeps_vm = true,
+	  .device = true },
+	{ .name = "qcow2", .kind = "qcow2-device", .may_leak = true, .bitmaps = true, .device = true },
 	{ .name = "vdi", .may_leak = true, .plain = true },
 	{ .name = "vhd", .may_leak = true, .plain = true, .ids = true },
 	{ .name = "vmdk", .may_leak = true, .plain = true },
@@ -132,6 +139,9 @@ static unsigned weight_of(size_t kind, const struct traits *format, const char *
 			format->bitmaps		     ? BITMAPS :
 						       SNAPSHOTS;
 
+	/* Chains go by the time of a parent, which a device has not. */
+	if (format->device && kinds[kind].need == PARENTS)
+		return 0;
 	return kinds[kind].need > has || named(without, kinds[kind].name) ? 0 : kinds[kind].weight;
 }
 
@@ -263,6 +273,11 @@ static void make_geometry(struct geometry *g, const struct traits *format, uint6
 	if (rng_next(rng) % 24 == 0) {
 		g->max_bytes = MODEL_WIDE_BYTES;
 		g->size_bytes = rng_next(rng) % MODEL_WIDE_BYTES / 512 * 512;
+	}
+	if (format->device) { /* so that all that becomes of it has room there */
+		g->max_bytes = DEVICE_BYTES / 32;
+		g->size_bytes %= g->max_bytes;
+		return;
 	}
 	if (format->plain) {
 		/* No disk without a sector, and none but their own kind to stand on. */

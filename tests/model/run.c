@@ -76,6 +76,8 @@ int model_init(struct model *m, const struct geometry *geometry)
 	m->unit_bytes = geometry->unit_bytes;
 	m->top = -1;
 	memfs_init(&m->fs);
+	if (geometry->format->device)
+		m->fs.wrap = device_wrap;
 	m->buf = m->buf ? m->buf : malloc(IO_BYTES);
 	m->buf2 = m->buf2 ? m->buf2 : malloc(IO_BYTES);
 	return m->buf && m->buf2 ? 0 : fail(m, "out of memory");
