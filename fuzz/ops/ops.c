@@ -107,6 +107,8 @@ static int step(struct ops *o, const struct op *op)
 	m->host_fails = false;
 	injected = o->plan.failed;
 	fault_plan_disarm(&o->plan);
+	if (injected) /* what is tidied up at the end of a change may have failed without a word */
+		m->files[m->top].leaks = m->files[m->top].format->may_leak;
 	if (injected && m->verbose)
 		printf("      %llu calls of the host failed\n", (unsigned long long)injected);
 	if (ret != 0 && injected && m->refused) {
