@@ -244,7 +244,8 @@ static int probe_handle(struct ops *o, bool *poisoned)
 	}
 	if (ret == 0)
 		ret = img_flush(m->img, 0, &err);
-	*poisoned = ret == IMG_E_POISONED;
+	/* A format with a place for each block, and no more, has none left where some are lost: that wants a repair. */
+	*poisoned = ret == IMG_E_POISONED || (ret == IMG_E_NOSPC && top(o)->leaks);
 	return *poisoned ? 0 : expect(m, ret, 0, &err, "a change after a failure");
 }
 
