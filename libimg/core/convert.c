@@ -15,6 +15,7 @@
 #include "checked.h"
 #include "copy.h"
 #include "data_file.h"
+#include "device_target.h"
 #include "error.h"
 #include "image_int.h"
 #include "sequence.h"
@@ -39,6 +40,7 @@ struct conversion {
 	char *temp_path;
 	char *options; /* of the new image, where they are more than what create says */
 	struct data_creation data;
+	struct device_target device; /* the environment, with IMG_CREATE_DEVICE */
 };
 
 static int choose_size(struct conversion *c, struct img_error *err)
@@ -144,6 +146,18 @@ static int choose_order(struct conversion *c, struct img_error *err)
 	return r < 0 && c->to_pipe ? r : 0; /* else the driver's create says what is wrong with the options */
 }
 
+static int choose_device(struct conversion *c, struct img_error *err)
+{
+	int r;
+
+	if (c->to_pipe)
+		return image_invalid(err, "a pipe is no device");
+	r = device_target_begin(&c->device, c->drv, c->env, err);
+	if (r == 0)
+		c->env = &c->device.env;
+	return r;
+}
+
 /* Everything that can be refused before there is a file. */
 static int prepare(struct conversion *c, struct img_error *err)
 {
@@ -162,7 +176,9 @@ static int prepare(struct conversion *c, struct img_error *err)
 	if (c->create.backing && !(c->drv->caps & IMG_CAP_BACKING))
 		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, "core", "%s: format %s has no backing images",
 				 c->path, c->drv->name);
-	r = image_check_flags(c->create.flags, IMG_CREATE_OVERWRITE, err);
+	r = image_check_flags(c->create.flags, IMG_CREATE_OVERWRITE | IMG_CREATE_DEVICE, err);
+	if (r == 0 && (c->create.flags & IMG_CREATE_DEVICE))
+		r = choose_device(c, err);
 	if (r == 0)
 		r = choose_sector_size(c, err);
 	if (r == 0)
@@ -191,7 +207,7 @@ static int open_target(struct conversion *c, struct node *file, struct img **out
 		.size_bytes = c->size_bytes,
 		.options = c->create.options,
 		.backing = c->has_ref ? &c->ref : NULL,
-		.create_data = data_file_create,
+		.create_data = c->create.flags & IMG_CREATE_DEVICE ? NULL : data_file_create,
 		.create_data_ctx = &c->data,
 		.path = c->path,
 	};
@@ -206,7 +222,7 @@ static int open_target(struct conversion *c, struct node *file, struct img **out
 	int r;
 
 	c->data = (struct data_creation){ .path = c->path, .refs = c->create.refs, .env = c->env };
-	r = node_create(c->drv, file, &create, err);
+	r = device_target_create(c->drv, file, &create, err);
 	if (r < 0) {
 		node_close(file, NULL);
 		return r;
@@ -330,6 +346,7 @@ static int convert(struct img *src, const char *path, struct node *file, const s
 		r = make_file(c, err);
 	}
 	node_close(file, NULL);
+	device_target_end(&c->device);
 	free(c->options);
 	free(c);
 	return r;

@@ -12,6 +12,7 @@
 #include "chain.h"
 #include "checked.h"
 #include "data_file.h"
+#include "device_target.h"
 #include "error.h"
 #include "image_int.h"
 #include "probe.h"
@@ -111,7 +112,7 @@ int image_check_creatable(const struct img_driver *drv, struct img_error *err)
 
 static int check_create(const struct img_create_options *o, const struct img_driver **drv, struct img_error *err)
 {
-	int ret = image_check_flags(o->flags, IMG_CREATE_OVERWRITE | IMG_CREATE_VOLATILE, err);
+	int ret = image_check_flags(o->flags, IMG_CREATE_OVERWRITE | IMG_CREATE_VOLATILE | IMG_CREATE_DEVICE, err);
 
 	if (ret != 0)
 		return ret;
@@ -144,51 +145,45 @@ static int fill_file(const struct img_driver *drv, struct node *file, const stru
 	int ret, closed;
 
 	file->is_volatile = !durable;
-	ret = node_create(drv, file, args, err);
+	ret = device_target_create(drv, file, args, err);
 	if (ret == 0)
 		ret = node_flush(file, 0, err);
 	closed = node_close(file, ret == 0 ? err : NULL);
 	return ret != 0 ? ret : closed;
 }
 
-int image_create_env(const char *path, const struct img_create_options *opts, const struct image_env *env,
-		     struct img_error *err)
+/* In an environment that makes image files or, of a device, images. */
+static int create_in(const char *path, const struct img_create_options *o, const struct img_driver *drv,
+		     const struct image_env *env, struct img_error *err)
 {
-	struct img_create_options o;
-	const struct img_driver *drv;
-	struct data_creation data = { .path = path, .env = env };
-	struct driver_create args = { .create_data = data_file_create, .create_data_ctx = &data, .path = path };
+	struct data_creation data = { .path = path, .env = env, .refs = o->refs };
+	struct driver_create args = { .size_bytes = o->size_bytes, .options = o->options, .path = path };
 	struct backing_ref ref;
 	struct node *file;
 	char *temp;
-	int ret = image_copy_options(&o, sizeof(o), opts, err);
+	int ret;
 
-	if (ret == 0)
-		ret = check_create(&o, &drv, err);
-	if (ret == 0)
-		ret = image_check_target(path, o.flags, env, err);
-	if (ret != 0)
-		return ret;
-	data.refs = o.refs;
-	args.size_bytes = o.size_bytes;
-	args.options = o.options;
-	if (o.backing) {
-		ret = chain_make_ref(path, o.backing, o.backing_snapshot, o.backing_format,
-				     o.refs == IMG_REFS_DEFAULT ? IMG_REFS_DIR : o.refs, o.budget, env, &ref, err);
+	if (!(o->flags & IMG_CREATE_DEVICE)) {
+		args.create_data = data_file_create;
+		args.create_data_ctx = &data;
+	}
+	if (o->backing) {
+		ret = chain_make_ref(path, o->backing, o->backing_snapshot, o->backing_format,
+				     o->refs == IMG_REFS_DEFAULT ? IMG_REFS_DIR : o->refs, o->budget, env, &ref, err);
 		if (ret != 0)
 			return ret;
 		args.backing = &ref;
-		if (o.size_bytes == 0 && !o.size_given)
+		if (o->size_bytes == 0 && !o->size_given)
 			args.size_bytes = round_up(ref.pin.size_bytes, SECTOR_BYTES);
 	}
 	ret = env->create_file(env->ctx, path, &file, &temp, err);
 	if (ret != 0)
 		return ret;
-	ret = fill_file(drv, file, &args, !(o.flags & IMG_CREATE_VOLATILE), err);
+	ret = fill_file(drv, file, &args, !(o->flags & IMG_CREATE_VOLATILE), err);
 	if (ret == 0)
 		ret = data_file_publish(&data, err);
 	if (ret == 0)
-		ret = env->publish(env->ctx, temp, path, o.flags, err);
+		ret = env->publish(env->ctx, temp, path, o->flags, err);
 	if (ret != 0) {
 		error_prefix(err, "cannot create %s", path);
 		env->discard_temp(env->ctx, temp);
@@ -196,6 +191,29 @@ int image_create_env(const char *path, const struct img_create_options *opts, co
 	data_file_end(&data, ret == 0);
 	free(temp);
 	return ret;
+}
+
+int image_create_env(const char *path, const struct img_create_options *opts, const struct image_env *env,
+		     struct img_error *err)
+{
+	struct device_target device;
+	struct img_create_options o;
+	const struct img_driver *drv;
+	int ret = image_copy_options(&o, sizeof(o), opts, err);
+
+	if (ret == 0)
+		ret = check_create(&o, &drv, err);
+	if (ret == 0 && (o.flags & IMG_CREATE_DEVICE)) {
+		ret = device_target_begin(&device, drv, env, err);
+		if (ret == 0) {
+			ret = create_in(path, &o, drv, &device.env, err);
+			device_target_end(&device);
+		}
+		return ret;
+	}
+	if (ret == 0)
+		ret = image_check_target(path, o.flags, env, err);
+	return ret == 0 ? create_in(path, &o, drv, env, err) : ret;
 }
 
 int img_create(const char *path, const struct img_create_options *opts, struct img_error *err)

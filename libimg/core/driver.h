@@ -211,6 +211,12 @@ struct driver_sequence {
 	void (*free)(void *state);
 };
 
+#define DRIVER_ANCHORS 4u
+struct driver_anchor {
+	uint64_t off;
+	uint32_t bytes;
+};
+
 enum byte_lock { BYTE_UNLOCK, BYTE_SHARED, BYTE_EXCLUSIVE };
 
 struct img_driver {
@@ -224,6 +230,11 @@ struct img_driver {
 	bool snapshots_beside_writer; /* a snapshot may be read while another process writes: no write-forbidding locks */
 	bool checks_data; /* data files hold tables: check opens them, although it opens no backing */
 	const char *create_help; /* "key=what\n" lines for -o help, NULL if none */
+	/*
+	 * Where it is said that a file is an image of this format, each in pages of one write. Only for formats that may stand on a block device,
+	 * whose end is not theirs and whose content beyond is not zeros; ascending, none behind the first without bytes.
+	 */
+	struct driver_anchor anchors[DRIVER_ANCHORS];
 
 	/* Confidence 0 (no) to 100. Pure. */
 	int (*probe)(const struct probe_data *data);

@@ -152,6 +152,7 @@ IMG_API int img_open_fd(int fd, const struct img_open_options *opts, struct img 
 enum img_create_flags {
 	IMG_CREATE_OVERWRITE = 1u << 0, /* replace an existing file, atomically, when the new one is complete */
 	IMG_CREATE_VOLATILE = 1u << 1,	/* wait for no disk: after a crash of the host nothing, or anything, may be there */
+	IMG_CREATE_DEVICE = 1u << 2,	/* path is a block device, which loses what it holds: the image is made on it, in place */
 };
 
 struct img_create_options {
@@ -173,6 +174,8 @@ struct img_create_options {
  * Creates an image file under a temporary name beside path, syncs it, and renames it into place. After failure or a crash
  * nothing is left under path. Files that hold its data (of a VMDK in several, a bundle ...) get their names right before; they replace
  * nothing, and a crash between these renames leaves some, whole and without their image: to be removed before it is run again.
+ * On a device (IMG_CREATE_DEVICE; limg and qcow2, without files for their data) what says that an image is there is erased first and written
+ * last: after failure or a crash no image is there. The caller sees to it that nobody else uses the device.
  * Errors: EXISTS, INVALID, IO, NOSPC, and those of img_open() for the backing.
  */
 IMG_API int img_create(const char *path, const struct img_create_options *opts, struct img_error *err);
@@ -482,7 +485,7 @@ IMG_API int img_copy(struct img *src, struct img *dst, const struct img_copy_opt
 
 /*
  * Creates path from src as create says (size: src's, rounded up to 512, unless given) and copies the content: temporary name,
- * sync, rename; data files as in img_create(). On failure or cancellation nothing is left. With create->backing
+ * sync, rename; data files and devices as in img_create(). On failure or cancellation nothing is left. With create->backing
  * only what differs from it is stored.
  */
 IMG_API int img_convert(struct img *src, const char *path, const struct img_create_options *create,

@@ -13,7 +13,7 @@ random_bytes 2 2000000 | dd of=a.raw bs=64K seek=16 conv=notrunc status=none
 imgtool convert a.raw a.limg
 (
 	run imgtool convert a.limg "$device"
-	run imgtool convert -O limg --force a.limg "$device"
+	run imgtool convert -O vdi --force a.limg "$device"
 	run imgtool convert -O raw a.limg "$device"
 	run imgtool convert -O raw --force --snapshots a.limg "$device"
 	truncate -s 9M large.raw

@@ -29,3 +29,55 @@ for format in limg qcow2; do
 	trap - EXIT
 	rm image
 done
+
+# made there: what the device holds is lost, and only with --force
+random_bytes 4 67108864 >disk
+device=$(losetup --find --show disk)
+trap 'losetup -d "$device"' EXIT
+link()
+{
+	sed "s|$device|DEVICE|g"
+}
+truncate -s 40M source.raw
+random_bytes 5 9000000 | dd of=source.raw bs=64K seek=32 conv=notrunc status=none
+imgtool create -q base.qcow2 40M
+imgtool write base.qcow2 --offset 3M <small
+imgtool snapshot create -q base.qcow2@one
+imgtool write base.qcow2 --offset 4M <small
+(
+	run imgtool create "$device" 1G
+	run imgtool convert -O qcow2 source.raw "$device"
+	run imgtool create -f vhdx --force "$device" 1G
+) 2>&1 | link
+cmp disk <(random_bytes 4 67108864)
+for format in limg qcow2; do
+	imgtool create -f $format --force "$device" 1G
+	imgtool write --offset 1000000 "$device" <large
+	imgtool read --offset 1000000 --length 20000000 "$device" | cmp - large
+	imgtool read --length 1000000 "$device" | cmp - <(head -c 1000000 /dev/zero)
+	imgtool check -q "$device"
+	imgtool convert -O $format --force source.raw "$device"
+	run imgtool compare "$device" source.raw 2>&1 | link
+	imgtool check -q "$device"
+	imgtool convert -q -O $format --force -c zstd --snapshots base.qcow2 "$device"
+	run imgtool compare "$device" base.qcow2 2>&1 | link
+	run imgtool compare "$device@one" base.qcow2@one 2>&1 | link
+	imgtool check -q "$device"
+	imgtool create -q --allow-refs any -f $format --force -b "$PWD/base.qcow2" "$device"
+	imgtool compare --allow-refs any "$device" base.qcow2 >/dev/null
+done
+imgtool convert -O qcow2 --force source.raw "$device"
+if command -v qemu-img >/dev/null; then
+	qemu-img check -q -f qcow2 "$device"
+	qemu-img compare -q -f qcow2 -F raw "$device" source.raw
+fi
+# too small for the image, or for what is in it: no image is there afterwards
+losetup -d "$device"
+truncate -s 8M disk
+device=$(losetup --find --show disk)
+(
+	run imgtool convert -O qcow2 --force source.raw "$device"
+	run imgtool info "$device"
+	run imgtool convert -O limg --force source.raw "$device"
+	run imgtool info "$device"
+) 2>&1 | link | sed 's|0x[0-9a-f]*|OFFSET|g'

@@ -15,17 +15,14 @@
 
 bool device_make(struct memfs *fs, const char *name)
 {
-	struct mem_content *image = memfs_find(fs, name), *device = mem_content_new();
+	struct mem_content *device = mem_content_new();
 	uint8_t *piece = malloc(PIECE_BYTES);
-	bool ok = image && device && piece && mem_content_size(image) <= DEVICE_BYTES;
+	bool ok = device && piece;
 
-	for (uint64_t off = 0; ok && off < DEVICE_BYTES; off += PIECE_BYTES) {
-		uint64_t left = mem_content_size(image) > off ? mem_content_size(image) - off : 0;
-
+	if (piece)
 		memset(piece, OLD_BYTE, PIECE_BYTES);
-		mem_content_read(image, piece, min_u64(left, PIECE_BYTES), off);
+	for (uint64_t off = 0; ok && off < DEVICE_BYTES; off += PIECE_BYTES)
 		ok = mem_content_write(device, piece, PIECE_BYTES, off) == 0;
-	}
 	free(piece);
 	if (ok)
 		memfs_put(fs, name, device);

@@ -318,6 +318,11 @@ int op_convert(struct model *m, const uint32_t *r)
 	if (m->verbose)
 		printf("      to %s %s%s%s\n", to->name, create.options ? create.options : "",
 		       snaps ? " with snapshots" : "", bitmaps ? " with bitmaps" : "");
+	if (own->device && !to->raw && r[3] & 8) {
+		create.flags = IMG_CREATE_DEVICE;
+		if (!device_make(&m->fs, "conv"))
+			return fail(m, "no memory for a device");
+	}
 	if (expect(m, image_convert_env(m->img, "conv", &create, &opts, &m->fs.env, &err), 0, &err, "convert") != 0 ||
 	    open_other(m, "conv", to->raw ? "raw" : NULL, 0, &img) != 0)
 		return -1;

@@ -97,10 +97,11 @@ int make_file(struct model *m, int parent, const char *parent_snap, uint64_t siz
 	f->format = t;
 	f->is_v2 = t == g->format && g->is_v2;
 	f->next_id = 1;
+	if (t->device && !device_make(&m->fs, f->name))
+		return fail(m, "no memory for a device");
+	opts.flags = t->device ? IMG_CREATE_DEVICE : 0;
 	if (expect(m, image_create_env(f->name, &opts, &m->fs.env, &err), 0, &err, "create") != 0)
 		return -1;
-	if (t->device && !device_make(&m->fs, f->name))
-		return fail(m, "no room for a device");
 	if (parent >= 0)
 		flat_copy(&f->head, parent_content(m, f));
 	else

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "confined.h"
-#include "convert_device.h"
+#include "device.h"
 #include "convert_pipe.h"
 #include "create_options.h"
 #include "left_behind.h"
@@ -92,8 +92,9 @@ static int answer(const struct convert_args *args, const char *source, const cha
 				     output_json_text(target), "format", format, "left_behind", lb->list));
 }
 
+/* device: dst is one, and the image is made on it. */
 static int convert(const struct cli_verb *verb, const struct convert_args *args, const struct target *src,
-		   const struct target *dst, const struct target *backing)
+		   const struct target *dst, const struct target *backing, bool device)
 {
 	struct progress progress;
 	struct left_behind lb;
@@ -101,7 +102,7 @@ static int convert(const struct cli_verb *verb, const struct convert_args *args,
 	struct img_create_options create = {
 		.struct_size = sizeof(create),
 		.format = args->format,
-		.flags = args->force ? IMG_CREATE_OVERWRITE : 0,
+		.flags = (args->force ? IMG_CREATE_OVERWRITE : 0u) | (device ? IMG_CREATE_DEVICE : 0u),
 		.backing = backing->path,
 		.backing_snapshot = backing->snapshot,
 		.backing_format = args->backing_format,
@@ -118,13 +119,18 @@ static int convert(const struct cli_verb *verb, const struct convert_args *args,
 	struct img_error err = { .code = IMG_OK };
 	const struct img_grant names[] = {
 		{ src->path, IMG_GRANT_READ },
-		{ dst->path, args->force ? IMG_GRANT_CREATE | IMG_GRANT_OVERWRITE : IMG_GRANT_CREATE },
+		{ dst->path, device	 ? IMG_GRANT_WRITE :
+			     args->force ? IMG_GRANT_CREATE | IMG_GRANT_OVERWRITE :
+					   IMG_GRANT_CREATE },
 	};
 	char *joined = driver_options(args);
 	struct img *img;
-	int status = joined ? confined_begin(&args->common, names, ARRAY_LEN(names), 0) :
-			      cli_fail_errno(NULL, "options");
+	int claim = -1, status = joined ? EXIT_DONE : cli_fail_errno(NULL, "options");
 
+	if (status == EXIT_DONE && device)
+		status = claim_device(dst->path, args->force, &claim);
+	if (status == EXIT_DONE)
+		status = confined_begin_with(&args->common, names, ARRAY_LEN(names), claim);
 	if (status == EXIT_DONE)
 		status = open_image(src, &args->common, 0, &img);
 	if (status == EXIT_DONE) {
@@ -143,23 +149,13 @@ static int convert(const struct cli_verb *verb, const struct convert_args *args,
 			status = answer(args, src->path, dst->path, args->format, &lb);
 		left_behind_end(&lb);
 	}
+	if (claim >= 0)
+		close(claim);
 	free(joined);
 	return status;
 }
 
-/* A device is no file that could be replaced: it takes the plain content. */
-static int check_device(const struct cli_verb *verb, const struct convert_args *args, const char *path)
-{
-	if (!args->format || strcmp(args->format, "raw") != 0)
-		return cli_usage_error(verb, "%s is a block device, which takes the content alone: say -O raw", path);
-	if (args->backing || args->options || args->snapshots || args->bitmaps)
-		return cli_usage_error(verb, "-o, -b, --snapshots and --bitmaps make no sense for a block device");
-	if (args->force)
-		return EXIT_DONE;
-	cli_message(path, "the block device exists, and what it holds would be lost: overwrite it with --force");
-	return EXIT_REFUSED;
-}
-
+/* The plain content on a device. */
 static int convert_device(const struct cli_verb *verb, const struct convert_args *args, const struct target *src,
 			  const char *path)
 {
@@ -173,10 +169,12 @@ static int convert_device(const struct cli_verb *verb, const struct convert_args
 	struct progress progress;
 	struct left_behind lb;
 	struct img *img;
-	int claim = -1, status = check_device(verb, args, path);
+	int claim = -1, status = EXIT_DONE;
 
+	if (args->backing || args->options || args->snapshots || args->bitmaps)
+		status = cli_usage_error(verb, "-o, -b, --snapshots and --bitmaps make no sense for raw on a device");
 	if (status == EXIT_DONE)
-		status = claim_device(path, &claim);
+		status = claim_device(path, args->force, &claim);
 	if (status == EXIT_DONE)
 		status = confined_begin_with(&args->common, names, ARRAY_LEN(names), claim);
 	if (status == EXIT_DONE)
@@ -286,21 +284,27 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 {
 	struct convert_args *args = verb_args;
 	struct target src = { NULL, NULL }, dst = { NULL, NULL }, backing = { NULL, NULL };
-	bool device, pipe = nr_operands > 1 && is_stdout(operands[1]);
+	bool device, plain, pipe = nr_operands > 1 && is_stdout(operands[1]);
 	int status;
 
 	device = nr_operands > 1 && is_block_device(operands[1]);
 	status = pipe ? check_pipe(verb, args) : EXIT_DONE;
 	if (status != EXIT_DONE)
 		return status;
+	if (device && !args->format)
+		return cli_usage_error(
+			verb,
+			"%s is a block device: say with -O what it is to hold: raw (the content alone), limg or qcow2",
+			operands[1]);
 	if (!device)
 		args->format = create_format(args->format, nr_operands > 1 ? operands[1] : NULL);
+	plain = device && strcmp(args->format, "raw") == 0;
 	if (create_is_help(args->options))
 		return create_print_help(verb, args->format);
 	if (nr_operands < 2)
 		return cli_usage_error(verb, "expected %s", verb->operands);
-	status = check_args(verb, args, args->format ? args->format : "raw");
-	if (args->compress && (device || !compresses(args->format)))
+	status = check_args(verb, args, args->format);
+	if (args->compress && !compresses(args->format))
 		args->compress = NULL; /* none, of a format that never does */
 	if (status == EXIT_DONE)
 		status = target_parse(&src, verb, operands[0], args->common.snapshot, NULL);
@@ -309,9 +313,9 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 	if (status == EXIT_DONE && args->backing)
 		status = target_parse(&backing, verb, args->backing, NULL, dst.path);
 	if (status == EXIT_DONE)
-		status = device ? convert_device(verb, args, &src, operands[1]) :
-			 pipe	? convert_pipe(verb, args, &src) :
-				  convert(verb, args, &src, &dst, &backing);
+		status = plain ? convert_device(verb, args, &src, operands[1]) :
+			 pipe  ? convert_pipe(verb, args, &src) :
+				 convert(verb, args, &src, &dst, &backing, device);
 	target_free(&src);
 	target_free(&dst);
 	target_free(&backing);
@@ -330,8 +334,9 @@ const struct cli_verb verb_convert = {
 		"of parents, uuid, geometry, compression. --json lists the same as \"left_behind\"; --strict refuses.\n\n"
 		"An existing DST is not touched without --force. After a failure, an interruption or a crash "
 		"nothing stays under DST's name.\n\n"
-		"DST may be a block device that is large enough and not mounted, with -O raw and --force: the content is "
-		"written to its start, and what lies beyond stays. There a failure leaves a part.\n\n"
+		"DST may be a block device that is not mounted, with -O and --force. raw: the content is written to its start, and what lies "
+		"beyond stays; a failure leaves a part. limg and qcow2: the image is made on it and may grow as far as it reaches; a "
+		"failure or a crash leaves no image.\n\n"
 		"DST may be '-', for stdout, with -O and a format that is written from front to back: raw, or vmdk with subformat=streamOptimized. "
 		"It is written into a pipe, a socket or a file, not on a terminal; what measure says of a raw image is "
 		"exactly what comes. A failure leaves a part there, and the exit status tells; a signal ends it as it ends any filter.",

@@ -2,8 +2,10 @@
 /* imgtool create: a new image or overlay. The library makes it under a temporary name and renames it into place. */
 #include <inttypes.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "confined.h"
+#include "device.h"
 #include "create_options.h"
 #include "limit_args.h"
 #include "open.h"
@@ -56,12 +58,13 @@ static int create(const struct create_args *args, const struct target *file, con
 		  const struct size_arg *size)
 {
 	struct limits limits = limits_of(&args->common);
+	bool device = is_block_device(file->path);
 	struct img_create_options create = {
 		.struct_size = sizeof(create),
 		.format = create_format(args->common.format, file->path),
 		.size_bytes = size->value,
 		.size_given = size->given,
-		.flags = args->force ? IMG_CREATE_OVERWRITE : 0,
+		.flags = (args->force ? IMG_CREATE_OVERWRITE : 0u) | (device ? IMG_CREATE_DEVICE : 0u),
 		.backing = backing->path,
 		.backing_snapshot = backing->snapshot,
 		.backing_format = args->backing_format,
@@ -69,20 +72,25 @@ static int create(const struct create_args *args, const struct target *file, con
 		.refs = open_refs(&args->common),
 		.budget = &limits.budget,
 	};
-	const struct img_grant name = { file->path,
-					IMG_GRANT_READ | IMG_GRANT_CREATE | (args->force ? IMG_GRANT_OVERWRITE : 0u) };
+	const struct img_grant name = { file->path, device ? IMG_GRANT_WRITE :
+						    args->force ?
+							     IMG_GRANT_READ | IMG_GRANT_CREATE | IMG_GRANT_OVERWRITE :
+							     IMG_GRANT_READ | IMG_GRANT_CREATE };
 	struct img_error err = { .code = IMG_OK };
-	/* without a parent no image is looked at */
-	int status = backing->path ? confined_begin(&args->common, &name, 1, 0) : EXIT_DONE;
+	int claim = -1, status = device ? claim_device(file->path, args->force, &claim) : EXIT_DONE;
 
-	if (status != EXIT_DONE)
-		return status;
-	create.host = confined_host();
-	if (img_create(file->path, &create, &err) != 0)
-		return create_fail(file->path, &err);
-	if (args->options && !args->common.quiet)
-		tell_size(args, &create, file->path);
-	return EXIT_DONE;
+	if (status == EXIT_DONE && backing->path) /* else no image is looked at */
+		status = confined_begin_with(&args->common, &name, 1, claim);
+	if (status == EXIT_DONE) {
+		create.host = confined_host();
+		if (img_create(file->path, &create, &err) != 0)
+			status = create_fail(file->path, &err);
+		else if (args->options && !args->common.quiet)
+			tell_size(args, &create, file->path);
+	}
+	if (claim >= 0)
+		close(claim);
+	return status;
 }
 
 static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
@@ -124,7 +132,8 @@ const struct cli_verb verb_create = {
 		"parent that changed afterwards is refused. Standing on a named snapshot, it does not mind what "
 		"becomes of the parent's head.\n\n"
 		"An existing file is not touched without --force. After a failure or a crash nothing stays under "
-		"FILE's name.",
+		"FILE's name. FILE may be a block device that is not mounted, for limg and qcow2, with --force: the image may then grow as far "
+		"as it reaches.",
 	.example = PROGRAM " create golden.limg 20G\n" PROGRAM " create -b golden.limg@v1 web1.limg",
 	.max_operands = 2,
 	.common = NO_FORCE_SHARE,

@@ -217,6 +217,11 @@ const struct img_driver limg_driver = {
 	.snapshots_have_parents = true,
 	.snapshots_beside_writer = true,
 	.create_help = LIMG_OPTIONS_HELP,
+	/* two slots in two places */
+	.anchors = { { SUPER_PLACE_A * AU_BYTES, AU_BYTES },
+		     { (SUPER_PLACE_A + 1) * AU_BYTES, AU_BYTES },
+		     { SUPER_PLACE_B * AU_BYTES, AU_BYTES },
+		     { (SUPER_PLACE_B + 1) * AU_BYTES, AU_BYTES } },
 	.probe = limg_probe,
 	.create = limg_create,
 	.open = limg_open,

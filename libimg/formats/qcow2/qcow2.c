@@ -98,6 +98,7 @@ const struct img_driver qcow2_driver = {
 	.caps = IMG_CAP_WRITE | IMG_CAP_SNAPSHOTS | IMG_CAP_BACKING | IMG_CAP_RESIZE | IMG_CAP_DISCARD |
 		IMG_CAP_COMPRESS | IMG_CAP_CHECK | IMG_CAP_VMSTATE | IMG_CAP_BITMAPS,
 	.create_help = QCOW2_OPTIONS_HELP,
+	.anchors = { { 0, 512 } },
 	.probe = probe,
 	.create = qcow2_create,
 	.open = qcow2_open,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* See convert_device.h. */
-#include "convert_device.h"
+/* See device.h. */
+#include "device.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,8 +17,14 @@ bool is_block_device(const char *path)
 	return stat(path, &sb) == 0 && S_ISBLK(sb.st_mode);
 }
 
-int claim_device(const char *path, int *fd)
+int claim_device(const char *path, bool forced, int *fd)
 {
+	*fd = -1;
+	if (!forced) {
+		cli_message(path,
+			    "the block device exists, and what it holds would be lost: overwrite it with --force");
+		return EXIT_REFUSED;
+	}
 	*fd = open(path, O_RDONLY | O_EXCL | O_CLOEXEC);
 	if (*fd >= 0)
 		return EXIT_DONE;

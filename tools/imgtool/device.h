@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* imgtool convert into a block device that is there: nothing is created, and nothing renamed. */
-#ifndef IMGTOOL_CONVERT_DEVICE_H
-#define IMGTOOL_CONVERT_DEVICE_H
+/* Block devices that imgtool writes an image or a plain disk on: nothing is renamed. */
+#ifndef IMGTOOL_DEVICE_H
+#define IMGTOOL_DEVICE_H
 
 #include <stdbool.h>
 
@@ -9,8 +9,9 @@
 
 bool is_block_device(const char *path);
 
-/* Takes the device for ourselves, as long as *fd (the caller's) is open. Returns an exit status. */
-int claim_device(const char *path, int *fd);
+/* Takes the device for ourselves, as long as *fd (the caller's, -1: none) is open; forced: --force. Returns an exit
+ * status. */
+int claim_device(const char *path, bool forced, int *fd);
 
 /*
  * Writes the content of src to the start of the device, which is claimed; what the device has beyond it stays. After a
