@@ -248,6 +248,8 @@ static bool host_identify(void *ctx, const char *path, struct host_stat *out)
 	if (stat(path, &sb) < 0)
 		return false;
 	*out = (struct host_stat){ .dev = sb.st_dev, .ino = sb.st_ino };
+	if (S_ISBLK(sb.st_mode)) /* as stat of its node says */
+		*out = (struct host_stat){ .dev = sb.st_rdev, .ino = 0 };
 	return true;
 }
 

@@ -65,6 +65,11 @@ for format in limg qcow2; do
 	imgtool check -q "$device"
 	imgtool create -q --allow-refs any -f $format --force -b "$PWD/base.qcow2" "$device"
 	imgtool compare --allow-refs any "$device" base.qcow2 >/dev/null
+	(
+		run imgtool create --allow-refs any -f $format --force -b "$device" "$device"
+		run imgtool convert --allow-refs any -O $format --force "$device" "$device"
+	) 2>&1 | link | sed 's/pid [0-9]*/pid PID/'
+	imgtool compare --allow-refs any "$device" base.qcow2 >/dev/null
 done
 imgtool convert -O qcow2 --force source.raw "$device"
 if command -v qemu-img >/dev/null; then
