@@ -181,6 +181,8 @@ int blockmap_get(struct blockmap *bm, uint64_t block, struct blockmap_entry *out
 uint64_t blockmap_next_used(struct blockmap *bm, uint64_t block, uint64_t end);
 /* How many blocks from this one on, below end, have their entries on a page that cannot be (IMG_E_CORRUPT); 0: it can. */
 uint64_t blockmap_unreadable(struct blockmap *bm, uint64_t block, uint64_t end);
+/* How many blocks from this one on, below end, have entries that are stored as its is: 1 at least, and not all. */
+uint64_t blockmap_same(struct blockmap *bm, uint64_t block, uint64_t end);
 /* In memory until the next flush. Blocks up to nr_slots, beyond the present disk too. */
 int blockmap_set(struct blockmap *bm, uint64_t block, const struct blockmap_entry *entry, struct img_error *err);
 /* All blocks of [first, first + nr) become FREE. Pages that are not there stay away. */

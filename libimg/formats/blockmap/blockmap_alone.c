@@ -71,6 +71,18 @@ uint64_t blockmap_unreadable(struct blockmap *bm, uint64_t block, uint64_t end)
 	return next - block;
 }
 
+uint64_t blockmap_same(struct blockmap *bm, uint64_t block, uint64_t end)
+{
+	struct blockmap_entry e;
+	uint64_t nr = 1;
+
+	pthread_rwlock_wrlock(&bm->map);
+	if (block < end && entry_get(bm, block, true, &e, NULL) == 0)
+		nr = like_run(bm, block, end);
+	pthread_rwlock_unlock(&bm->map);
+	return nr;
+}
+
 int blockmap_set(struct blockmap *bm, uint64_t block, const struct blockmap_entry *entry, struct img_error *err)
 {
 	int ret;

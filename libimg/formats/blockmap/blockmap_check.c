@@ -144,7 +144,18 @@ static bool place_inside(const struct check *k, uint64_t block, uint64_t off)
 	return off >= k->data_off && range_inside(off, s->prefix_bytes + need, k->file_bytes);
 }
 
-/* 1: it has a place. Where no entry of a page can be read *block becomes the last one of them. */
+/* Blocks from this one on to there need as much room as it does: those of the disk, and those behind it. */
+static uint64_t end_of_kind(const struct check *k, uint64_t block)
+{
+	const struct blockmap_shape *s = &k->bm->shape;
+	uint64_t whole = s->disk_bytes / s->block_bytes;
+
+	if (block < whole)
+		return min_u64(whole, s->nr_blocks);
+	return block * s->block_bytes < s->disk_bytes ? block + 1 : s->nr_blocks;
+}
+
+/* 1: it has a place. Of a row that cannot be read, or leads out of the data area, *block becomes the last one. */
 static int judge_entry(struct check *k, uint64_t *block, struct blockmap_entry *e, bool tell, struct img_error *err)
 {
 	int ret = blockmap_get(k->bm, *block, e, NULL);
@@ -170,8 +181,11 @@ static int judge_entry(struct check *k, uint64_t *block, struct blockmap_entry *
 		return 0;
 	}
 	if (!place_inside(k, *block, e->off)) {
+		uint64_t nr = blockmap_same(k->bm, *block, end_of_kind(k, *block));
+
 		if (tell)
-			bad_entries(k, *block, 1, e);
+			bad_entries(k, *block, nr, e);
+		*block += nr - 1;
 		return 0;
 	}
 	return 1;
