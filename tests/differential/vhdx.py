@@ -101,7 +101,7 @@ VHDX_RULES = [
     ("vhdx-headers", lambda j: j.ours == "part" and j.theirs == "all" and "into the headers" in j.we_said),
     ("vhdx-state", lambda j: j.ours == "part" and "is none that this image can have" in j.we_said),
     ("vhdx-version", lambda j: we_refuse(j, "with log version")),
-    ("vhdx-metadata", lambda j: we_refuse(j, "an item of metadata has", "of a physical sector is none", "size of the disk is none")),
+    ("vhdx-metadata", lambda j: we_refuse(j, "an item of metadata has", "two items of metadata", "of a physical sector is none", "size of the disk is none")),
     ("vhdx-region", lambda j: we_refuse(j, "does not lie inside the file")),
     ("vhdx-log-place", lambda j: they_refuse(j, "overlaps with region") and long_log(j)),
     ("vhdx-behind-the-end", lambda j: they_refuse(j, "offset overflow") and "D:VHDX-8" in j.broken),

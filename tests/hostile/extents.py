@@ -99,6 +99,8 @@ VHDX = [    # name, what makes the bytes, read, check, write
     ("65,535 items", lambda: metadata((10, 2, 65535)), DAMAGED, DAMAGED, DAMAGED),
     ("an item of 4 GiB", lambda: metadata((32 + 20, 4, 0xffffffff)), DAMAGED, DAMAGED, DAMAGED),
     ("an item in the table", lambda: metadata((32 + 16, 4, 0)), DAMAGED, DAMAGED, DAMAGED),
+    ("two items in one place", lambda: metadata((64 + 16, 4, VALUES)), DAMAGED, DAMAGED, DAMAGED),
+    ("two items that meet", lambda: metadata((64 + 16, 4, VALUES + 7)), DAMAGED, DAMAGED, DAMAGED),
     ("an unknown item that is required", lambda: metadata((32 + 64, 4, 7)), REFUSED, REFUSED, REFUSED),
     ("4 billion regions", lambda: regions((8, 4, 0xffffffff)), DAMAGED, DAMAGED, DAMAGED),
     ("an unknown region that is required", lambda: regions((16, 4, 7)), REFUSED, REFUSED, REFUSED),

@@ -278,6 +278,12 @@ static const struct item {
 	{ vhdx_guid_page83, HAS_PAGE83, 16 },	     { vhdx_guid_locator, HAS_LOCATOR, 0 },
 };
 
+struct seen {
+	unsigned flags;
+	struct vhdx_range at[ARRAY_LEN(items)]; /* of the region */
+	size_t nr;
+};
+
 static const struct item *find_item(const uint8_t *guid)
 {
 	for (size_t i = 0; i < ARRAY_LEN(items); i++) {
@@ -302,7 +308,7 @@ static void take_value(unsigned flag, const uint8_t v[16], struct vhdx_meta *m)
 	}
 }
 
-static int take_item(struct node *file, const uint8_t *entry, struct vhdx_meta *m, unsigned *seen,
+static int take_item(struct node *file, const uint8_t *entry, struct vhdx_meta *m, struct seen *seen,
 		     struct img_error *err)
 {
 	const struct item *item = find_item(entry);
@@ -319,14 +325,21 @@ static int take_item(struct node *file, const uint8_t *entry, struct vhdx_meta *
 				 "needs an item of metadata that is not known");
 	if (!item)
 		return 0;
-	if (*seen & item->flag)
+	if (seen->flags & item->flag)
 		return error_set(err, IMG_E_CORRUPT, 0, m->metadata.off, LAYER, "an item of metadata is there twice");
-	*seen |= item->flag;
+	seen->flags |= item->flag;
 	if (le32_get(d.off) < VHDX_TABLE_BYTES || !range_inside(le32_get(d.off), bytes, m->metadata.bytes) ||
 	    (item->bytes != 0 && bytes != item->bytes))
 		return error_set(err, IMG_E_CORRUPT, 0, m->metadata.off, LAYER,
 				 "an item of metadata has 0x%" PRIx32 " bytes at 0x%" PRIx32 " of its region", bytes,
 				 le32_get(d.off));
+	seen->at[seen->nr] = (struct vhdx_range){ le32_get(d.off), bytes };
+	for (size_t i = 0; i < seen->nr; i++) /* a change of one would change the other */
+		if (overlap(&seen->at[i], &seen->at[seen->nr]))
+			return error_set(err, IMG_E_CORRUPT, 0, m->metadata.off, LAYER,
+					 "two items of metadata lie over each other at 0x%" PRIx32 " of their region",
+					 le32_get(d.off));
+	seen->nr++;
 	off = m->metadata.off + le32_get(d.off);
 	if (item->flag == HAS_LOCATOR) {
 		m->locator = (struct vhdx_range){ off, bytes };
@@ -383,7 +396,7 @@ static int judge_meta(struct vhdx_meta *m, unsigned seen, struct img_error *err)
 
 static int load_items(struct node *file, uint8_t *buf, struct vhdx_meta *m, struct img_error *err)
 {
-	unsigned seen = 0;
+	struct seen seen = { 0 };
 	uint32_t nr;
 	int ret = node_pread(file, buf, VHDX_TABLE_BYTES, m->metadata.off, 0, err);
 
@@ -395,7 +408,7 @@ static int load_items(struct node *file, uint8_t *buf, struct vhdx_meta *m, stru
 	for (uint32_t i = 0; i < nr && ret == 0; i++)
 		ret = take_item(file, buf + sizeof(struct disk_vhdx_items) + sizeof(struct disk_vhdx_item) * i, m,
 				&seen, err);
-	return ret ? ret : judge_meta(m, seen, err);
+	return ret ? ret : judge_meta(m, seen.flags, err);
 }
 
 int vhdx_meta_load(struct node *file, struct vhdx_meta *out, struct img_error *err)
