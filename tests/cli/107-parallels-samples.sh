@@ -88,12 +88,21 @@ for name in unclosed high; do
 done
 echo more | imgtool write unclosed.hdd --offset 100000
 imgtool info --json unclosed.hdd | json 'd["dirty"]'
-run imgtool check --repair askew.hdd
-for name in outside before_data gaps empty sum_wrong ext_outside unclosed high; do
+cp askew.hdd cut_askew.hdd
+before=$(digest askew.hdd)
+for name in askew outside before_data gaps empty sum_wrong ext_outside unclosed high; do
 	run imgtool check --repair $name.hdd
 	run imgtool check -q $name.hdd
 done
-for name in outside before_data gaps empty sum_wrong ext_outside unclosed; do
+same "in line" "$(digest askew.hdd)" "$before"
+
+# Made smaller, such an image comes in line as well: what is cut off leaves nothing behind.
+imgtool resize -q --shrink cut_askew.hdd $((20 * 4096))
+imgtool resize -q --shrink askew.hdd $((20 * 4096))
+run imgtool check cut_askew.hdd
+same "shorter" "$(digest cut_askew.hdd)" "$(digest askew.hdd)"
+same "length" "$(stat -c %s cut_askew.hdd)" "$(stat -c %s askew.hdd)"
+for name in askew cut_askew outside before_data gaps empty sum_wrong ext_outside unclosed; do
 	reader verify $name.hdd
 done
 run imgtool check --repair twice.hdd

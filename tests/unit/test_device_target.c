@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "crash.h"
+#include "cut_power.h"
 #include "device.h"
 #include "fault.h"
 #include "image.h"
@@ -223,33 +223,6 @@ static int wrap_logged(void *ctx, struct node *child, const char *name, const st
 	return crash_node_new(child, ctx, 0, out, e);
 }
 
-static uint64_t random_next(uint64_t *state)
-{
-	*state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-	return *state >> 33;
-}
-
-/* The device is as a power failure before entry `at` left it: what no flush covers is there, or not, or in part. */
-static void cut_power(struct mem_content *content, const struct crash_log *log, size_t at, uint64_t *random)
-{
-	struct host_open how = { .writable = true };
-	struct node *node;
-
-	assert_ok(mem_node_on(content, NAME, &how, &node, &err));
-	for (size_t i = 0; i < at; i++) {
-		struct crash_fate fate = { .kind = FATE_APPLIED };
-
-		if (!crash_is_volatile(crash_log_at(log, i)))
-			continue;
-		if (!crash_is_durable(log, i, at))
-			fate = (struct crash_fate){ .kind = random_next(random) % 3,
-						    .tear_bytes = 512,
-						    .seed = *random };
-		assert_int_equal(crash_apply(node, crash_log_at(log, i), &fate), 0);
-	}
-	assert_ok(node_close(node, &err));
-}
-
 static void test_crashes(void **state)
 {
 	struct img *src = source();
@@ -275,7 +248,7 @@ static void test_crashes(void **state)
 			size_t nr = crash_log_nr(log), at = i < 40 ? nr - i % nr : random_next(&random) % (nr + 1);
 
 			memfs_put(&fs, NAME, mem_content_clone(before));
-			cut_power(memfs_find(&fs, NAME), log, at, &random);
+			cut_power(memfs_find(&fs, NAME), NAME, log, at, &random);
 			if (open_it(format, 0, &img) != 0) {
 				none++;
 				continue;

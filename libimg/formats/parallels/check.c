@@ -2,8 +2,8 @@
 /*
  * Check and repair. The engine judges the table; here are the header's own statements and the Format Extension.
  *
- * Repair: entries that lead nowhere become free, gaps are closed and the file is cut off behind the last cluster, the
- * mark of an open image goes. Clusters that two entries lead to are left alone: nobody knows whose they are; a
+ * Repair: entries that lead nowhere become free, clusters come in line, gaps are closed and the file is cut off behind
+ * the last cluster, the mark of an open image goes. Clusters that two entries lead to are left alone: nobody knows whose they are; a
  * conversion gives each block its own. As every change, a repair takes the extension off (PRL-10).
  */
 #include <inttypes.h>
@@ -24,6 +24,7 @@ struct check {
 	struct img_check_result *out;
 	struct blockmap_census census;
 	struct prl_ext ext;
+	bool askew; /* some clusters are out of line */
 };
 
 static void found(struct check *k, enum img_finding_kind kind, const char *rule, uint64_t off, bool repaired,
@@ -94,8 +95,8 @@ static int judge_empty(struct check *k)
 	return 0;
 }
 
-/* Entries of which the place is between two places: then gaps cannot be filled. */
-static int check_line(struct check *k, bool *in_line, const struct img_progress *progress, struct img_error *err)
+/* Entries of which the place is between two places. */
+static int check_line(struct check *k, const struct img_progress *progress, struct img_error *err)
 {
 	const struct prl_header *h = &k->p->h;
 	struct blockmap_entry e;
@@ -122,9 +123,9 @@ static int check_line(struct check *k, bool *in_line, const struct img_progress 
 			continue;
 		first = nr++ == 0 ? e.off : first;
 	}
-	*in_line = nr == 0;
-	if (nr > 0)
-		found(k, IMG_FINDING_NOTE, "PRL-7", first, false,
+	k->askew = nr > 0;
+	if (k->askew)
+		found(k, IMG_FINDING_NOTE, "PRL-7", first, k->repair && k->census.nr_overlaps == 0,
 		      "%" PRIu64 " clusters are out of line with the data area: other programs may refuse them", nr);
 	return 0;
 }
@@ -150,13 +151,15 @@ static bool repair_is_due(const struct check *k)
 
 	if (!k->repair)
 		return false;
-	return k->out->damage + k->out->leaks + k->out->redundancy > 0 || h->in_use == PRL_IN_USE ||
+	return k->out->damage + k->out->leaks + k->out->redundancy > 0 || h->in_use == PRL_IN_USE || k->askew ||
 	       ((h->flags & PRL_FLAG_EMPTY) && k->census.nr_data > 0);
 }
 
 static int check_stopped(struct check *k, const struct img_progress *progress, struct img_error *err)
 {
-	struct blockmap_rules rules = { .entry = "PRL-6", .overlap = "PRL-8", .leak = "PRL-9" };
+	struct blockmap_rules rules = {
+		.entry = "PRL-6", .overlap = "PRL-8", .leak = "PRL-9", .closes_gaps = true
+	};
 	struct prl_image *p = k->p;
 	int ret = 0;
 
@@ -172,10 +175,9 @@ static int check_stopped(struct check *k, const struct img_progress *progress, s
 		return ret;
 	rules.taken = k->ext.taken;
 	rules.nr_taken = k->ext.nr_taken;
-	ret = check_line(k, &rules.closes_gaps, progress, err);
+	ret = blockmap_check(p->bm, &rules, p->h.data_off, k->repair, k->fn, k->ctx, progress, k->out, &k->census, err);
 	if (ret == 0)
-		ret = blockmap_check(p->bm, &rules, p->h.data_off, k->repair, k->fn, k->ctx, progress, k->out,
-				     &k->census, err);
+		ret = check_line(k, progress, err);
 	if (ret == 0)
 		ret = judge_empty(k);
 	k->out->metadata_bytes += sizeof(struct disk_prl_header);

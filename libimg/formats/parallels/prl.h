@@ -150,8 +150,9 @@ int prl_ext_load(struct node *file, const struct prl_header *h, const char *path
 /* ---- resize.c ---- */
 int prl_image_resize(struct node *node, uint64_t size_bytes, struct img_error *err);
 /*
- * Fills the gaps between places with clusters from the end and cuts the file off behind the last one. alone; no two
- * entries lead to one place. Where places are not in line (PRL-7) gaps stay.
+ * Brings clusters in line (PRL-7), which may take room, fills the gaps between places with clusters from the end and
+ * cuts the file off behind the last one. alone; no two entries lead to one place. After a failure the image is whole
+ * and what was not done yet is leaked.
  */
 int prl_compact(struct prl_image *p, struct img_error *err);
 

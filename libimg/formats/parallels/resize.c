@@ -11,7 +11,7 @@
  *   3  the header tells the new size, and where data begins now
  *
  * Shrinking: the header first. The clusters that are gone are nobody's then: others from the end of the file fill them,
- * and the file is cut off (prl_compact()).
+ * and the file is cut off (prl_compact()). Only where a cluster is out of line that takes room before it gives any.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -101,20 +101,30 @@ static uint64_t first_place(const struct prl_image *p)
 	return prl_place_at(&p->h, 0);
 }
 
-/* How many entries lead to places. False in *in_line where one lies between two places. */
-static int count_used(struct prl_image *p, uint64_t *nr, bool *in_line, struct img_error *err)
+/* A cluster between two places takes the room of both: it goes behind all others, to a place that is its own (PRL-7). */
+static int bring_in_line(struct prl_image *p, struct img_error *err)
+{
+	struct blockmap_entry e;
+	int ret = 0;
+
+	for (uint32_t i = 0; i < p->h.nr_entries && ret == 0; i++) {
+		ret = blockmap_get(p->bm, i, &e, err);
+		if (ret == 0 && e.state == BLOCKMAP_DATA && prl_place_at(&p->h, e.off) != e.off)
+			ret = blockmap_move(p->bm, i, 0, err);
+	}
+	return ret == 0 ? blockmap_flush_stopped(p->bm, err) : ret;
+}
+
+/* How many entries lead to places. */
+static int count_used(struct prl_image *p, uint64_t *nr, struct img_error *err)
 {
 	struct blockmap_entry e;
 	int ret = 0;
 
 	*nr = 0;
-	*in_line = true;
 	for (uint32_t i = 0; i < p->h.nr_entries && ret == 0; i++) {
 		ret = blockmap_get(p->bm, i, &e, err);
-		if (ret != 0 || e.state != BLOCKMAP_DATA)
-			continue;
-		++*nr;
-		*in_line = *in_line && prl_place_at(&p->h, e.off) == e.off;
+		*nr += ret == 0 && e.state == BLOCKMAP_DATA;
 	}
 	return ret;
 }
@@ -163,11 +173,12 @@ int prl_compact(struct prl_image *p, struct img_error *err)
 {
 	struct blockmap_shape shape;
 	uint8_t *used;
-	bool in_line;
 	uint64_t nr;
-	int ret = count_used(p, &nr, &in_line, err);
+	int ret = bring_in_line(p, err);
 
-	if (ret != 0 || !in_line)
+	if (ret == 0)
+		ret = count_used(p, &nr, err);
+	if (ret != 0)
 		return ret;
 	used = calloc(1, (size_t)(nr / 8 + 1));
 	if (!used)
