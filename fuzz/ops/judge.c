@@ -124,38 +124,44 @@ static int judge_head(struct ops *o, const struct allowed *a, const struct flat 
 	return 0;
 }
 
-/* Does img have just the snapshots of f? Says no, or -1 where it cannot be looked at. */
-static int has_list(struct ops *o, const struct mfile *f, const struct img_snapshot *list, size_t nr)
+/* Are these just the snapshots of f? */
+static bool has_list(const struct mfile *f, const struct img_snapshot *list, size_t nr)
 {
-	(void)o;
 	if (nr != f->nr_snaps)
-		return 0;
+		return false;
 	for (size_t i = 0; i < nr; i++) {
 		if (strcmp(list[i].name, f->snaps[i].name) != 0 || list[i].size_bytes != f->snaps[i].disk.size_bytes ||
 		    list[i].vmstate_bytes != (f->snaps[i].has_vm ? f->snaps[i].vm.size_bytes : 0))
-			return 0;
+			return false;
 	}
-	return 1;
+	return true;
 }
 
+/* head_parent: on which snapshot the head stands, which a list does not say where a revert did not come to its end. */
 static int find_list(struct ops *o, struct img *img, const struct allowed *a, const struct mfile **out,
-		     const char *what)
+		     unsigned *head_parent, const char *what)
 {
 	struct img_snapshot list[MODEL_MAX_SNAPS + 1];
 	struct img_error err = { 0 };
 	size_t nr = 0;
 
 	*out = a->list[0];
+	*head_parent = a->list[0]->head_parent;
 	if (top(o)->format->raw || top(o)->format->plain)
 		return 0;
 	if (expect(&o->m, img_snapshot_list(img, list, MODEL_MAX_SNAPS + 1, &nr, &err), 0, &err, what) != 0)
 		return -1;
+	*out = NULL;
 	for (unsigned i = 0; i < a->nr_lists; i++) {
-		*out = a->list[i];
-		if (has_list(o, *out, list, nr))
-			return 0;
+		if (!has_list(a->list[i], list, nr))
+			continue;
+		if (!*out)
+			*head_parent = a->list[i]->head_parent;
+		else if (*head_parent != a->list[i]->head_parent)
+			*head_parent = MODEL_ANY_PARENT;
+		*out = *out ? *out : a->list[i];
 	}
-	return fail(&o->m, "%s: %zu snapshots, which are neither those before nor those after", what, nr);
+	return *out ? 0 : fail(&o->m, "%s: %zu snapshots, which are neither those before nor those after", what, nr);
 }
 
 int judge_and_adopt(struct ops *o, struct img *img, const struct allowed *a, const char *what)
@@ -163,8 +169,9 @@ int judge_and_adopt(struct ops *o, struct img *img, const struct allowed *a, con
 	const struct mfile *found = NULL;
 	struct flat head = { 0 }, vm = { 0 };
 	struct mfile next;
+	unsigned head_parent = 0;
 	bool raw = top(o)->format->raw || top(o)->format->plain; /* no machine state */
-	int ret = find_list(o, img, a, &found, what);
+	int ret = find_list(o, img, a, &found, &head_parent, what);
 
 	if (ret == 0)
 		ret = read_head(&o->m, img, &head, what);
@@ -186,6 +193,7 @@ int judge_and_adopt(struct ops *o, struct img *img, const struct allowed *a, con
 	flat_free(&next.vm);
 	next.head = head;
 	next.vm = vm;
+	next.head_parent = head_parent;
 	mfile_free(top(o));
 	*top(o) = next;
 	bitmaps_resized(&o->m, o->m.top, next.head.size_bytes);

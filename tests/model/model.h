@@ -13,6 +13,8 @@
 #ifndef TESTS_MODEL_H
 #define TESTS_MODEL_H
 
+#include <limits.h>
+
 #include "device.h"
 #include "flat.h"
 #include "memfs.h"
@@ -116,6 +118,8 @@ struct msnap {
 	unsigned id; /* ours, ascending with creation */
 	unsigned parent;
 };
+/* A parent that is not known: a crash may have come before a revert or after it. */
+#define MODEL_ANY_PARENT UINT_MAX
 
 struct mfile {
 	char name[16];

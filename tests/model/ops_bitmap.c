@@ -150,8 +150,8 @@ int op_bitmap_add(struct model *m, const uint32_t *r)
 	struct img_error err = { 0 };
 	bool off = r[2] & 1;
 	int want = top(m)->is_v2		? IMG_E_UNSUPPORTED :
-		   top(m)->head.size_bytes == 0 ? IMG_E_INVALID :
 		   b->exists			? IMG_E_EXISTS :
+		   top(m)->head.size_bytes == 0 ? IMG_E_INVALID :
 						  0;
 	int ret =
 		img_bitmap_add(m->img, name_of(r[0] % MODEL_BITMAPS), granule, off ? IMG_BITMAP_ADD_DISABLED : 0, &err);

@@ -3,8 +3,8 @@
  * Check and repair. The engine judges the table; here are the header's own statements and the Format Extension.
  *
  * Repair: entries that lead nowhere become free, clusters come in line, gaps are closed and the file is cut off behind
- * the last cluster, the mark of an open image goes. Clusters that two entries lead to are left alone: nobody knows whose they are; a
- * conversion gives each block its own. As every change, a repair takes the extension off (PRL-10).
+ * the last cluster, the mark of an open image goes. Clusters that two entries lead to are left alone: nobody knows
+ * whose they are; a conversion gives each block its own. As every change, a repair takes the extension off (PRL-10).
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -157,9 +157,7 @@ static bool repair_is_due(const struct check *k)
 
 static int check_stopped(struct check *k, const struct img_progress *progress, struct img_error *err)
 {
-	struct blockmap_rules rules = {
-		.entry = "PRL-6", .overlap = "PRL-8", .leak = "PRL-9", .closes_gaps = true
-	};
+	struct blockmap_rules rules = { .entry = "PRL-6", .overlap = "PRL-8", .leak = "PRL-9", .closes_gaps = true };
 	struct prl_image *p = k->p;
 	int ret = 0;
 
