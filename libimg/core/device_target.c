@@ -452,6 +452,10 @@ int device_target_begin(struct device_target *t, const struct img_driver *drv, c
 			struct img_error *err)
 {
 	*t = (struct device_target){ .host = host };
+	if (drv == registry_find("raw"))
+		return error_set(
+			err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
+			"a raw image on a block device is the device itself: it need not be made, only written");
 	if (drv->anchors[0].bytes == 0)
 		return error_set(err, IMG_E_UNSUPPORTED, 0, NO_OFFSET, LAYER,
 				 "images of format %s cannot stand on a block device: those of limg and qcow2 can",

@@ -19,6 +19,8 @@
  *  - State after failure: unless a function says otherwise, an image whose change failed is unchanged. After a failed flush
  *    (or a failed commit of metadata) the handle is poisoned: reads go on, every further change is refused with
  *    IMG_E_POISONED until the image is closed and opened again. What had been flushed before is on disk.
+ *  - Callbacks (progress, findings, details, warnings) are called by one thread at a time while requests to the image may
+ *    be held back: they must not call the library on the images of the call that they serve.
  *  - The library prints nothing, never exits, installs no signal handlers and keeps no global state.
  */
 #ifndef LIBIMG_H

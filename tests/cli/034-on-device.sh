@@ -48,6 +48,7 @@ imgtool write base.qcow2 --offset 4M <small
 	run imgtool create "$device" 1G
 	run imgtool convert -O qcow2 source.raw "$device"
 	run imgtool create -f vhdx --force "$device" 1G
+	run imgtool create -f raw --force "$device" 1G
 ) 2>&1 | link
 cmp disk <(random_bytes 4 67108864)
 for format in limg qcow2; do
