@@ -4,8 +4,10 @@
 
 #include <string.h>
 
+#include "disk_int.h"
 #include "fixed.h"
 
+#define KIB	      1024u
 #define TEMPLATES_MAX 64
 #define WRITE_MAX     (1u << 20)
 
@@ -194,4 +196,47 @@ void make_vmstate(struct img *img, uint64_t off, uint64_t bytes, uint64_t seed)
 	make_pattern(buf, bytes, off, seed);
 	MAKE_OK(img_vmstate_write(img, buf, bytes, off, NULL));
 	free(buf);
+}
+
+static void make_simple_named(struct memfs *fs, const char *name, const char *format, uint64_t size_bytes,
+			      const char *options)
+{
+	struct img *img;
+
+	make_image(fs, name, format, size_bytes, options);
+	img = make_open(fs, name, format);
+	make_write(img, 1000, 6000, 1, 0);
+	make_write(img, 40 * KIB, 4 * KIB, 2, 0);
+	MAKE_OK(img_zero(img, 24 * KIB, 30 * KIB, 0, NULL));
+	make_write(img, img_size(img) - 2 * KIB, 2 * KIB, 3, 0);
+	make_close(img);
+}
+
+void make_simple(struct memfs *fs, const char *format, uint64_t size_bytes, const char *options)
+{
+	make_simple_named(fs, FUZZ_IMAGE, format, size_bytes, options);
+}
+
+void make_simple_on(struct memfs *fs, const char *format, const char *base_options, const char *options)
+{
+	struct img *img;
+
+	make_simple_named(fs, "base", format, 128 * KIB, base_options);
+	make_overlay(fs, FUZZ_IMAGE, format, options, "base", format, NULL);
+	img = make_open(fs, FUZZ_IMAGE, format);
+	make_write(img, 10 * KIB, 3000, 7, 0);
+	MAKE_OK(img_zero(img, 32 * KIB, 64 * KIB, 0, NULL));
+	make_close(img);
+}
+
+void make_patch(struct memfs *fs, uint64_t off, const void *data, size_t bytes)
+{
+	MAKE_OK(mem_content_write(memfs_find(fs, FUZZ_IMAGE), data, bytes, off));
+}
+
+void make_patch32(struct memfs *fs, uint64_t off, uint32_t value)
+{
+	struct le32 d = le32_of(value);
+
+	make_patch(fs, off, &d, sizeof(d));
 }

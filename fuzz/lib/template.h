@@ -96,6 +96,13 @@ void make_close(struct img *img);
 void make_pattern(uint8_t *buf, size_t bytes, uint64_t off, uint64_t seed);
 void make_write(struct img *img, uint64_t off, uint64_t bytes, uint64_t seed, unsigned flags);
 void make_vmstate(struct img *img, uint64_t off, uint64_t bytes, uint64_t seed);
+/* FUZZ_IMAGE of at least 64 KiB with some data, and zeros that were written. */
+void make_simple(struct memfs *fs, const char *format, uint64_t size_bytes, const char *options);
+/* FUZZ_IMAGE on a disk of 128 KiB like that, named "base", with data and zeros of its own. */
+void make_simple_on(struct memfs *fs, const char *format, const char *base_options, const char *options);
+/* Bytes of FUZZ_IMAGE. */
+void make_patch(struct memfs *fs, uint64_t off, const void *data, size_t bytes);
+void make_patch32(struct memfs *fs, uint64_t off, uint32_t value); /* little-endian */
 #define MAKE_OK(call) FUZZ_CHECK((call) == 0)
 
 #endif

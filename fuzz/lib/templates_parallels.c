@@ -8,61 +8,43 @@
 #define TABLE_LOOK 64u /* entries that are told as fields */
 #define EXT_MAX	   (64 * KIB)
 
-static void plain(struct memfs *fs, uint64_t size_bytes, const char *options)
-{
-	struct img *img;
-
-	make_image(fs, FUZZ_IMAGE, "parallels", size_bytes, options);
-	img = make_open(fs, FUZZ_IMAGE, "parallels");
-	make_write(img, 1000, 6000, 1, 0);
-	make_write(img, 40 * KIB, 4 * KIB, 2, 0);
-	MAKE_OK(img_zero(img, 24 * KIB, 30 * KIB, 0, NULL));
-	make_write(img, img_size(img) - 2 * KIB, 2 * KIB, 3, 0);
-	make_close(img);
-}
-
 static void make_usual(struct memfs *fs)
 {
-	plain(fs, 4096 * KIB, NULL);
+	make_simple(fs, "parallels", 4096 * KIB, NULL);
 }
 
 static void make_small(struct memfs *fs)
 {
-	plain(fs, 128 * KIB, "cluster_size=512");
+	make_simple(fs, "parallels", 128 * KIB, "cluster_size=512");
 }
 
 static void make_version_1(struct memfs *fs)
 {
-	plain(fs, 128 * KIB + 512, "cluster_size=4K,version=1");
+	make_simple(fs, "parallels", 128 * KIB + 512, "cluster_size=4K,version=1");
 }
 
 static void make_odd(struct memfs *fs)
 {
-	plain(fs, 256 * KIB, "cluster_size=32256,version=1");
+	make_simple(fs, "parallels", 256 * KIB, "cluster_size=32256,version=1");
 }
 
 /* A descriptor, and two images that it names. */
 static void make_bundle(struct memfs *fs)
 {
-	plain(fs, 192 * KIB, "subformat=bundle,split_size=128K,cluster_size=4K");
+	make_simple(fs, "parallels", 192 * KIB, "subformat=bundle,split_size=128K,cluster_size=4K");
 }
 
 static void make_plain_bundle(struct memfs *fs)
 {
-	plain(fs, 96 * KIB, "subformat=plain");
-}
-
-static void put(struct memfs *fs, uint64_t off, const void *data, size_t bytes)
-{
-	FUZZ_CHECK(mem_content_write(memfs_find(fs, FUZZ_IMAGE), data, bytes, off) == 0);
+	make_simple(fs, "parallels", 96 * KIB, "subformat=plain");
 }
 
 static void make_unclosed(struct memfs *fs)
 {
 	struct le32 in_use = le32_of(PRL_IN_USE);
 
-	plain(fs, 128 * KIB, "cluster_size=4K");
-	put(fs, PRL_AT(in_use), &in_use, sizeof(in_use));
+	make_simple(fs, "parallels", 128 * KIB, "cluster_size=4K");
+	make_patch(fs, PRL_AT(in_use), &in_use, sizeof(in_use));
 }
 
 /* The checksum of the extension at off, which is cluster bytes long. */
@@ -95,7 +77,7 @@ static void make_bitmap(struct memfs *fs)
 	struct le64 sector;
 	uint64_t off;
 
-	plain(fs, 128 * KIB, "cluster_size=4K");
+	make_simple(fs, "parallels", 128 * KIB, "cluster_size=4K");
 	image = memfs_find(fs, FUZZ_IMAGE);
 	off = mem_content_size(image);
 	memset(&d, 0, sizeof(d));
@@ -106,13 +88,13 @@ static void make_bitmap(struct memfs *fs)
 	d.bitmap.granularity = le32_of(8);
 	d.bitmap.nr_l1 = le32_of(1);
 	d.l1 = le64_of((off + sizeof(d)) / PRL_SECTOR_BYTES);
-	put(fs, off, &d, sizeof(d));
-	put(fs, off + sizeof(d), &d.rest, sizeof(d.rest));
+	make_patch(fs, off, &d, sizeof(d));
+	make_patch(fs, off + sizeof(d), &d.rest, sizeof(d.rest));
 	FUZZ_CHECK(mem_content_resize(image, off + 2 * sizeof(d)) == 0);
 	sum(image, off, sizeof(d), d.ext.md5);
-	put(fs, off, &d.ext, sizeof(d.ext));
+	make_patch(fs, off, &d.ext, sizeof(d.ext));
 	sector = le64_of(off / PRL_SECTOR_BYTES);
-	put(fs, PRL_AT(ext_off), &sector, sizeof(sector));
+	make_patch(fs, PRL_AT(ext_off), &sector, sizeof(sector));
 }
 
 static void walk_ext(struct walk *w, uint64_t off, uint32_t cluster)

@@ -191,7 +191,7 @@ static void poke64(struct memfs *fs, uint64_t off, uint64_t value)
 {
 	struct be64 v = be64_of(value);
 
-	FUZZ_CHECK(mem_content_write(memfs_find(fs, FUZZ_IMAGE), &v, sizeof(v), off) == 0);
+	make_patch(fs, off, &v, sizeof(v));
 }
 
 static void make_dirty(struct memfs *fs)

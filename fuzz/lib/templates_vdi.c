@@ -7,102 +7,61 @@
 #define KIB	 1024u
 #define MAP_LOOK 64u /* entries that are told as fields */
 
-static void fill(struct img *img)
-{
-	make_write(img, 1000, 6000, 1, 0);
-	make_write(img, 40 * KIB, 4 * KIB, 2, 0);
-	MAKE_OK(img_zero(img, 24 * KIB, 30 * KIB, 0, NULL));
-	make_write(img, img_size(img) - 2 * KIB, 2 * KIB, 3, 0);
-}
-
-static void plain(struct memfs *fs, const char *name, uint64_t size_bytes, const char *options)
-{
-	struct img *img;
-
-	make_image(fs, name, "vdi", size_bytes, options);
-	img = make_open(fs, name, "vdi");
-	fill(img);
-	make_close(img);
-}
-
 static void make_usual(struct memfs *fs)
 {
-	plain(fs, FUZZ_IMAGE, 4096 * KIB, NULL);
+	make_simple(fs, "vdi", 4096 * KIB, NULL);
 }
 
 static void make_small(struct memfs *fs)
 {
-	plain(fs, FUZZ_IMAGE, 128 * KIB, "block_size=512,align=512");
+	make_simple(fs, "vdi", 128 * KIB, "block_size=512,align=512");
 }
 
 static void make_pages(struct memfs *fs)
 {
-	plain(fs, FUZZ_IMAGE, 128 * KIB + 512, "block_size=4K,align=512");
+	make_simple(fs, "vdi", 128 * KIB + 512, "block_size=4K,align=512");
 }
 
 static void make_fixed(struct memfs *fs)
 {
-	plain(fs, FUZZ_IMAGE, 128 * KIB, "block_size=16K,align=4K,subformat=fixed");
-}
-
-static void overlay(struct memfs *fs, const char *options)
-{
-	struct img *img;
-
-	plain(fs, "base", 128 * KIB, "block_size=8K,align=512");
-	make_overlay(fs, FUZZ_IMAGE, "vdi", options, "base", "vdi", NULL);
-	img = make_open(fs, FUZZ_IMAGE, "vdi");
-	make_write(img, 10 * KIB, 3000, 7, 0);
-	MAKE_OK(img_zero(img, 32 * KIB, 64 * KIB, 0, NULL));
-	make_close(img);
+	make_simple(fs, "vdi", 128 * KIB, "block_size=16K,align=4K,subformat=fixed");
 }
 
 static void make_overlaid(struct memfs *fs)
 {
-	overlay(fs, "block_size=4K,align=512");
+	make_simple_on(fs, "vdi", "block_size=8K,align=512", "block_size=4K,align=512");
 }
 
 static void make_large_overlaid(struct memfs *fs)
 {
-	overlay(fs, "block_size=64K,align=512");
-}
-
-static void put32(struct memfs *fs, uint64_t off, uint32_t value)
-{
-	struct le32 d = le32_of(value);
-
-	FUZZ_CHECK(mem_content_write(memfs_find(fs, FUZZ_IMAGE), &d, sizeof(d), off) == 0);
+	make_simple_on(fs, "vdi", "block_size=8K,align=512", "block_size=64K,align=512");
 }
 
 /* Half of each place is made extra bytes: other blocks, of half the size. */
 static void make_extra(struct memfs *fs)
 {
-	plain(fs, FUZZ_IMAGE, 64 * KIB, "block_size=8K,align=512,subformat=fixed");
-	put32(fs, VDI_AT(block_bytes), 4 * KIB);
-	put32(fs, VDI_AT(extra_bytes), 4 * KIB);
-	put32(fs, VDI_AT(disk_bytes), 32 * KIB);
+	make_simple(fs, "vdi", 64 * KIB, "block_size=8K,align=512,subformat=fixed");
+	make_patch32(fs, VDI_AT(block_bytes), 4 * KIB);
+	make_patch32(fs, VDI_AT(extra_bytes), 4 * KIB);
+	make_patch32(fs, VDI_AT(disk_bytes), 32 * KIB);
 }
 
 /* The old header, and the map behind it. */
 static void make_version_0(struct memfs *fs)
 {
 	struct disk_vdi_header0 d;
-	struct le32 entry;
 
-	plain(fs, FUZZ_IMAGE, 64 * KIB, "block_size=8K,align=512,subformat=fixed");
+	make_simple(fs, "vdi", 64 * KIB, "block_size=8K,align=512,subformat=fixed");
 	memset(&d, 0, sizeof(d));
 	d.type = le32_of(VDI_FIXED);
 	d.disk_bytes = le64_of(64 * KIB);
 	d.block_bytes = le32_of(8 * KIB);
 	d.nr_blocks = d.nr_allocated = le32_of(8);
 	d.uuid[0] = d.modification[0] = 1;
-	put32(fs, offsetof(struct disk_vdi_preheader, version), VDI_VERSION_0);
-	FUZZ_CHECK(mem_content_write(memfs_find(fs, FUZZ_IMAGE), &d, sizeof(d), VDI_HEADER_OFF) == 0);
-	for (uint32_t i = 0; i < 8; i++) {
-		entry = le32_of(i);
-		FUZZ_CHECK(mem_content_write(memfs_find(fs, FUZZ_IMAGE), &entry, 4,
-					     VDI_HEADER_OFF + sizeof(d) + 4 * i) == 0);
-	}
+	make_patch32(fs, offsetof(struct disk_vdi_preheader, version), VDI_VERSION_0);
+	make_patch(fs, VDI_HEADER_OFF, &d, sizeof(d));
+	for (uint32_t i = 0; i < 8; i++)
+		make_patch32(fs, VDI_HEADER_OFF + sizeof(d) + 4 * i, i);
 }
 
 /* There are no checksums: the fields are told, and the first entries of the map. */

@@ -9,37 +9,19 @@
 #define KIB	   1024u
 #define TABLE_LOOK 64u /* entries that are told as fields */
 
-static void fill(struct img *img)
-{
-	make_write(img, 1000, 6000, 1, 0);
-	make_write(img, 40 * KIB, 4 * KIB, 2, 0);
-	MAKE_OK(img_zero(img, 24 * KIB, 30 * KIB, 0, NULL));
-	make_write(img, img_size(img) - 2 * KIB, 2 * KIB, 3, 0);
-}
-
-static void plain(struct memfs *fs, const char *name, uint64_t size_bytes, const char *options)
-{
-	struct img *img;
-
-	make_image(fs, name, "vhd", size_bytes, options);
-	img = make_open(fs, name, "vhd");
-	fill(img);
-	make_close(img);
-}
-
 static void make_usual(struct memfs *fs)
 {
-	plain(fs, FUZZ_IMAGE, 4096 * KIB, NULL);
+	make_simple(fs, "vhd", 4096 * KIB, NULL);
 }
 
 static void make_small(struct memfs *fs)
 {
-	plain(fs, FUZZ_IMAGE, 128 * KIB + 512, "block_size=4K");
+	make_simple(fs, "vhd", 128 * KIB + 512, "block_size=4K");
 }
 
 static void make_fixed(struct memfs *fs)
 {
-	plain(fs, FUZZ_IMAGE, 128 * KIB, "subformat=fixed");
+	make_simple(fs, "vhd", 128 * KIB, "subformat=fixed");
 }
 
 /* A table and texts that are not where new images have them. */
@@ -47,33 +29,21 @@ static void make_moved(struct memfs *fs)
 {
 	struct img *img;
 
-	plain(fs, FUZZ_IMAGE, 128 * KIB, "block_size=4K");
+	make_simple(fs, "vhd", 128 * KIB, "block_size=4K");
 	img = make_open(fs, FUZZ_IMAGE, "vhd");
 	MAKE_OK(img_resize(img, 1024 * KIB, 0, NULL));
 	make_write(img, 900 * KIB, 5000, 5, 0);
 	make_close(img);
 }
 
-static void overlay(struct memfs *fs, const char *options)
-{
-	struct img *img;
-
-	plain(fs, "base", 128 * KIB, "block_size=8K");
-	make_overlay(fs, FUZZ_IMAGE, "vhd", options, "base", "vhd", NULL);
-	img = make_open(fs, FUZZ_IMAGE, "vhd");
-	make_write(img, 10 * KIB, 3000, 7, 0);
-	MAKE_OK(img_zero(img, 32 * KIB, 64 * KIB, 0, NULL));
-	make_close(img);
-}
-
 static void make_overlaid(struct memfs *fs)
 {
-	overlay(fs, "block_size=4K");
+	make_simple_on(fs, "vhd", "block_size=8K", "block_size=4K");
 }
 
 static void make_large_overlaid(struct memfs *fs)
 {
-	overlay(fs, "block_size=64K");
+	make_simple_on(fs, "vhd", "block_size=8K", "block_size=64K");
 }
 
 static uint32_t sum_of(const void *p, size_t bytes, size_t field_off)
@@ -92,7 +62,7 @@ static void make_clear_bits(struct memfs *fs)
 	struct mem_content *image;
 	struct disk_vhd_footer f;
 
-	overlay(fs, "block_size=8K");
+	make_simple_on(fs, "vhd", "block_size=8K", "block_size=8K");
 	image = memfs_find(fs, FUZZ_IMAGE);
 	mem_content_read(image, &f, sizeof(f), 0);
 	f.type = be32_of(VHD_DYNAMIC);

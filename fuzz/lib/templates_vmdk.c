@@ -8,54 +8,29 @@
 #define GDE_LOOK 4u  /* entries of a directory that are told as fields */
 #define GTE_LOOK 32u /* and of the first table */
 
-static void fill(struct img *img)
-{
-	make_write(img, 1000, 6000, 1, 0);
-	make_write(img, 40 * KIB, 4 * KIB, 2, 0);
-	MAKE_OK(img_zero(img, 24 * KIB, 30 * KIB, 0, NULL));
-	make_write(img, img_size(img) - 2 * KIB, 2 * KIB, 3, 0);
-}
-
-static void plain(struct memfs *fs, const char *name, uint64_t size_bytes, const char *options)
-{
-	struct img *img;
-
-	make_image(fs, name, "vmdk", size_bytes, options);
-	img = make_open(fs, name, "vmdk");
-	fill(img);
-	make_close(img);
-}
-
 static void make_usual(struct memfs *fs)
 {
-	plain(fs, FUZZ_IMAGE, 4096 * KIB, NULL);
+	make_simple(fs, "vmdk", 4096 * KIB, NULL);
 }
 
 static void make_small(struct memfs *fs)
 {
-	plain(fs, FUZZ_IMAGE, 128 * KIB + 512, "grain_size=4K");
+	make_simple(fs, "vmdk", 128 * KIB + 512, "grain_size=4K");
 }
 
 static void make_zeros(struct memfs *fs)
 {
-	plain(fs, FUZZ_IMAGE, 3000 * KIB, "grain_size=4K,zeroed_grain=on");
+	make_simple(fs, "vmdk", 3000 * KIB, "grain_size=4K,zeroed_grain=on");
 }
 
 static void make_split(struct memfs *fs)
 {
-	plain(fs, FUZZ_IMAGE, 300 * KIB, "subformat=twoGbMaxExtentSparse,extent_size=128K,grain_size=4K");
+	make_simple(fs, "vmdk", 300 * KIB, "subformat=twoGbMaxExtentSparse,extent_size=128K,grain_size=4K");
 }
 
 static void make_flat(struct memfs *fs)
 {
-	plain(fs, FUZZ_IMAGE, 300 * KIB, "subformat=twoGbMaxExtentFlat,extent_size=128K");
-}
-
-static void put32(struct memfs *fs, uint64_t off, uint32_t value)
-{
-	struct le32 d = le32_of(value);
-
-	FUZZ_CHECK(mem_content_write(memfs_find(fs, FUZZ_IMAGE), &d, sizeof(d), off) == 0);
+	make_simple(fs, "vmdk", 300 * KIB, "subformat=twoGbMaxExtentFlat,extent_size=128K");
 }
 
 /* No copies of the tables, and not closed. */
@@ -64,21 +39,13 @@ static void make_single(struct memfs *fs)
 	static const uint8_t unclean = 1;
 
 	make_small(fs);
-	put32(fs, offsetof(struct disk_vmdk_header, flags), VMDK_NEWLINES_VALID);
-	FUZZ_CHECK(mem_content_write(memfs_find(fs, FUZZ_IMAGE), &unclean, 1,
-				     offsetof(struct disk_vmdk_header, unclean)) == 0);
+	make_patch32(fs, offsetof(struct disk_vmdk_header, flags), VMDK_NEWLINES_VALID);
+	make_patch(fs, offsetof(struct disk_vmdk_header, unclean), &unclean, sizeof(unclean));
 }
 
 static void make_overlaid(struct memfs *fs)
 {
-	struct img *img;
-
-	plain(fs, "base", 128 * KIB, "grain_size=8K");
-	make_overlay(fs, FUZZ_IMAGE, "vmdk", "grain_size=4K,zeroed_grain=on", "base", "vmdk", NULL);
-	img = make_open(fs, FUZZ_IMAGE, "vmdk");
-	make_write(img, 10 * KIB, 3000, 7, 0);
-	MAKE_OK(img_zero(img, 32 * KIB, 64 * KIB, 0, NULL));
-	make_close(img);
+	make_simple_on(fs, "vmdk", "grain_size=8K", "grain_size=4K,zeroed_grain=on");
 }
 
 /*

@@ -114,7 +114,6 @@ static int step(struct ops *o, const struct op *op)
 	if (ret != 0 && injected && m->refused) {
 		if (m->verbose)
 			printf("      failed as the host did: %s\n", m->failure), fflush(stdout);
-		o->nr_faults++;
 		return settle_fault(o);
 	}
 	if (ret != 0)
@@ -143,7 +142,6 @@ static int run_one(struct ops *o, unsigned kind, const uint32_t *r)
 		return 0;
 	}
 	if (kind == OPS_CRASH) {
-		o->nr_crashes++;
 		o->m.bitmaps_may_break = true;
 		return settle_crash(o, r);
 	}

@@ -62,7 +62,6 @@ struct ops {
 
 	enum op_kind kind; /* that runs, or ran last */
 	const uint32_t *r;
-	unsigned nr_faults, nr_crashes;
 };
 
 /* Runs an input against the format; a broken promise ends the program with a report. */
