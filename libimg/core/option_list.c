@@ -6,14 +6,31 @@
 #include "error.h"
 #include "option_list.h"
 
+/* Takes one "key=value" off *at: it ends at a comma, and two of them are one of its own. NULL: there is none left. */
+static char *next_option(char **at)
+{
+	char *from = *at, *to;
+
+	while (*from == ',')
+		from++;
+	if (*from == '\0')
+		return NULL;
+	for (to = *at = from; **at; *to++ = *(*at)++) {
+		if (**at == ',' && *++*at != ',')
+			break;
+	}
+	*to = '\0'; /* to is behind *at wherever that is not the end */
+	return from;
+}
+
 int option_each(const char *text, const char *layer, option_fn fn, void *ctx, struct img_error *err)
 {
-	char *copy = strdup(text ? text : ""), *save = NULL;
+	char *copy = strdup(text ? text : ""), *at = copy, *kv;
 	int ret = 0;
 
 	if (!copy)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, layer, "out of memory");
-	for (char *kv = strtok_r(copy, ",", &save); ret == 0 && kv; kv = strtok_r(NULL, ",", &save)) {
+	while (ret == 0 && (kv = next_option(&at))) {
 		char *eq = strchr(kv, '=');
 
 		if (eq) {

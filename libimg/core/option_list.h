@@ -7,7 +7,10 @@
 
 typedef int (*option_fn)(void *ctx, const char *key, const char *value, struct img_error *err);
 
-/* Calls fn with each pair, in their order, until it fails. text NULL: none. IMG_E_INVALID: no value; IMG_E_NOMEM. */
+/*
+ * Calls fn with each pair, in their order, until it fails. A comma in a value is written twice, as with qemu-img. text
+ * NULL: none. IMG_E_INVALID: no value; IMG_E_NOMEM.
+ */
 int option_each(const char *text, const char *layer, option_fn fn, void *ctx, struct img_error *err);
 
 /* "subformat is dynamic or fixed, not 'x'": IMG_E_INVALID. */

@@ -92,3 +92,9 @@ run imgtool create -o data_file=p.data,data_file_raw=on -b d.qcow2 p.qcow2
 ls p.data p.qcow2 2>/dev/null || true
 run imgtool flatten -q o.qcow2
 judged o.qcow2
+
+# A comma in a name is written twice.
+imgtool create -q -o 'data_file=a,,b.data,cluster_size=4K' comma.qcow2 1M
+imgtool info --json comma.qcow2 | json 'd["block_size"], d["format_specific"]["data_file"]'
+ls a,b.data
+judged comma.qcow2

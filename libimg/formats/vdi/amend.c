@@ -3,9 +3,9 @@
  * What can be changed in place: the image's UUID, and the name under which its parent is looked for. The parent's UUIDs
  * stay as they are, so that a name can only help to find the right one.
  */
-#include <stdlib.h>
 #include <string.h>
 
+#include "option_list.h"
 #include "vdi.h"
 
 static int set_name(struct vdi_header *h, const char *name, struct img_error *err)
@@ -22,8 +22,9 @@ static int set_name(struct vdi_header *h, const char *name, struct img_error *er
 	return vdi_header_set_backing(h, &ref, err);
 }
 
-static int set_one(struct vdi_header *h, const char *key, const char *value, struct img_error *err)
+static int set_one(void *ctx, const char *key, const char *value, struct img_error *err)
 {
+	struct vdi_header *h = ctx;
 	uint8_t uuid[16];
 
 	if (strcmp(key, "backing_file") == 0)
@@ -38,27 +39,6 @@ static int set_one(struct vdi_header *h, const char *key, const char *value, str
 	return 0;
 }
 
-static int apply(struct vdi_header *h, const char *options, struct img_error *err)
-{
-	char *copy = strdup(options ? options : ""), *save = NULL;
-	int ret = 0;
-
-	if (!copy)
-		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
-	for (char *kv = strtok_r(copy, ",", &save); ret == 0 && kv; kv = strtok_r(NULL, ",", &save)) {
-		char *eq = strchr(kv, '=');
-
-		if (!eq) {
-			ret = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "option '%.32s' has no value", kv);
-			break;
-		}
-		*eq = '\0';
-		ret = set_one(h, kv, eq + 1, err);
-	}
-	free(copy);
-	return ret;
-}
-
 int vdi_amend(struct node *node, const char *options, struct img_error *err)
 {
 	struct vdi_state *v = vdi_state_of(node);
@@ -66,7 +46,7 @@ int vdi_amend(struct node *node, const char *options, struct img_error *err)
 	int ret = blockmap_may_change(v->bm, err);
 
 	if (ret == 0)
-		ret = apply(&h, options, err);
+		ret = option_each(options, LAYER, set_one, &h, err);
 	if (ret == 0)
 		ret = blockmap_stop(v->bm, err);
 	if (ret != 0)
