@@ -263,7 +263,8 @@ static int bring_snapshot(struct carry *c, size_t i, struct img_error *err)
 	if (r == 0 && s->vmstate_bytes > 0)
 		r = bring_vmstate(c, s->name, s->vmstate_bytes, err);
 	if (r == 0)
-		r = img_snapshot_create(c->dst, s->name, s->vmstate_bytes > 0 ? IMG_SNAPSHOT_VMSTATE : 0, err);
+		r = image_snapshot_create_at(c->dst, s->name, s->vmstate_bytes > 0 ? IMG_SNAPSHOT_VMSTATE : 0,
+					     &s->created_ns, err);
 	c->state = i;
 	return r;
 }

@@ -290,8 +290,9 @@ struct img_driver {
 	/* The id that children of this format record: kind PIN_ID, uuid and change. Absent: they record pins. */
 	void (*id)(struct node *node, struct pin *out);
 
-	/* Snapshots. */
-	int (*snap_create)(struct node *node, const char *name, unsigned flags, struct img_error *err);
+	/* Snapshots. created_ns: since 1970, as far as the format can say; NULL: now. */
+	int (*snap_create)(struct node *node, const char *name, unsigned flags, const int64_t *created_ns,
+			   struct img_error *err);
 	int (*snap_delete)(struct node *node, const char *name, struct img_error *err);
 	int (*snap_revert)(struct node *node, const char *name, struct img_error *err);
 	int (*snap_rename)(struct node *node, const char *name, const char *new_name, struct img_error *err);

@@ -49,7 +49,6 @@ static const struct {
 	[IMG_LEFT_SECTOR_SIZE] = { "sector_size", true },
 	[IMG_LEFT_COMMENT] = { "comment", true },
 	[IMG_LEFT_EXTENDED] = { "extended", true },
-	[IMG_LEFT_SNAPSHOT_TIMES] = { "snapshot_times", false },
 	[IMG_LEFT_BACKING] = { "backing", false },
 	[IMG_LEFT_UUID] = { "uuid", false },
 	[IMG_LEFT_GEOMETRY] = { "geometry", false },
@@ -93,11 +92,6 @@ static void tell(struct report *r, enum img_left_kind kind, bool can_be_kept, ui
 static const char *s_of(uint64_t nr)
 {
 	return nr == 1 ? "" : "s";
-}
-
-static const char *is_or_are(uint64_t nr)
-{
-	return nr == 1 ? "is" : "are";
 }
 
 /* ---- facts ------------------------------------------------------------------------------------------------------- */
@@ -164,9 +158,6 @@ static int tell_snapshots(struct report *r, struct img_error *err)
 		tell(r, IMG_LEFT_SNAPSHOTS, can, nr, "%zu snapshot%s left out of the copy%s%s%s", nr,
 		     nr == 1 ? " is" : "s are", can ? "" : ": format ", can ? "" : r->l->drv->name,
 		     can ? "" : " has none");
-	else if (nr > 0)
-		tell(r, IMG_LEFT_SNAPSHOT_TIMES, false, nr, "the time%s of %zu snapshot%s %s left out of the copy",
-		     s_of(nr), nr, s_of(nr), is_or_are(nr));
 	return 0;
 }
 

@@ -90,7 +90,8 @@ int node_set_backing(struct node *node, const struct backing_ref *ref, enum back
 bool node_has_pin(const struct node *node);
 int node_pin(struct node *node, struct pin *out, struct img_error *err);
 void node_id(struct node *node, struct pin *out); /* without: PIN_NONE */
-int node_snap_create(struct node *node, const char *name, unsigned flags, struct img_error *err);
+int node_snap_create(struct node *node, const char *name, unsigned flags, const int64_t *created_ns,
+		     struct img_error *err);
 int node_snap_delete(struct node *node, const char *name, struct img_error *err);
 int node_snap_revert(struct node *node, const char *name, struct img_error *err);
 int node_snap_rename(struct node *node, const char *name, const char *new_name, struct img_error *err);

@@ -293,15 +293,17 @@ void node_id(struct node *node, struct pin *out)
 
 static const char no_snapshots[] = "snapshots";
 
-int node_snap_create(struct node *node, const char *name, unsigned flags, struct img_error *err)
+int node_snap_create(struct node *node, const char *name, unsigned flags, const int64_t *created_ns,
+		     struct img_error *err)
 {
 	int ret;
 
 	if (!node->drv->snap_create)
 		return node_unsupported(node, no_snapshots, err);
 	ret = node_check_change(node, "create a snapshot", err);
-	return ret != 0 ? ret :
-			  node_judge(node, node->drv->snap_create(node, name, flags, err), "snapshot create", err);
+	if (ret != 0)
+		return ret;
+	return node_judge(node, node->drv->snap_create(node, name, flags, created_ns, err), "snapshot create", err);
 }
 
 int node_snap_delete(struct node *node, const char *name, struct img_error *err)

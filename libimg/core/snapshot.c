@@ -67,7 +67,8 @@ int image_check_given_snapshot(const char *name, struct img_error *err)
 		       image_invalid(err, "the name of a snapshot has 1 to 255 bytes");
 }
 
-int img_snapshot_create(struct img *img, const char *name, unsigned flags, struct img_error *err)
+int image_snapshot_create_at(struct img *img, const char *name, unsigned flags, const int64_t *created_ns,
+			     struct img_error *err)
 {
 	int ret = begin(img, err);
 
@@ -78,9 +79,14 @@ int img_snapshot_create(struct img *img, const char *name, unsigned flags, struc
 	if (ret != 0)
 		return ret;
 	pthread_rwlock_rdlock(&img->content_lock);
-	ret = node_snap_create(img->top, name, flags, err);
+	ret = node_snap_create(img->top, name, flags, created_ns, err);
 	pthread_rwlock_unlock(&img->content_lock);
 	return ret;
+}
+
+int img_snapshot_create(struct img *img, const char *name, unsigned flags, struct img_error *err)
+{
+	return image_snapshot_create_at(img, name, flags, NULL, err);
 }
 
 int img_snapshot_delete(struct img *img, const char *name, struct img_error *err)
@@ -157,7 +163,8 @@ int img_snapshot_open(struct img *img, const char *name, struct img **out, struc
 	pthread_rwlock_rdlock(&img->content_lock);
 	ret = node_snap_open(img->top, name, &view, err);
 	if (ret == 0) {
-		*out = image_new(view, img->path, name, img->open_flags & ~(unsigned)(IMG_OPEN_WRITE | IMG_OPEN_BULK | IMG_OPEN_VOLATILE),
+		*out = image_new(view, img->path, name,
+				 img->open_flags & ~(unsigned)(IMG_OPEN_WRITE | IMG_OPEN_BULK | IMG_OPEN_VOLATILE),
 				 img->refs, img->env, err);
 		if (*out) {
 			(*out)->backing = img->backing;

@@ -442,7 +442,6 @@ enum img_left_kind {
 	IMG_LEFT_SECTOR_SIZE,	/* content; nr: bytes of the source's logical sectors */
 	IMG_LEFT_COMMENT,	/* content */
 	IMG_LEFT_EXTENDED,	/* content: what only the source's format has, and no other kind tells */
-	IMG_LEFT_SNAPSHOT_TIMES, /* when the snapshots were made, that the copy has; nr: how many */
 	IMG_LEFT_BACKING,	/* parents, whose content is the copy's own; nr: how many */
 	IMG_LEFT_UUID,		/* by which hosts know the disk */
 	IMG_LEFT_GEOMETRY,	/* cylinders, heads, sectors */

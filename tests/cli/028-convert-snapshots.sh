@@ -15,6 +15,11 @@ for state in "" @one @two; do
 	same "all$state" "$(content "all.limg$state")" "$(content "a.limg$state")"
 done
 imgtool snapshot list --json all.limg | json '[s["name"] for s in d["snapshots"]]'
+times() { imgtool snapshot list --json "$1" | json '[(s["name"], s["created_ns"]) for s in d["snapshots"]]'; }
+imgtool convert -q --strict=all --snapshots -O qcow2 a.limg all.qcow2
+for image in all.limg all.qcow2; do
+	same "times of $image" "$(times $image)" "$(times a.limg)"
+done
 run imgtool convert --snapshots a.limg all.raw
 sound all.limg head.limg
 

@@ -400,7 +400,7 @@ static void test_what_a_driver_lacks(void **state)
 	size_t nr = 1;
 
 	(void)state;
-	assert_int_equal(node_snap_create(node, "a", 0, NULL), IMG_E_UNSUPPORTED);
+	assert_int_equal(node_snap_create(node, "a", 0, NULL, NULL), IMG_E_UNSUPPORTED);
 	assert_int_equal(node_snap_delete(node, "a", NULL), IMG_E_UNSUPPORTED);
 	assert_int_equal(node_snap_revert(node, "a", NULL), IMG_E_UNSUPPORTED);
 	assert_int_equal(node_snap_rename(node, "a", "b", NULL), IMG_E_UNSUPPORTED);

@@ -21,8 +21,7 @@ static const char *remedy(const struct img_left *left)
 	case IMG_LEFT_ADAPTER: return ": -o adapter_type= keeps it";
 	case IMG_LEFT_COMMENT: return ": -o comment= keeps it";
 	case IMG_LEFT_VIRTUAL_SIZE:
-	case IMG_LEFT_EXTENDED:
-	case IMG_LEFT_SNAPSHOT_TIMES: break;
+	case IMG_LEFT_EXTENDED: break;
 	}
 	return "";
 }

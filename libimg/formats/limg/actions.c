@@ -99,6 +99,8 @@ static int act_create(struct ckpt *c, const struct ckpt_req *req, struct img_err
 		return rc;
 	strcpy(s.name, req->name); /* checked to fit */
 	s.has_vmstate = req->flags & IMG_SNAPSHOT_VMSTATE;
+	if (req->created_ns)
+		s.created_ns = *req->created_ns;
 	rc = catalog_add(c->e, &s, NULL, err);
 	c->next.head_parent = s.id;
 	c->next.epoch++;

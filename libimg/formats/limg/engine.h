@@ -563,6 +563,7 @@ struct ckpt_req {
 	enum ckpt_action action;
 	const char *name, *new_name;
 	unsigned flags;
+	const int64_t *created_ns;     /* SNAP_CREATE; NULL: now */
 	unsigned vol;		       /* RANGE */
 	uint64_t first, nr;	       /* RANGE: leaves */
 	enum entry_state state;	       /* RANGE */

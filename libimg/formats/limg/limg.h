@@ -9,7 +9,8 @@ int limg_create(struct node *file, const struct driver_create *args, struct img_
 int limg_open(struct node *n, const struct driver_open *args, struct img_error *err);
 int limg_close(struct node *n, struct img_error *err);
 
-int limg_snap_create(struct node *n, const char *name, unsigned flags, struct img_error *err);
+int limg_snap_create(struct node *n, const char *name, unsigned flags, const int64_t *created_ns,
+		     struct img_error *err);
 int limg_snap_delete(struct node *n, const char *name, struct img_error *err);
 int limg_snap_revert(struct node *n, const char *name, struct img_error *err);
 int limg_snap_rename(struct node *n, const char *name, const char *new_name, struct img_error *err);

@@ -28,9 +28,9 @@ int snapshot_lock(struct engine *e, uint64_t id, enum byte_lock mode, struct img
 	return node_lock_byte(e->file, SNAP_LOCK_BASE + id, mode, err);
 }
 
-int limg_snap_create(struct node *n, const char *name, unsigned flags, struct img_error *err)
+int limg_snap_create(struct node *n, const char *name, unsigned flags, const int64_t *created_ns, struct img_error *err)
 {
-	struct ckpt_req req = { .action = CKPT_SNAP_CREATE, .name = name, .flags = flags };
+	struct ckpt_req req = { .action = CKPT_SNAP_CREATE, .name = name, .flags = flags, .created_ns = created_ns };
 	int rc = head_only(n, err);
 
 	if (!rc)

@@ -181,10 +181,12 @@ static int refuse_change(struct node *n, struct img_error *err)
 				 "a single Parallels image holds no snapshots");
 }
 
-static int snap_create(struct node *n, const char *name, unsigned flags, struct img_error *err)
+static int snap_create(struct node *n, const char *name, unsigned flags, const int64_t *created_ns,
+		       struct img_error *err)
 {
 	(void)name;
 	(void)flags;
+	(void)created_ns;
 	return refuse_change(n, err);
 }
 

@@ -377,7 +377,8 @@ int qcow2_vmstate_move(struct qcow2_engine *e, uint64_t disk_bytes, uint64_t **l
 /* From close, before the last flush: the working machine state belongs to the handle, so its clusters are freed. No locks held. */
 int qcow2_vmstate_end(struct qcow2_engine *e, struct img_error *err);
 
-int qcow2_snap_create(struct node *n, const char *name, unsigned flags, struct img_error *err);
+int qcow2_snap_create(struct node *n, const char *name, unsigned flags, const int64_t *created_ns,
+		     struct img_error *err);
 int qcow2_snap_delete(struct node *n, const char *name, struct img_error *err);
 int qcow2_snap_revert(struct node *n, const char *name, struct img_error *err);
 int qcow2_snap_rename(struct node *n, const char *name, const char *new_name, struct img_error *err);

@@ -16,6 +16,7 @@
 #include "qcow2_snapshot.h"
 
 #define EXTRA_BYTES 24u /* machine state, disk, instruction counter */
+#define SECOND_NS   UINT64_C(1000000000)
 
 static struct qcow2_state *state_of(struct node *n)
 {
@@ -99,13 +100,24 @@ static int new_id(const struct qcow2_engine *e, char **out, struct img_error *er
 	return *out ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "no memory for a snapshot");
 }
 
-static int describe(struct qcow2_engine *e, const char *name, struct qcow2_snapshot *s, struct img_error *err)
+/* From 1970 to 2106, which is all that the format can say. */
+static void set_date(struct qcow2_snapshot *s, const int64_t *created_ns)
 {
 	struct timespec now;
+	uint64_t ns = created_ns && *created_ns > 0 ? (uint64_t)*created_ns : 0;
 
-	clock_gettime(CLOCK_REALTIME, &now);
-	s->date_sec = (uint32_t)now.tv_sec;
-	s->date_nsec = (uint32_t)now.tv_nsec;
+	if (!created_ns) {
+		clock_gettime(CLOCK_REALTIME, &now);
+		ns = (uint64_t)now.tv_sec * SECOND_NS + (uint64_t)now.tv_nsec;
+	}
+	s->date_sec = (uint32_t)min_u64(ns / SECOND_NS, UINT32_MAX);
+	s->date_nsec = (uint32_t)(ns % SECOND_NS);
+}
+
+static int describe(struct qcow2_engine *e, const char *name, const int64_t *created_ns, struct qcow2_snapshot *s,
+		    struct img_error *err)
+{
+	set_date(s, created_ns);
 	s->disk_bytes = e->h.size;
 	s->name = strdup(name);
 	s->extra = calloc(1, EXTRA_BYTES);
@@ -184,11 +196,11 @@ static int share_tree(struct qcow2_engine *e, struct qcow2_snapshot *s, struct i
 	return r;
 }
 
-static int add_snapshot(struct qcow2_engine *e, const char *name, unsigned flags, struct qcow2_snapshot *s,
-			struct img_error *err)
+static int add_snapshot(struct qcow2_engine *e, const char *name, unsigned flags, const int64_t *created_ns,
+			struct qcow2_snapshot *s, struct img_error *err)
 {
 	uint64_t entries = qcow2_l1_entries_for(e, e->h.size);
-	int r = describe(e, name, s, err);
+	int r = describe(e, name, created_ns, s, err);
 
 	if (flags & IMG_SNAPSHOT_VMSTATE) {
 		s->vm_state_bytes = atomic_load(&e->vm_bytes);
@@ -199,7 +211,8 @@ static int add_snapshot(struct qcow2_engine *e, const char *name, unsigned flags
 	return r == 0 ? share_tree(e, s, err) : r;
 }
 
-int qcow2_snap_create(struct node *n, const char *name, unsigned flags, struct img_error *err)
+int qcow2_snap_create(struct node *n, const char *name, unsigned flags, const int64_t *created_ns,
+		      struct img_error *err)
 {
 	struct qcow2_snapshot *list = NULL;
 	struct qcow2_engine *e;
@@ -217,7 +230,7 @@ int qcow2_snap_create(struct node *n, const char *name, unsigned flags, struct i
 	else
 		r = qcow2_snapshots_copy(e->snapshots, nr, 1, &list, err);
 	if (r == 0)
-		r = add_snapshot(e, name, flags, &list[nr], err);
+		r = add_snapshot(e, name, flags, created_ns, &list[nr], err);
 	if (r == 0)
 		qcow2_txn_set_snapshots(e, list, nr + 1);
 	else
@@ -434,7 +447,7 @@ int qcow2_snap_list(struct node *n, struct img_snapshot *out, size_t cap, size_t
 
 		copy_name(all[i].name, s->name);
 		all[i].id = id ? id : i + 1;
-		all[i].created_ns = (int64_t)s->date_sec * 1000000000 + s->date_nsec;
+		all[i].created_ns = (int64_t)(s->date_sec * SECOND_NS + s->date_nsec);
 		all[i].size_bytes = s->disk_bytes;
 		all[i].vmstate_bytes = s->vm_state_bytes;
 	}
