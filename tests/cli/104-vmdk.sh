@@ -148,6 +148,26 @@ printf '\1' | dd of=k.vmdk bs=1 seek=72 conv=notrunc status=none
 imgtool write -q k.vmdk --offset 0 <x
 judged k.vmdk
 
+# A file that was cut off: what is written next would be what was lost, too.
+imgtool create -q -f vmdk cut.vmdk 64M
+imgtool write -q cut.vmdk --offset 0 <x
+imgtool write -q cut.vmdk --offset 10M <x
+truncate -s -65536 cut.vmdk
+run imgtool write cut.vmdk --offset 20M <x
+run imgtool check --repair cut.vmdk
+imgtool write -q cut.vmdk --offset 20M <x
+same "what was not cut off" "$(imgtool read cut.vmdk --offset 0 --length "$(stat -c %s x)" | sha256sum)" "$(sha256sum <x)"
+judged cut.vmdk
+imgtool create -q -f vmdk cut.vmdk --force 10M
+imgtool resize -q cut.vmdk 130M
+imgtool write -q cut.vmdk --offset 100M <x
+truncate -s -2048 cut.vmdk # the copy of the table that was made for it
+run imgtool write cut.vmdk --offset 50M <x
+run imgtool check --repair cut.vmdk
+imgtool write -q cut.vmdk --offset 50M <x
+same "what the other table knew" "$(imgtool read cut.vmdk --offset 100M --length "$(stat -c %s x)" | sha256sum)" "$(sha256sum <x)"
+judged cut.vmdk
+
 # What cannot be.
 run imgtool create -f vmdk n.vmdk 0
 run imgtool create -f vmdk -o subformat=raw n.vmdk 1M

@@ -254,48 +254,66 @@ static struct blockmap_shape shape_of(const struct vmdk_sparse *s, uint64_t disk
 	};
 }
 
-static int judge_writable(const struct vmdk_sparse *s, uint64_t alone, struct img_error *err)
+/* As the engine's check has it: what the last grain of the disk lacks is behind the disk's end. */
+static bool in_file(const struct vmdk_sparse *s, uint64_t grain, uint64_t off)
 {
-	if (s->t.overlap)
-		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
-				 "%s: header, directories and tables lie over each other, so that it can only be read",
-				 s->file->path);
-	if (alone > 0)
-		return error_set(err, IMG_E_CORRUPT, 0, s->h.rgd_off, LAYER,
-				 "%s: the two directories lead to different tables, so that it can only be read: run "
-				 "imgtool check --repair",
-				 s->file->path);
+	uint64_t start = grain * s->h.grain_bytes;
+
+	return range_inside(off, min_u64(s->h.grain_bytes, s->h.capacity_bytes - start), node_size(s->file));
+}
+
+int vmdk_sparse_use(struct vmdk_sparse *s, struct vmdk_use *use, struct img_error *err)
+{
+	struct blockmap_entry e;
+
+	*use = (struct vmdk_use){ 0 };
+	for (uint64_t b = 0; b < s->h.nr_grains; b++) {
+		struct img_error why = { .code = IMG_OK };
+		int ret;
+
+		b = blockmap_next_used(s->bm, b, s->h.nr_grains);
+		if (b == s->h.nr_grains)
+			break;
+		ret = blockmap_get(s->bm, b, &e, &why);
+		if (ret != 0 && ret != IMG_E_CORRUPT) {
+			if (err)
+				*err = why;
+			return ret;
+		}
+		if (ret != 0) {
+			uint64_t nr = max_u64(blockmap_unreadable(s->bm, b, s->h.nr_grains), 1);
+
+			use->nr_bad += nr;
+			b += nr - 1;
+		} else if (e.state == BLOCKMAP_DATA && in_file(s, b, e.off)) {
+			use->end = max_u64(use->end, e.off + s->h.grain_bytes);
+		} else if (e.state == BLOCKMAP_DATA) {
+			use->nr_outside++;
+			use->outside_off = e.off;
+		}
+	}
 	return 0;
 }
 
-/* The first byte behind everything that entries lead to. What makes no sense keeps the file as it is. */
-static int content_end(struct vmdk_sparse *s, uint64_t *end, struct img_error *err)
+/* The first byte behind all that is the extent's own, where its grains end at `end`. */
+static uint64_t content_end(const struct vmdk_sparse *s, uint64_t end)
 {
-	struct blockmap_entry e;
-	int ret = 0;
-
-	*end = 0;
 	for (size_t i = 0; i < s->t.nr_taken; i++)
-		*end = max_u64(*end, s->t.taken[i].off + s->t.taken[i].bytes);
-	*end = max_u64(round_up(*end, VMDK_SECTOR_BYTES), min_u64(s->h.overhead_bytes, node_size(s->file)));
-	for (uint64_t b = 0; b < s->h.nr_grains && ret == 0; b++) {
-		if (s->t.place[b / s->h.nr_gtes] == 0) {
-			b += s->h.nr_gtes - 1;
-			continue;
-		}
-		ret = blockmap_get(s->bm, b, &e, err);
-		if (ret == 0 && e.state == BLOCKMAP_DATA)
-			*end = max_u64(*end, e.off + s->h.grain_bytes);
-	}
-	return ret;
+		end = max_u64(end, s->t.taken[i].off + s->t.taken[i].bytes);
+	return max_u64(round_up(end, VMDK_SECTOR_BYTES), min_u64(s->h.overhead_bytes, node_size(s->file)));
 }
 
 int vmdk_sparse_trim(struct vmdk_sparse *s, struct img_error *err)
 {
 	struct blockmap_shape shape = *blockmap_shape(s->bm);
+	struct vmdk_use use;
 	uint64_t end;
 
-	if (content_end(s, &end, NULL) != 0 || end >= node_size(s->file))
+	/* What makes no sense keeps the file as it is. */
+	if (vmdk_sparse_use(s, &use, NULL) != 0 || use.nr_bad > 0 || use.nr_outside > 0)
+		return 0;
+	end = content_end(s, use.end);
+	if (end >= node_size(s->file))
 		return 0;
 	(void)node_resize(s->file, end, NULL);
 	shape.end_off = node_size(s->file);
@@ -334,14 +352,60 @@ static int judge_expansion(struct vmdk_sparse *s, struct budget *budget, struct 
 	return budget_expansion(budget, s->file->path, nr * s->h.grain_bytes, file_bytes, err);
 }
 
-static int open_writer(struct vmdk_sparse *s, struct img_error *err)
+/* What was cut off with the end of the file would come back as what is written there next. */
+static int judge_inside(struct vmdk_sparse *s, uint64_t outside, struct img_error *err)
 {
-	uint64_t differ, alone;
+	struct vmdk_use use;
 	int ret;
 
-	ret = vmdk_tables_compare(s->file, &s->t, s->h.unclean, &differ, &alone, err);
+	if (outside > 0)
+		return error_set(err, IMG_E_CORRUPT, 0, s->h.gd_off, LAYER,
+				 "%s: %" PRIu64
+				 " grain tables or their copies lie behind the end of the file, 0x%" PRIx64
+				 ", so that it can only be read: run imgtool check --repair",
+				 s->file->path, outside, node_size(s->file));
+	ret = vmdk_sparse_use(s, &use, err);
+	if (ret == 0 && use.nr_outside > 0)
+		ret = error_set(err, IMG_E_CORRUPT, 0, use.outside_off, LAYER,
+				"%s: %" PRIu64 " grains lie behind the end of the file, 0x%" PRIx64
+				", so that it can only be read: run imgtool check --repair",
+				s->file->path, use.nr_outside, node_size(s->file));
+	/* The descriptor may reach over the end, and so may the last grain of the disk: new ones go behind them. */
 	if (ret == 0)
-		ret = judge_writable(s, alone, err);
+		blockmap_set_end(s->bm, max_u64(content_end(s, use.end), node_size(s->file)));
+	return ret;
+}
+
+static int judge_writable(struct vmdk_sparse *s, uint64_t *alone, struct img_error *err)
+{
+	uint64_t outside;
+	int ret = 0;
+
+	vmdk_tables_judge(&s->t, node_size(s->file), &outside, alone);
+	if (s->t.overlap)
+		ret = error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER,
+				"%s: header, directories and tables lie over each other, so that it can only be read",
+				s->file->path);
+	if (ret == 0)
+		ret = judge_inside(s, outside, err);
+	if (ret == 0 && *alone > 0 && !s->h.unclean)
+		ret = error_set(err, IMG_E_CORRUPT, 0, s->h.rgd_off, LAYER,
+				"%s: the two directories lead to different tables, so that it can only be read: run "
+				"imgtool check --repair",
+				s->file->path);
+	return ret;
+}
+
+static int open_writer(struct vmdk_sparse *s, struct img_error *err)
+{
+	uint64_t differ = 0, alone = 0;
+	int ret = judge_writable(s, &alone, err);
+
+	/* The last writer was interrupted between the two directories. */
+	if (ret == 0 && alone > 0)
+		ret = vmdk_sparse_mend(s, err);
+	if (ret == 0)
+		ret = vmdk_tables_compare(s->file, &s->t, s->h.unclean, &differ, err);
 	if (ret == 0 && differ > 0 && !s->h.unclean)
 		ret = error_set(err, IMG_E_CORRUPT, 0, s->h.rgd_off, LAYER,
 				"%s: %" PRIu64

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Extents whose grains are mapped by two levels of tables, on the block engine (blockmap.h). KDMV extents are read and
- * written (sparse.c, sparse_tables.c), those of ESX are read (cowd.c, sesparse.c).
+ * written (sparse.c, sparse_tables.c, sparse_check.c, sparse_mend.c), those of ESX are read (cowd.c, sesparse.c).
  */
 #ifndef VMDK_SPARSE_H
 #define VMDK_SPARSE_H
@@ -51,6 +51,27 @@ int vmdk_sparse_resize(struct vmdk_sparse *s, uint64_t bytes, struct img_error *
 int vmdk_sparse_empty(struct vmdk_sparse *s, struct img_error *err);
 /* What no entry leads to, behind everything else, goes; it is no fault if it cannot. alone. */
 int vmdk_sparse_trim(struct vmdk_sparse *s, struct img_error *err);
+/*
+ * Tables and copies that have no place in the file, see vmdk_tables_judge(), are made anew from their other half,
+ * behind everything else; what has none is forgotten: the grains that only it knew are gone. A copy without a table
+ * goes. Nothing lies over anything else. alone; the engine is broken after a failure.
+ */
+int vmdk_sparse_mend(struct vmdk_sparse *s, struct img_error *err);
+/* Writes [0, nr) of the directory at off; those that are new lead nowhere. */
+int vmdk_sparse_write_directory(struct vmdk_sparse *s, const uint32_t *place, uint64_t off, uint64_t nr,
+				struct img_error *err);
+/* The engine and the tables follow the header h and the directories that are on disk now; new grains go to `end`.
+ * alone, and nothing is dirty. */
+int vmdk_sparse_follow(struct vmdk_sparse *s, const struct vmdk_header *h, uint64_t end, struct img_error *err);
+
+/* What the entries of an extent use of its file. */
+struct vmdk_use {
+	uint64_t end;	      /* the first byte behind all grains that lie in the file */
+	uint64_t nr_bad;      /* entries that make no sense, or cannot be read */
+	uint64_t nr_outside;  /* entries that lead out of the file */
+	uint64_t outside_off; /* where to, one of these */
+};
+int vmdk_sparse_use(struct vmdk_sparse *s, struct vmdk_use *use, struct img_error *err);
 /* A new one in the empty file: header h (offsets are filled in), its tables, all grains free. The descriptor is not
  * written. */
 int vmdk_sparse_create(struct node *file, struct vmdk_header *h, struct img_error *err);
@@ -71,9 +92,11 @@ bool vmdk_tables_take(const struct vmdk_tables *t, uint64_t off, uint64_t bytes)
 void vmdk_tables_add(struct vmdk_tables *t, uint64_t off, uint64_t bytes);
 /* The number of the table at off; t->nr: none. Of a writer. */
 uint64_t vmdk_tables_find(const struct vmdk_tables *t, uint64_t off);
-/* How many tables differ from their copies, *differ, and how many are in one directory only, *alone. With repair the
- * copies become equal where both are there. */
-int vmdk_tables_compare(struct node *file, const struct vmdk_tables *t, bool repair, uint64_t *differ, uint64_t *alone,
+/* How many tables have no place in a file of file_bytes, or their copies, *outside, and how many are in one directory
+ * only, *alone. */
+void vmdk_tables_judge(const struct vmdk_tables *t, uint64_t file_bytes, uint64_t *outside, uint64_t *alone);
+/* How many tables differ from their copies, *differ. With repair these become equal. Only where both are in the file. */
+int vmdk_tables_compare(struct node *file, const struct vmdk_tables *t, bool repair, uint64_t *differ,
 			struct img_error *err);
 
 /* ---- cowd.c, sesparse.c: readers ---- */

@@ -3,9 +3,9 @@
  * Check, repair and resize of a KDMV extent. The engine judges the entries; here are the copies of the tables, the
  * mark, and what lies behind all grains.
  *
- * Repair: entries that lead nowhere become free, copies become what the tables are (they count), directories that lead
- * to different tables lose the second one, and the file is cut off behind the last grain. Grains that share a place are
- * left alone.
+ * Repair: tables that are not in the file come back from their copies (sparse_mend.c), entries that lead nowhere become
+ * free, copies become what the tables are (they count), and the file is cut off behind the last grain. Grains that
+ * share a place are left alone.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -60,43 +60,44 @@ static int write_header(struct vmdk_sparse *s, const struct vmdk_header *h, stru
 	return ret == 0 ? node_flush(s->file, 0, err) : ret;
 }
 
-/* Readers of the second directory see what those of the first one see. */
-static int drop_copies(struct vmdk_sparse *s, struct img_error *err)
+/* Before the entries are: they are looked for in the tables that count afterwards. */
+static int check_places(struct check *k, struct img_error *err)
 {
-	struct vmdk_header h = s->h;
+	struct vmdk_sparse *s = k->s;
+	/* What overlaps is not written. */
+	bool repair = k->repair && !s->t.overlap;
+	uint64_t outside, alone;
 	int ret;
 
-	h.flags &= ~(uint32_t)VMDK_RGD_VALID;
-	h.rgd_off = 0;
-	ret = write_header(s, &h, err);
-	if (ret != 0)
-		return ret;
-	s->h = h;
-	free(s->t.copy_place);
-	s->t.copy_place = NULL;
-	return 0;
+	vmdk_tables_judge(&s->t, node_size(s->file), &outside, &alone);
+	if (outside > 0)
+		found(k, IMG_FINDING_DAMAGE, "VMDK-8", s->h.gd_off, repair,
+		      "%" PRIu64 " grain tables or their copies lie behind the end of the file, 0x%" PRIx64, outside,
+		      node_size(s->file));
+	/* After a crash that is how it is: the next writer puts it right. */
+	if (alone > 0)
+		found(k, s->h.unclean ? IMG_FINDING_LEAK : IMG_FINDING_DAMAGE, "VMDK-8", s->h.rgd_off, repair,
+		      "%" PRIu64 " grain tables are known to one of the two directories only%s", alone,
+		      s->h.unclean ? ", as the last writer did not close the extent" : "");
+	if (!repair || outside + alone == 0)
+		return 0;
+	ret = blockmap_touch(s->bm, err);
+	return ret == 0 ? vmdk_sparse_mend(s, err) : ret;
 }
 
 static int check_copies(struct check *k, struct img_error *err)
 {
 	struct vmdk_sparse *s = k->s;
-	/* What overlaps is not written. */
 	bool repair = k->repair && !s->t.overlap;
-	uint64_t differ, alone;
-	int ret = vmdk_tables_compare(s->file, &s->t, repair, &differ, &alone, err);
+	uint64_t differ;
+	int ret = vmdk_tables_compare(s->file, &s->t, repair, &differ, err);
 
-	if (ret != 0)
-		return ret;
-	/* After a crash that is how it is: the next writer makes them equal. */
-	if (differ > 0)
+	/* As above. */
+	if (ret == 0 && differ > 0)
 		found(k, s->h.unclean ? IMG_FINDING_LEAK : IMG_FINDING_DAMAGE, "VMDK-8", s->h.rgd_off, repair,
 		      "%" PRIu64 " grain tables differ from their copies%s", differ,
 		      s->h.unclean ? ", as the last writer did not close the extent" : "");
-	if (alone == 0)
-		return 0;
-	found(k, IMG_FINDING_DAMAGE, "VMDK-8", s->h.rgd_off, repair,
-	      "%" PRIu64 " grain tables are known to one of the two directories only", alone);
-	return repair ? drop_copies(s, err) : 0;
+	return ret;
 }
 
 static void check_header(struct check *k)
@@ -142,16 +143,17 @@ int vmdk_sparse_check(struct vmdk_sparse *s, bool repair, img_finding_fn fn, voi
 		      const struct img_progress *progress, struct img_check_result *out, struct img_error *err)
 {
 	struct check k = { .s = s, .repair = repair, .fn = fn, .ctx = ctx, .out = out };
-	const struct blockmap_rules rules = {
-		.entry = "VMDK-6",
-		.overlap = "VMDK-7",
-		.taken = s->t.taken,
-		.nr_taken = s->t.nr_taken,
-	};
-	uint64_t before = out->damage;
+	struct blockmap_rules rules = { .entry = "VMDK-6", .overlap = "VMDK-7" };
+	uint64_t before;
 	int ret;
 
 	check_header(&k);
+	ret = check_places(&k, err);
+	if (ret != 0)
+		return ret;
+	rules.taken = s->t.taken;
+	rules.nr_taken = s->t.nr_taken;
+	before = out->damage;
 	ret = blockmap_check(s->bm, &rules, VMDK_SECTOR_BYTES, repair && !s->t.overlap, fn, ctx, progress, out,
 			     &k.census, err);
 	/* What became free is so on disk before its copy is compared. */
@@ -183,22 +185,6 @@ static bool fits(const struct vmdk_sparse *s, uint64_t off, uint64_t nr)
 	       !vmdk_tables_take(&s->t, off + old, bytes - old);
 }
 
-/* Writes [0, nr) of the directory at off; those that are new lead nowhere. */
-static int write_directory(struct vmdk_sparse *s, const uint32_t *place, uint64_t off, uint64_t nr,
-			   struct img_error *err)
-{
-	struct le32 *d = calloc((size_t)nr, sizeof(*d));
-	int ret;
-
-	if (!d)
-		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
-	for (uint64_t i = 0; i < nr && i < s->h.nr_tables; i++)
-		d[i] = le32_of(place[i]);
-	ret = node_pwrite(s->file, d, nr * sizeof(*d), off, 0, err);
-	free(d);
-	return ret;
-}
-
 /* Directories for h->nr_tables: where they are, or behind everything. */
 static int place_directories(struct vmdk_sparse *s, struct vmdk_header *h, uint64_t *end, struct img_error *err)
 {
@@ -213,34 +199,10 @@ static int place_directories(struct vmdk_sparse *s, struct vmdk_header *h, uint6
 	}
 	ret = node_resize(s->file, *end, err);
 	if (ret == 0)
-		ret = write_directory(s, s->t.place, h->gd_off, h->nr_tables, err);
+		ret = vmdk_sparse_write_directory(s, s->t.place, h->gd_off, h->nr_tables, err);
 	if (ret == 0 && h->rgd_off)
-		ret = write_directory(s, s->t.copy_place, h->rgd_off, h->nr_tables, err);
+		ret = vmdk_sparse_write_directory(s, s->t.copy_place, h->rgd_off, h->nr_tables, err);
 	return ret == 0 ? node_flush(s->file, 0, err) : ret;
-}
-
-/* The engine and the tables follow the header that is on disk now. */
-static int follow(struct vmdk_sparse *s, const struct vmdk_header *h, uint64_t end, struct img_error *err)
-{
-	struct blockmap_shape shape = *blockmap_shape(s->bm);
-	struct vmdk_tables t;
-	int ret = vmdk_tables_load(s->file, h, true, NULL, &t, err);
-
-	if (ret != 0)
-		return ret;
-	shape.disk_bytes = h->capacity_bytes;
-	shape.nr_blocks = h->nr_grains;
-	shape.nr_slots = h->nr_tables * h->nr_gtes;
-	shape.end_off = end;
-	ret = blockmap_reshape(s->bm, &shape, err);
-	if (ret != 0) {
-		vmdk_tables_free(&t);
-		return ret;
-	}
-	vmdk_tables_free(&s->t);
-	s->t = t;
-	s->h = *h;
-	return 0;
 }
 
 static int grow(struct vmdk_sparse *s, struct vmdk_header *h, struct img_error *err)
@@ -259,7 +221,7 @@ static int grow(struct vmdk_sparse *s, struct vmdk_header *h, struct img_error *
 		return ret;
 	ret = write_header(s, h, err);
 	if (ret == 0)
-		ret = follow(s, h, end, err);
+		ret = vmdk_sparse_follow(s, h, end, err);
 	if (ret != 0)
 		blockmap_break(s->bm); /* nobody knows which one the disk holds */
 	return ret;
@@ -275,7 +237,7 @@ static int shrink(struct vmdk_sparse *s, struct vmdk_header *h, struct img_error
 		return ret;
 	ret = write_header(s, h, err);
 	if (ret == 0)
-		ret = follow(s, h, blockmap_end(s->bm), err);
+		ret = vmdk_sparse_follow(s, h, blockmap_end(s->bm), err);
 	if (ret == 0)
 		ret = vmdk_sparse_trim(s, err);
 	if (ret != 0)

@@ -218,20 +218,30 @@ int vmdk_tables_load(struct node *file, const struct vmdk_header *h, bool writab
 
 /* ---- copies ------------------------------------------------------------------------------------------------------ */
 
+static bool inside(const struct vmdk_tables *t, uint32_t place, uint64_t file_bytes)
+{
+	return place != 0 && range_inside((uint64_t)place * VMDK_SECTOR_BYTES, t->table_bytes, file_bytes);
+}
+
+void vmdk_tables_judge(const struct vmdk_tables *t, uint64_t file_bytes, uint64_t *outside, uint64_t *alone)
+{
+	*outside = *alone = 0;
+	for (uint64_t i = 0; i < t->nr; i++) {
+		uint32_t place = t->place[i], copy = t->copy_place ? t->copy_place[i] : place;
+
+		if ((place && !inside(t, place, file_bytes)) || (copy && !inside(t, copy, file_bytes)))
+			++*outside;
+		else if ((place == 0) != (copy == 0))
+			++*alone;
+	}
+}
+
 static int compare_one(struct node *file, const struct vmdk_tables *t, uint64_t i, uint8_t *buf, bool repair,
 		       uint64_t *differ, struct img_error *err)
 {
 	uint64_t off = (uint64_t)t->place[i] * VMDK_SECTOR_BYTES, copy = (uint64_t)t->copy_place[i] * VMDK_SECTOR_BYTES;
-	uint64_t end = node_size(file);
 	int ret;
 
-	/* That a table is out of the file is the engine's to tell; a copy that is cannot be put right. */
-	if (!range_inside(off, t->table_bytes, end))
-		return 0;
-	if (!range_inside(copy, t->table_bytes, end)) {
-		++*differ;
-		return 0;
-	}
 	ret = node_pread(file, buf, t->table_bytes, off, 0, err);
 	if (ret == 0)
 		ret = node_pread(file, buf + t->table_bytes, t->table_bytes, copy, 0, err);
@@ -241,24 +251,22 @@ static int compare_one(struct node *file, const struct vmdk_tables *t, uint64_t 
 	return repair ? node_pwrite(file, buf, t->table_bytes, copy, 0, err) : 0;
 }
 
-int vmdk_tables_compare(struct node *file, const struct vmdk_tables *t, bool repair, uint64_t *differ, uint64_t *alone,
+int vmdk_tables_compare(struct node *file, const struct vmdk_tables *t, bool repair, uint64_t *differ,
 			struct img_error *err)
 {
+	uint64_t end = node_size(file);
 	uint8_t *buf;
 	int ret = 0;
 
-	*differ = *alone = 0;
+	*differ = 0;
 	if (!t->copy_place)
 		return 0;
 	buf = malloc(2 * (size_t)t->table_bytes);
 	if (!buf)
 		return no_memory(err);
-	for (uint64_t i = 0; i < t->nr && ret == 0; i++) {
-		if ((t->place[i] == 0) != (t->copy_place[i] == 0))
-			++*alone;
-		else if (t->place[i])
+	for (uint64_t i = 0; i < t->nr && ret == 0; i++)
+		if (inside(t, t->place[i], end) && inside(t, t->copy_place[i], end))
 			ret = compare_one(file, t, i, buf, repair, differ, err);
-	}
 	if (ret == 0 && repair && *differ > 0)
 		ret = node_flush(file, 0, err);
 	free(buf);
