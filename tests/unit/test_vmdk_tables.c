@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Grain tables of sparse VMDK extents that are not where they should be, or not on disk yet: files that were cut off,
- * power failures while new tables are told to the directories. */
+ * power failures while new tables are told to the directories, a grow that fails. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include <cmocka.h>
 
 #include "cut_power.h"
+#include "fault.h"
 #include "image.h"
 #include "memfs.h"
 #include "vmdk.h"
@@ -19,9 +21,11 @@
 #define OLD_BYTES    (1u << 20)			/* one table, made with the image */
 #define TABLE_COVERS ((uint64_t)GRAIN * 512)	/* bytes of the disk */
 #define DISK_BYTES   (8 * TABLE_COVERS)		/* the others are made when they are needed */
+#define LARGE_BYTES  (200 * TABLE_COVERS)	/* the directories have no room for that many */
 #define FAR	     (2 * TABLE_COVERS + GRAIN) /* in a table of the second kind */
 
 static struct memfs fs;
+static struct fault_plan plan;
 static struct img_error err;
 static uint8_t a[GRAIN], b[GRAIN], c[GRAIN], zeros[GRAIN];
 
@@ -178,6 +182,7 @@ static int setup(void **state)
 {
 	(void)state;
 	memfs_init(&fs);
+	fault_plan_init(&plan);
 	memset(a, 'a', sizeof(a));
 	memset(b, 'b', sizeof(b));
 	memset(c, 'c', sizeof(c));
@@ -187,6 +192,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	(void)state;
+	fault_plan_destroy(&plan);
 	memfs_destroy(&fs);
 	return 0;
 }
@@ -331,6 +337,55 @@ static void test_crashes(void **state)
 	mem_content_unref(before);
 }
 
+/* ---- a grow that fails ------------------------------------------------------------------------------------------- */
+
+static int wrap_faulty(void *ctx, struct node *child, const char *name, const struct host_open *args, struct node **out,
+		       struct img_error *e)
+{
+	(void)name;
+	(void)args;
+	return fault_node_new(child, ctx, out, e);
+}
+
+/* The directories are written behind everything: what is there of them is not in the grains that come next. */
+static void test_grow_fails(void **state)
+{
+	bool failed = true;
+	unsigned tried = 0;
+
+	(void)state;
+	for (unsigned n = 1; failed; n++) {
+		struct img *img;
+		int ret;
+
+		make();
+		fs.wrap = wrap_faulty;
+		fs.wrap_ctx = &plan;
+		assert_ok(open_it(IMG_OPEN_WRITE, &img));
+		fs.wrap = NULL;
+		fault_plan_arm(&plan, 1u << FAULT_WRITE | 1u << FAULT_RESIZE | 1u << FAULT_FLUSH, n, ENOSPC, false);
+		ret = img_resize(img, LARGE_BYTES, 0, &err);
+		failed = plan.failed > 0;
+		fault_plan_disarm(&plan);
+		assert_true(failed || ret == 0);
+		/* Some failures forbid changes until it is opened again. */
+		ret = img_pwrite(img, "x", 1, 16 * GRAIN, 0, &err);
+		if (ret == 0) {
+			assert_ok(img_close(img, &err));
+			assert_content((const uint8_t *)"x", 1, 16 * GRAIN);
+			assert_content(zeros, GRAIN - 1, 16 * GRAIN + 1);
+			assert_clean();
+		} else {
+			(void)img_close(img, NULL);
+			assert_int_equal(check(true).damage, 0);
+		}
+		assert_content(a, GRAIN, 0);
+		assert_content(b, GRAIN, FAR);
+		tried++;
+	}
+	assert_true(tried > 5);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -339,6 +394,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_table_cut, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_alone, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_crashes, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_grow_fails, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -185,19 +185,22 @@ static bool fits(const struct vmdk_sparse *s, uint64_t off, uint64_t nr)
 	       !vmdk_tables_take(&s->t, off + old, bytes - old);
 }
 
-/* Directories for h->nr_tables: where they are, or behind everything. */
-static int place_directories(struct vmdk_sparse *s, struct vmdk_header *h, uint64_t *end, struct img_error *err)
+/* Directories for h->nr_tables: where they are, or behind everything. On failure what was written there is nobody's. */
+static int place_directories(struct vmdk_sparse *s, struct vmdk_header *h, struct img_error *err)
 {
-	uint64_t bytes = round_up(h->nr_tables * VMDK_GDE_BYTES, VMDK_SECTOR_BYTES);
-	int ret;
+	uint64_t bytes = round_up(h->nr_tables * VMDK_GDE_BYTES, VMDK_SECTOR_BYTES), off;
+	int ret = 0;
 
-	*end = round_up(max_u64(blockmap_end(s->bm), node_size(s->file)), VMDK_SECTOR_BYTES);
 	if (!fits(s, h->gd_off, h->nr_tables) || (h->rgd_off && !fits(s, h->rgd_off, h->nr_tables))) {
-		h->gd_off = *end;
-		h->rgd_off = h->rgd_off ? *end + bytes : 0;
-		*end += h->rgd_off ? 2 * bytes : bytes;
+		ret = blockmap_take_room(s->bm, h->rgd_off ? 2 * bytes : bytes, &off, err);
+		if (ret != 0)
+			return ret;
+		h->gd_off = off;
+		h->rgd_off = h->rgd_off ? off + bytes : 0;
 	}
-	ret = node_resize(s->file, *end, err);
+	/* Where they stay, the file may end within their last sector. */
+	off = round_up(max_u64(h->gd_off, h->rgd_off) + h->nr_tables * VMDK_GDE_BYTES, VMDK_SECTOR_BYTES);
+	ret = node_resize(s->file, max_u64(off, node_size(s->file)), err);
 	if (ret == 0)
 		ret = vmdk_sparse_write_directory(s, s->t.place, h->gd_off, h->nr_tables, err);
 	if (ret == 0 && h->rgd_off)
@@ -207,7 +210,7 @@ static int place_directories(struct vmdk_sparse *s, struct vmdk_header *h, uint6
 
 static int grow(struct vmdk_sparse *s, struct vmdk_header *h, struct img_error *err)
 {
-	uint64_t end, last = min_u64(h->nr_grains, s->h.nr_tables * s->h.nr_gtes);
+	uint64_t last = min_u64(h->nr_grains, s->h.nr_tables * s->h.nr_gtes);
 	int ret = blockmap_zero_tail(s->bm, s->h.capacity_bytes, err);
 
 	/* What the last table says of grains behind the old end is nobody's word. */
@@ -215,13 +218,16 @@ static int grow(struct vmdk_sparse *s, struct vmdk_header *h, struct img_error *
 		ret = blockmap_clear(s->bm, s->h.nr_grains, last - s->h.nr_grains, err);
 	if (ret == 0)
 		ret = blockmap_flush_stopped(s->bm, err);
-	if (ret == 0)
-		ret = place_directories(s, h, &end, err);
 	if (ret != 0)
 		return ret;
+	ret = place_directories(s, h, err);
+	if (ret != 0) {
+		(void)vmdk_sparse_trim(s, NULL);
+		return ret;
+	}
 	ret = write_header(s, h, err);
 	if (ret == 0)
-		ret = vmdk_sparse_follow(s, h, end, err);
+		ret = vmdk_sparse_follow(s, h, blockmap_end(s->bm), err);
 	if (ret != 0)
 		blockmap_break(s->bm); /* nobody knows which one the disk holds */
 	return ret;
