@@ -14,6 +14,7 @@
 #include "fault.h"
 #include "image.h"
 #include "memfs.h"
+#include "sparse.h"
 #include "vmdk.h"
 
 #define NAME	     "disk"
@@ -386,6 +387,21 @@ static void test_grow_fails(void **state)
 	assert_true(tried > 5);
 }
 
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+/* So many things have no address, and are not a few. */
+static void test_no_such_array(void **state)
+{
+	void *one = vmdk_new_array(0, 16);
+
+	(void)state;
+	assert_non_null(one);
+	free(one);
+	assert_null(vmdk_new_array(UINT64_MAX / 16 + 2, 16));
+	if (sizeof(size_t) == sizeof(uint32_t))
+		assert_null(vmdk_new_array((UINT64_C(1) << 28) + 4, sizeof(struct img_range)));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -395,6 +411,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_alone, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_crashes, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_grow_fails, setup, teardown),
+		cmocka_unit_test(test_no_such_array),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -133,8 +133,8 @@ static int load_directory(struct vmdk_esx *e, uint64_t off, uint64_t bytes, uint
 	ret = budget_metadata(budget, e->file->path, 2 * e->nr_tables * sizeof(*d), err);
 	if (ret != 0)
 		return ret;
-	d = malloc((size_t)e->nr_tables * sizeof(*d) + 1);
-	e->place = calloc((size_t)e->nr_tables + 1, sizeof(*e->place));
+	d = vmdk_new_array(e->nr_tables, sizeof(*d));
+	e->place = vmdk_new_array(e->nr_tables, sizeof(*e->place));
 	ret = d && e->place ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 	if (ret == 0)
 		ret = node_pread(e->file, d, e->nr_tables * sizeof(*d), off, 0, err);

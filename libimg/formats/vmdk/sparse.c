@@ -509,7 +509,7 @@ static int write_directory(struct node *file, const struct vmdk_header *h, uint6
 {
 	uint64_t bytes = h->nr_tables * VMDK_GDE_BYTES, table = h->nr_gtes * VMDK_GTE_BYTES / VMDK_SECTOR_BYTES;
 	uint64_t first = (off + round_up(bytes, VMDK_SECTOR_BYTES)) / VMDK_SECTOR_BYTES;
-	struct le32 *d = malloc((size_t)bytes);
+	struct le32 *d = vmdk_new_array(h->nr_tables, sizeof(*d));
 	int ret;
 
 	if (!d)

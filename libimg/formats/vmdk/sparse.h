@@ -80,6 +80,8 @@ int vmdk_sparse_plan(struct vmdk_header *h, struct img_error *err);
 
 /* ---- sparse_tables.c ---- */
 
+/* Zeros for nr things, one at least, to be freed. NULL: no memory, or more than there are addresses (on 32 bits). */
+void *vmdk_new_array(uint64_t nr, size_t each_bytes);
 /* Bytes of memory that its tables take at most; h is checked, so that nothing overflows. */
 uint64_t vmdk_tables_cost(const struct vmdk_header *h);
 /* Directories, and what is taken. For a writer also order and fresh. Empty (freed) on failure. */

@@ -31,7 +31,7 @@ static int no_memory(struct img_error *err)
 int vmdk_sparse_write_directory(struct vmdk_sparse *s, const uint32_t *place, uint64_t off, uint64_t nr,
 				struct img_error *err)
 {
-	struct le32 *d = calloc((size_t)nr, sizeof(*d));
+	struct le32 *d = vmdk_new_array(nr, sizeof(*d));
 	int ret;
 
 	if (!d)
@@ -114,7 +114,6 @@ static int mend_one(struct mend *m, uint64_t i, struct img_error *err)
 static int prepare(struct mend *m, struct img_error *err)
 {
 	struct vmdk_sparse *s = m->s;
-	size_t bytes = (size_t)(s->t.nr ? s->t.nr : 1) * sizeof(*m->place);
 	struct vmdk_use use;
 	int ret = vmdk_sparse_use(s, &use, err);
 
@@ -124,13 +123,13 @@ static int prepare(struct mend *m, struct img_error *err)
 	m->end = max_u64(max_u64(m->file_bytes, use.end), s->h.descriptor_off + s->h.descriptor_bytes);
 	m->end = round_up(m->end, VMDK_SECTOR_BYTES);
 	m->buf = malloc((size_t)s->t.table_bytes);
-	m->place = malloc(bytes);
-	m->copy_place = s->t.copy_place ? malloc(bytes) : NULL;
+	m->place = vmdk_new_array(s->t.nr, sizeof(*m->place));
+	m->copy_place = s->t.copy_place ? vmdk_new_array(s->t.nr, sizeof(*m->place)) : NULL;
 	if (!m->buf || !m->place || (s->t.copy_place && !m->copy_place))
 		return no_memory(err);
-	memcpy(m->place, s->t.place, bytes);
+	memcpy(m->place, s->t.place, (size_t)s->t.nr * sizeof(*m->place));
 	if (m->copy_place)
-		memcpy(m->copy_place, s->t.copy_place, bytes);
+		memcpy(m->copy_place, s->t.copy_place, (size_t)s->t.nr * sizeof(*m->place));
 	return 0;
 }
 

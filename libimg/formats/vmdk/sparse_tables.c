@@ -26,12 +26,21 @@ static int no_memory(struct img_error *err)
 	return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 }
 
+void *vmdk_new_array(uint64_t nr, size_t each_bytes)
+{
+	uint64_t bytes;
+
+	if (mul_overflows(nr ? nr : 1, each_bytes, &bytes) || (size_t)bytes != bytes)
+		return NULL;
+	return calloc(1, (size_t)bytes);
+}
+
 static int load_directory(struct node *file, uint64_t off, uint64_t nr, uint32_t **out, struct img_error *err)
 {
 	struct le32 *buf = malloc(CHUNK_ENTRIES * sizeof(*buf));
 	int ret = 0;
 
-	*out = malloc((size_t)(nr ? nr : 1) * sizeof(**out));
+	*out = vmdk_new_array(nr, sizeof(**out));
 	if (!buf || !*out)
 		ret = no_memory(err);
 	for (uint64_t at = 0; ret == 0 && at < nr;) {
@@ -93,7 +102,7 @@ static int learn_taken(const struct vmdk_header *h, bool writable, struct vmdk_t
 	uint64_t directory = t->nr * VMDK_GDE_BYTES;
 	uint64_t nr = writable ? 2 * t->nr : count_tables(t);
 
-	t->taken = malloc((size_t)(nr + 4) * sizeof(*t->taken));
+	t->taken = vmdk_new_array(nr + 4, sizeof(*t->taken));
 	if (!t->taken)
 		return no_memory(err);
 	take(t, 0, VMDK_SECTOR_BYTES);
@@ -154,10 +163,10 @@ static int by_place(const void *a, const void *b)
 
 static int sort_tables(struct vmdk_tables *t, struct img_error *err)
 {
-	struct numbered *all = malloc((size_t)(t->nr ? t->nr : 1) * sizeof(*all));
+	struct numbered *all = vmdk_new_array(t->nr, sizeof(*all));
 
-	t->order = malloc((size_t)(t->nr ? t->nr : 1) * sizeof(*t->order));
-	t->fresh = calloc((size_t)(t->nr ? t->nr : 1), 1);
+	t->order = vmdk_new_array(t->nr, sizeof(*t->order));
+	t->fresh = vmdk_new_array(t->nr, sizeof(*t->fresh));
 	if (!all || !t->order || !t->fresh) {
 		free(all);
 		return no_memory(err);
