@@ -174,8 +174,9 @@ static int close_writer(struct vhdx_state *s, struct img_error *err)
 
 	if (ret != 0)
 		return ret;
-	if (blockmap_lost_places(s->bm) && vhdx_cut(s, NULL) == 0)
-		return 0;
+	if (blockmap_lost_places(s->bm))
+		(void)vhdx_cut(s, NULL);
+	/* Whether there was something to cut off or not. */
 	return vhdx_journal_end(s, err);
 }
 
