@@ -488,6 +488,81 @@ static void test_check(void **state)
 	finish(&r);
 }
 
+static int cannot_extend(struct blockmap *bm, uint64_t end, struct img_error *err)
+{
+	(void)bm;
+	(void)end;
+	return error_set(err, IMG_E_NOSPC, 0, NO_OFFSET, "toy", "no room");
+}
+
+static uint64_t repair_cut(struct rig *r, const struct blockmap_rules *rules, uint64_t *nr_cut)
+{
+	struct img_check_result result = { 0 };
+	struct blockmap_census census;
+
+	reopen(r);
+	assert_int_equal(blockmap_stop(r->bm, NULL), 0);
+	assert_int_equal(blockmap_check(r->bm, rules, DATA_OFF, true, take, NULL, NULL, &result, &census, NULL), 0);
+	blockmap_start(r->bm);
+	*nr_cut = census.nr_cut;
+	assert_int_equal(blockmap_may_move(&census), census.nr_cut + census.nr_overlaps == 0);
+	return result.repaired;
+}
+
+/* The file ends inside places, of which two lie over each other; a third one is not in it at all. */
+static void test_cut_off(void **state)
+{
+	static const struct blockmap_rules rules = { .entry = "T-1", .overlap = "T-2" };
+	static const struct blockmap_rules stuck = { .entry = "T-1", .overlap = "T-2", .extend = cannot_extend };
+	uint64_t at = DATA_OFF + BLOCK, end = at + 1000, nr_cut;
+	uint8_t want[512], got[512];
+	struct rig r;
+
+	(void)state;
+	start(&r, FLAT);
+	memset(want, 7, sizeof(want));
+	assert_int_equal(node_resize(r.node->file, end, NULL), 0);
+	assert_int_equal(node_pwrite(r.node->file, want, sizeof(want), at, 0, NULL), 0);
+	put_entry(&r, 0, DATA_OFF | BLOCKMAP_DATA);
+	put_entry(&r, 3, at | BLOCKMAP_DATA);
+	put_entry(&r, 4, (at + 512) | BLOCKMAP_DATA);
+	put_entry(&r, 5, (end + 511) / 512 * 512 | BLOCKMAP_DATA);
+	reopen(&r);
+	check_finds(&r, &rules, false, 4, 0, 3); /* two in a row, the one outside, two over each other */
+	assert_int_equal(repair_cut(&r, &stuck, &nr_cut), 1);
+	assert_int_equal(nr_cut, 2);
+	assert_int_equal(node_size(r.node->file), end);
+	assert_int_equal(repair_cut(&r, &rules, &nr_cut), 2);
+	assert_int_equal(nr_cut, 0);
+	assert_true(node_size(r.node->file) >= at + 512 + BLOCK);
+	reopen(&r);
+	check_finds(&r, &rules, false, 1, 0, 1);
+	assert_int_equal(blockmap_pread(r.bm, got, sizeof(got), 3 * BLOCK, NULL), 0);
+	assert_memory_equal(got, want, sizeof(got));
+	finish(&r);
+}
+
+/* The block in which the disk ends, of which the file has what the disk needs. */
+static void test_last_place(void **state)
+{
+	static const struct blockmap_rules rules = { .entry = "T-1" }, whole = { .entry = "T-1", .whole = true };
+	uint64_t nr_cut;
+	struct rig r;
+
+	(void)state;
+	start(&r, FLAT);
+	assert_int_equal(node_resize(r.node->file, DATA_OFF + BLOCK - 512, NULL), 0);
+	put_entry(&r, NR_BLOCKS - 1, DATA_OFF | BLOCKMAP_DATA);
+	reopen(&r);
+	check_finds(&r, &rules, false, 0, 0, 0);
+	check_finds(&r, &whole, false, 1, 0, 1);
+	assert_int_equal(repair_cut(&r, &whole, &nr_cut), 1);
+	assert_int_equal(node_size(r.node->file), DATA_OFF + BLOCK);
+	reopen(&r);
+	check_finds(&r, &whole, false, 0, 0, 0);
+	finish(&r);
+}
+
 /* Numbers that would not fit are refused, whatever the format let through. */
 static void test_shapes(void **state)
 {
@@ -529,6 +604,8 @@ int main(void)
 		cmocka_unit_test(test_dirty_room),
 		cmocka_unit_test(test_steps),
 		cmocka_unit_test(test_check),
+		cmocka_unit_test(test_cut_off),
+		cmocka_unit_test(test_last_place),
 		cmocka_unit_test(test_next_used),
 		cmocka_unit_test(test_unreadable_page),
 		cmocka_unit_test(test_shapes),

@@ -208,6 +208,13 @@ int blockmap_reshape(struct blockmap *bm, const struct blockmap_shape *shape, st
 
 /* ---- check (blockmap_check.c) ------------------------------------------------------------------------------------ */
 
+/*
+ * Does the place of a block lie inside a file of that size? The one in which the disk ends may be cut off there, unless
+ * whole. Of the shape only the sizes of disk, block and prefix are looked at.
+ */
+bool blockmap_place_inside(const struct blockmap_shape *shape, uint64_t block, uint64_t off, uint64_t file_bytes,
+			   bool whole);
+
 /* How the format calls the invariants that the engine checks; "" where it has none. */
 struct blockmap_rules {
 	const char *entry;   /* an entry makes sense, and its place lies inside the file */
@@ -216,20 +223,33 @@ struct blockmap_rules {
 	/* Structures among the places: neither leaks, nor may a place lie over one. Ascending, without overlaps. */
 	const struct img_range *taken;
 	size_t nr_taken;
-	bool closes_gaps; /* a repair by the caller does away with leaks, if nothing overlaps: they are told as repaired
+	bool closes_gaps; /* a repair by the caller does away with leaks, if places may move: they are told as repaired
 			   */
+	bool whole;	  /* see blockmap_place_inside() */
+	uint64_t end_off; /* places end there at the latest, because something follows them; 0: the file's end */
+	/* Moves that to `end`, zeros up to there, durably; by steps of which each leaves the image as good as it was.
+	 * NULL: the file becomes longer. */
+	int (*extend)(struct blockmap *bm, uint64_t end, struct img_error *err);
 };
 struct blockmap_census {
 	uint64_t nr_free, nr_zero, nr_data, nr_partial;
 	uint64_t nr_overlaps;
+	uint64_t nr_cut;    /* places of which the end is not in the file, and that no repair has mended */
 	uint64_t nr_bad;    /* entries that were told as damage */
 	uint64_t end_off;   /* the first byte behind all places */
 	uint64_t first_off; /* of the lowest place; UINT64_MAX: none */
 };
+/* What a repair of the caller's wants to know before it copies places from here to there. */
+static inline bool blockmap_may_move(const struct blockmap_census *census)
+{
+	return census->nr_overlaps == 0 && census->nr_cut == 0;
+}
 /*
  * Walks all entries and tells what is wrong: bad entries, places out of [data_off, the file's end), overlaps. fn may be
- * NULL. repair: entries that lead nowhere become free (what they held is lost either way); overlaps stay. Alone, or on
- * an engine opened for check. Adds to out; fills census. IMG_E_CANCELLED. Memory is bounded, whatever the table says.
+ * NULL. repair: entries that lead nowhere become free (what they held is lost either way); where the file ends inside
+ * a place it becomes longer, by zeros, so that what is there of the block stays (a block device cannot: nothing is done
+ * there); overlaps stay. Alone, or on an engine opened for check. Adds to out; fills census. IMG_E_CANCELLED. Memory is
+ * bounded, whatever the table says.
  */
 int blockmap_check(struct blockmap *bm, const struct blockmap_rules *rules, uint64_t data_off, bool repair,
 		   img_finding_fn fn, void *ctx, const struct img_progress *progress, struct img_check_result *out,

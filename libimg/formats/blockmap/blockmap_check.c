@@ -17,6 +17,7 @@
 #define PLACES_MAX    (UINT64_C(4) << 20) /* in memory at once: 64 MiB */
 #define PLACES_MIN    1024u
 #define REPORT_BLOCKS 65536u
+#define SECTOR_BYTES  512u
 
 struct place {
 	uint64_t off, block;
@@ -25,7 +26,7 @@ struct place {
 struct check {
 	struct blockmap *bm;
 	const struct blockmap_rules *rules;
-	uint64_t data_off, file_bytes;
+	uint64_t data_off, end_off;
 	bool repair;
 	img_finding_fn fn;
 	void *ctx;
@@ -35,7 +36,11 @@ struct check {
 
 	/* bad entries in a row */
 	uint64_t bad_first, bad_nr, bad_fixed;
-	char bad_why[120];
+	bool bad_cut; /* they lead to places that are cut off */
+	char bad_why[200];
+
+	bool no_growth;	      /* the end of all places stays where it is */
+	uint64_t grown_bytes; /* where a repair has moved it; 0: nowhere yet */
 
 	struct place *place;
 	uint64_t nr_places, cap_places;
@@ -107,9 +112,9 @@ static void say_why(struct check *k, uint64_t block, const struct blockmap_entry
 	if (outside)
 		(void)snprintf(k->bad_why, sizeof(k->bad_why),
 			       "leads to 0x%" PRIx64 ", out of the data area 0x%" PRIx64 " to 0x%" PRIx64, outside->off,
-			       k->data_off, k->file_bytes);
+			       k->data_off, k->end_off);
 	else if (blockmap_get(k->bm, block, &e, &why) != 0)
-		(void)snprintf(k->bad_why, sizeof(k->bad_why), "%.119s", why.msg);
+		(void)snprintf(k->bad_why, sizeof(k->bad_why), "%.199s", why.msg);
 	else
 		(void)snprintf(k->bad_why, sizeof(k->bad_why), "could not be read for a moment");
 }
@@ -122,10 +127,11 @@ static void bad_entries(struct check *k, uint64_t block, uint64_t nr, const stru
 {
 	static const struct blockmap_entry none = { .state = BLOCKMAP_FREE };
 
-	if (k->bad_nr > 0 && k->bad_first + k->bad_nr != block)
+	if (k->bad_nr > 0 && (k->bad_cut || k->bad_first + k->bad_nr != block))
 		tell_bad(k);
 	if (k->bad_nr == 0) {
 		k->bad_first = block;
+		k->bad_cut = false;
 		say_why(k, block, outside);
 	}
 	k->bad_nr += nr;
@@ -134,14 +140,77 @@ static void bad_entries(struct check *k, uint64_t block, uint64_t nr, const stru
 		k->bad_fixed += blockmap_touch(k->bm, NULL) == 0 && blockmap_set(k->bm, block + i, &none, NULL) == 0;
 }
 
-/* Does the place lie where places may lie? The last one of the disk may be cut off where the disk ends. */
-static bool place_inside(const struct check *k, uint64_t block, uint64_t off)
+/*
+ * The end of all places goes to `end`. Places that do not overlap are cut off one at most: where a map says so of a
+ * second one, all are given the room that they can need at once, instead of step by step.
+ */
+static bool extend(struct check *k, uint64_t end)
 {
-	const struct blockmap_shape *s = &k->bm->shape;
+	struct blockmap *bm = k->bm;
+	int ret;
+
+	if (!k->repair || k->no_growth)
+		return false;
+	if (end <= k->grown_bytes)
+		return true;
+	if (k->grown_bytes > 0)
+		end = round_up(k->end_off, SECTOR_BYTES) + place_bytes(bm);
+	ret = blockmap_touch(bm, NULL);
+	if (ret == 0)
+		ret = k->rules->extend ? k->rules->extend(bm, end, NULL) : node_resize(bm->file, end, NULL);
+	k->no_growth = ret != 0;
+	if (ret != 0)
+		return false;
+	data_changed(bm);
+	k->grown_bytes = end;
+	bm->end_off = max_u64(bm->end_off, end);
+	return true;
+}
+
+/* The file ends inside the block's place. What lies before its end is the block's, and reads as it always did. */
+static void cut_entry(struct check *k, uint64_t block, const struct blockmap_entry *e)
+{
+	bool fixed = extend(k, e->off + place_bytes(k->bm));
+
+	if (k->bad_nr > 0 && (!k->bad_cut || k->bad_first + k->bad_nr != block || (k->bad_fixed > 0) != fixed))
+		tell_bad(k);
+	if (k->bad_nr == 0) {
+		k->bad_first = block;
+		k->bad_cut = true;
+		(void)snprintf(k->bad_why, sizeof(k->bad_why),
+			       "its place at 0x%" PRIx64 " is cut off at 0x%" PRIx64 "; what followed is lost%s",
+			       e->off, k->end_off,
+			       fixed	 ? " and reads as zeros now, the rest stays" :
+			       k->repair ? ", and the file cannot become longer: copy the image and repair the copy" :
+					   ", a repair keeps the rest");
+	}
+	k->bad_nr++;
+	k->bad_fixed += fixed;
+	k->census->nr_bad++;
+	k->census->nr_cut += !fixed;
+}
+
+bool blockmap_place_inside(const struct blockmap_shape *s, uint64_t block, uint64_t off, uint64_t file_bytes,
+			   bool whole)
+{
 	uint64_t start = block * s->block_bytes;
 	uint64_t need = start < s->disk_bytes ? min_u64(s->block_bytes, s->disk_bytes - start) : 0;
 
-	return off >= k->data_off && range_inside(off, s->prefix_bytes + need, k->file_bytes);
+	return range_inside(off, s->prefix_bytes + (whole ? s->block_bytes : need), file_bytes);
+}
+
+enum fit { PLACE_INSIDE, PLACE_CUT, PLACE_OUTSIDE };
+
+/* Does the place lie where places may lie? Where nothing of its data is in the file it does not. */
+static enum fit fit(const struct check *k, uint64_t block, uint64_t off)
+{
+	const struct blockmap_shape *s = &k->bm->shape;
+
+	if (off < k->data_off)
+		return PLACE_OUTSIDE;
+	if (blockmap_place_inside(s, block, off, k->end_off, k->rules->whole))
+		return PLACE_INSIDE;
+	return off < k->end_off && k->end_off - off > s->prefix_bytes ? PLACE_CUT : PLACE_OUTSIDE;
 }
 
 /* Blocks from this one on to there need as much room as it does: those of the disk, and those behind it. */
@@ -159,6 +228,7 @@ static uint64_t end_of_kind(const struct check *k, uint64_t block)
 static int judge_entry(struct check *k, uint64_t *block, struct blockmap_entry *e, bool tell, struct img_error *err)
 {
 	int ret = blockmap_get(k->bm, *block, e, NULL);
+	enum fit where;
 
 	if (ret != 0 && ret != IMG_E_CORRUPT)
 		ret = blockmap_get(k->bm, *block, e, err); /* again: for the message */
@@ -180,7 +250,10 @@ static int judge_entry(struct check *k, uint64_t *block, struct blockmap_entry *
 			k->census->nr_zero++;
 		return 0;
 	}
-	if (!place_inside(k, *block, e->off)) {
+	where = fit(k, *block, e->off);
+	if (where == PLACE_CUT && tell)
+		cut_entry(k, *block, e);
+	if (where == PLACE_OUTSIDE) {
 		uint64_t nr = blockmap_same(k->bm, *block, end_of_kind(k, *block));
 
 		if (tell)
@@ -241,7 +314,8 @@ static void tell_leak(struct check *k, uint64_t from, uint64_t to)
 	struct img_finding f = { .kind = IMG_FINDING_LEAK,
 				 .file_off = from,
 				 .guest_off = NO_OFFSET,
-				 .repaired = k->repair && k->rules->closes_gaps && k->nr_overlaps == 0 };
+				 .repaired = k->repair && k->rules->closes_gaps && k->nr_overlaps == 0 &&
+					     k->census->nr_cut == 0 };
 	uint64_t nr = to > from ? (to - from) / place_bytes(k->bm) : 0;
 
 	if (nr == 0)
@@ -398,7 +472,7 @@ static int compare_places(struct check *k, struct img_error *err)
 		found(k, &f, 1, k->rules->overlap, "too many blocks share their places to name them all");
 		return 0;
 	}
-	tell_gap(k, end, k->file_bytes);
+	tell_gap(k, end, k->end_off);
 	return 0;
 }
 
@@ -410,7 +484,7 @@ int blockmap_check(struct blockmap *bm, const struct blockmap_rules *rules, uint
 		.bm = bm,
 		.rules = rules,
 		.data_off = data_off,
-		.file_bytes = node_size(bm->file),
+		.end_off = rules->end_off ? rules->end_off : node_size(bm->file),
 		.repair = repair,
 		.fn = fn,
 		.ctx = ctx,
@@ -419,9 +493,13 @@ int blockmap_check(struct blockmap *bm, const struct blockmap_rules *rules, uint
 		.census = census,
 		.total = 2 * bm->shape.nr_blocks,
 	};
-	int ret;
+	struct host_stat host;
+	int ret = node_stat(bm->file, &host, err);
 
 	*census = (struct blockmap_census){ .first_off = UINT64_MAX, .end_off = data_off };
+	if (ret != 0)
+		return ret;
+	k.no_growth = host.is_block_device;
 	ret = walk_entries(&k, err);
 	if (ret == 0)
 		ret = compare_places(&k, err);

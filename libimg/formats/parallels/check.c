@@ -2,9 +2,10 @@
 /*
  * Check and repair. The engine judges the table; here are the header's own statements and the Format Extension.
  *
- * Repair: entries that lead nowhere become free, clusters come in line, gaps are closed and the file is cut off behind
- * the last cluster, the mark of an open image goes. Clusters that two entries lead to are left alone: nobody knows
- * whose they are; a conversion gives each block its own. As every change, a repair takes the extension off (PRL-10).
+ * Repair: entries that lead nowhere become free, a file that ends inside a cluster gets zeros up to the cluster's end,
+ * clusters come in line, gaps are closed and the file is cut off behind the last cluster, the mark of an open image
+ * goes. Clusters that two entries lead to are left alone: nobody knows whose they are; a conversion gives each block
+ * its own. As every change, a repair takes the extension off (PRL-10).
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -125,7 +126,7 @@ static int check_line(struct check *k, const struct img_progress *progress, stru
 	}
 	k->askew = nr > 0;
 	if (k->askew)
-		found(k, IMG_FINDING_NOTE, "PRL-7", first, k->repair && k->census.nr_overlaps == 0,
+		found(k, IMG_FINDING_NOTE, "PRL-7", first, k->repair && blockmap_may_move(&k->census),
 		      "%" PRIu64 " clusters are out of line with the data area: other programs may refuse them", nr);
 	return 0;
 }
@@ -142,7 +143,7 @@ static int repair(struct check *k, struct img_error *err)
 	shape = prl_shape(&p->h);
 	shape.end_off = k->census.end_off;
 	ret = blockmap_reshape(p->bm, &shape, err);
-	return ret == 0 && k->census.nr_overlaps == 0 ? prl_compact(p, err) : ret;
+	return ret == 0 && blockmap_may_move(&k->census) ? prl_compact(p, err) : ret;
 }
 
 static bool repair_is_due(const struct check *k)

@@ -3,8 +3,9 @@
  * Check and repair. The engine judges the map; here are the header's own statements: UUIDs, and the count of places,
  * which must be above every entry (or VirtualBox and QEMU write new blocks over old ones, VDI-8) and should be no more.
  *
- * Repair: entries that lead nowhere become free, the count is corrected, gaps are closed and the file is cut off behind
- * the last block. Blocks that share a place are left alone: nobody knows whose it is; a conversion gives each its own.
+ * Repair: entries that lead nowhere become free, a file that ends inside a block gets zeros up to the block's end, the
+ * count is corrected, gaps are closed and the file is cut off behind the last block. Blocks that share a place are left
+ * alone: nobody knows whose it is; a conversion gives each its own.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -128,7 +129,7 @@ static int check_stopped(struct check *k, const struct img_progress *progress, s
 	k->out->metadata_bytes += VDI_SECTOR_BYTES;
 	if (!k->repair || k->out->damage + k->out->leaks == 0)
 		return 0;
-	return repair(k, k->census.nr_overlaps == 0, err);
+	return repair(k, blockmap_may_move(&k->census), err);
 }
 
 int vdi_check(struct node *node, unsigned flags, img_finding_fn fn, void *ctx, const struct img_progress *progress,

@@ -2,7 +2,8 @@
 /*
  * Check and repair. The rules VHD-nn are those of format-spec/vhd.md. The footers and what they say of the file come
  * first, then the header's structures, then the engine walks the table. A repair writes footers anew, frees entries
- * that lead nowhere, and cuts off what is nobody's at the end; it guesses at no content.
+ * that lead nowhere, puts zeros where the file was cut off inside a block, and cuts off what is nobody's at the end; it
+ * guesses at no content.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -308,15 +309,41 @@ static int cut_end(struct check *k, struct img_error *err)
 	return ret == 0 ? blockmap_reshape(k->s->bm, &now, err) : ret;
 }
 
+/*
+ * The last block is cut off by the end of the file, or by a footer, which is no part of it. The copy at the head is good
+ * before the one behind the blocks goes; a crash in between leaves a file that ends there, and a block that is cut off.
+ */
+static int move_footer(struct blockmap *bm, uint64_t end, struct img_error *err)
+{
+	struct vhd_state *s = blockmap_format(bm);
+	struct node *file = blockmap_node(bm)->file;
+	const struct img_range *last = &s->structure[s->nr_structures - 1];
+	uint64_t from = min_u64(blockmap_end(bm), node_size(file));
+	int ret;
+
+	if (last->off + last->bytes > from)
+		return error_set(err, IMG_E_CORRUPT, 0, last->off, LAYER,
+				 "structures lie behind the end of everything");
+	vhd_footer_seal(&s->foot.f);
+	ret = vhd_write_head(s, file, err);
+	if (ret == 0)
+		ret = node_zero(file, node_size(file) - from, from, 0, err);
+	/* Or the block would end with what was a footer. */
+	if (ret == 0)
+		ret = node_flush(file, 0, err);
+	return ret == 0 ? vhd_write_tail(s, file, end, err) : ret;
+}
+
 static int check_blocks(struct check *k, struct img_error *err)
 {
-	struct blockmap_rules rules = { .entry = "VHD-7", .overlap = "VHD-9" };
+	struct blockmap_rules rules = { .entry = "VHD-7", .overlap = "VHD-9", .whole = true, .extend = move_footer };
 	struct blockmap_census census;
 	uint64_t damage;
 	int ret = 0;
 
 	rules.nr_taken = k->s->nr_structures;
 	rules.taken = k->s->structure;
+	rules.end_off = min_u64(blockmap_end(k->s->bm), node_size(k->n->file));
 	check_structures(k);
 	check_header(k);
 	k->out->metadata_bytes += 2 * VHD_SECTOR_BYTES + sizeof(k->s->head.disk);
@@ -325,11 +352,6 @@ static int check_blocks(struct check *k, struct img_error *err)
 	if (ret == 0)
 		ret = blockmap_check(k->s->bm, &rules, VHD_SECTOR_BYTES, k->repair, k->fn, k->ctx, k->progress, k->out,
 				     &census, err);
-	/* What the disk needs of it may be there, and is read. */
-	if (ret == 0 && census.end_off > blockmap_end(k->s->bm))
-		found(k, IMG_FINDING_DAMAGE, 7, census.end_off, false,
-		      "a block reaches to 0x%" PRIx64 ", but everything ends at 0x%" PRIx64, census.end_off,
-		      blockmap_end(k->s->bm));
 	k->bad_table = k->out->damage > damage;
 	if (ret == 0)
 		tell_unused(k, &census);

@@ -4,8 +4,8 @@
  * judged then; here are the second copies, the entries of bitmaps, and what the engine says of the table, all of it as
  * the log leaves it.
  *
- * A repair replays the log (as every writer does), writes second copies anew, frees entries that lead nowhere, and
- * cuts off what is nobody's at the end. It guesses at no content.
+ * A repair replays the log (as every writer does), writes second copies anew, frees entries that lead nowhere, puts
+ * zeros where the file was cut off inside a block, and cuts off what is nobody's at the end. It guesses at no content.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -248,7 +248,7 @@ static int check_end(struct check *k, bool sound, struct img_error *err)
 
 static int check_stopped(struct check *k, struct img_error *err)
 {
-	struct blockmap_rules rules = { .entry = "VHDX-8", .overlap = "VHDX-9" };
+	struct blockmap_rules rules = { .entry = "VHDX-8", .overlap = "VHDX-9", .whole = true };
 	struct blockmap_census census;
 	int ret = check_headers(k, err);
 
