@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Files that end inside a block's place: what is there of the block is read, and a repair puts zeros where the rest was,
- * whatever fails meanwhile.
+ * Files that end inside a block's place: what is there of the block is read, nobody writes, and a repair puts zeros
+ * where the rest was, whatever fails meanwhile.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -169,10 +169,13 @@ static void each_format(void (*test)(void))
 static void repair_it(void)
 {
 	struct img_check_result result;
+	struct img *img;
 
 	assert_rest_reads();
 	assert_ok(run(false, &result));
 	assert_int_equal(result.damage, 1);
+	assert_int_equal(open_it(IMG_OPEN_WRITE, &img), IMG_E_CORRUPT);
+	assert_non_null(strstr(err.msg, "run imgtool check --repair"));
 	assert_ok(run(true, &result));
 	assert_int_equal(result.damage, 1);
 	assert_int_equal(result.repaired, result.damage + result.redundancy);

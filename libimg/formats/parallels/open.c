@@ -144,6 +144,7 @@ int prl_replace_header(struct prl_image *p, const struct prl_header *h, struct i
 
 struct scan {
 	const struct prl_header *h;
+	struct blockmap_shape shape; /* h's */
 	uint64_t file_bytes;
 	bool strict;	  /* entries that lead out of the file are a failure */
 	uint8_t *seen;	  /* a bit for each place; two entries for one are a failure; NULL: they are not looked for */
@@ -165,8 +166,8 @@ static int scan_entry(struct scan *s, uint32_t entry, uint64_t block, struct img
 
 	if (entry == 0)
 		return 0;
-	if (s->strict && (off < h->data_off || off >= s->file_bytes))
-		return bad_entry(block, off, "out of the file's data area", err);
+	if (s->strict && (off < h->data_off || !blockmap_place_inside(&s->shape, block, off, s->file_bytes, false)))
+		return bad_entry(block, off, "not all of which is inside the file's data area", err);
 	s->end = max_u64(s->end, off + h->cluster_bytes);
 	s->nr_data++;
 	if (!s->seen)
@@ -188,6 +189,7 @@ static int scan_table(struct node *file, struct scan *s, struct img_error *err)
 
 	if (!buf)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+	s->shape = prl_shape(s->h);
 	for (uint64_t at = 0; at < bytes && ret == 0; at += SCAN_BYTES) {
 		uint64_t n = min_u64(bytes - at, SCAN_BYTES);
 

@@ -169,19 +169,21 @@ int vdi_replace_header(struct vdi_state *v, const struct vdi_header *h, struct i
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 struct scan {
-	uint64_t nr_places; /* the highest one that is in use, and all below */
-	uint64_t nr_data;   /* entries that lead to a place */
+	struct blockmap_shape shape;
+	uint64_t file_bytes; /* places reach no further; 0: wherever they like */
+	uint64_t nr_places;  /* the highest one that is in use, and all below */
+	uint64_t nr_data;    /* entries that lead to a place */
 };
 
-static int scan_entry(struct scan *s, uint32_t entry, uint64_t block, uint64_t room, const struct vdi_header *h,
-		      struct img_error *err)
+static int scan_entry(struct scan *s, uint32_t entry, uint64_t block, const struct vdi_header *h, struct img_error *err)
 {
 	if (entry >= VDI_ENTRY_ZERO)
 		return 0;
-	if (entry >= room)
+	if (s->file_bytes > 0 &&
+	    !blockmap_place_inside(&s->shape, block, h->data_off + entry * vdi_place_bytes(h), s->file_bytes, false))
 		return error_set(err, IMG_E_CORRUPT, 0, h->map_off + block * 4, LAYER,
 				 "block 0x%" PRIx64 " leads to place 0x%" PRIx32
-				 ", behind the end of the file: run imgtool check --repair",
+				 ", which is not all inside the file: run imgtool check --repair",
 				 block, entry);
 	s->nr_places = max_u64(s->nr_places, (uint64_t)entry + 1);
 	s->nr_data++;
@@ -191,15 +193,13 @@ static int scan_entry(struct scan *s, uint32_t entry, uint64_t block, uint64_t r
 /* strict: entries that lead out of the file are a failure. */
 static int scan_map(struct node *file, const struct vdi_header *h, bool strict, struct scan *s, struct img_error *err)
 {
-	uint64_t bytes = (uint64_t)h->nr_blocks * 4, size = node_size(file), room = VDI_ENTRY_ZERO;
+	uint64_t bytes = (uint64_t)h->nr_blocks * 4;
 	uint8_t *buf = malloc(SCAN_BYTES);
 	int ret = 0;
 
-	*s = (struct scan){ 0 };
+	*s = (struct scan){ .shape = vdi_shape(h), .file_bytes = strict ? node_size(file) : 0 };
 	if (!buf)
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
-	if (strict)
-		room = size > h->data_off ? (size - h->data_off - 1) / vdi_place_bytes(h) + 1 : 0;
 	for (uint64_t at = 0; at < bytes && ret == 0; at += SCAN_BYTES) {
 		uint64_t n = min_u64(bytes - at, SCAN_BYTES);
 
@@ -208,7 +208,7 @@ static int scan_map(struct node *file, const struct vdi_header *h, bool strict, 
 			struct le32 d;
 
 			memcpy(&d, buf + i, sizeof(d));
-			ret = scan_entry(s, le32_get(d), (at + i) / 4, room, h, err);
+			ret = scan_entry(s, le32_get(d), (at + i) / 4, h, err);
 		}
 	}
 	free(buf);

@@ -3,9 +3,11 @@
  * Opening and closing. A fixed disk is its file without the footer; any other one gets the block engine, and the
  * parent's name if it has one.
  *
- * New blocks go behind the footer: it is where everything ends. What a crash left before it, or behind it where it is
- * missing, is nobody's, and goes when the image is opened for writing.
+ * New blocks go behind the footer: it is where everything ends. So who writes reads the whole table first, and an entry
+ * that leads there is a reason to stop. What a crash left before the footer, or behind it where it is missing, is
+ * nobody's, and goes when the image is opened for writing.
  */
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -94,8 +96,21 @@ static int judge_structures(struct node *n, const struct vhd_state *s, struct im
 			 "%s: structures of the image lie over each other, so that it can only be read", n->path);
 }
 
-/* Entries that lead into the file. What makes no sense leads to nothing. */
-static int count_places(struct node *n, const struct vhd_state *s, uint64_t *out, struct img_error *err)
+/* New blocks go behind the end: none may be said to lie there already, in part or whole (VHD-7). */
+static int judge_entry(struct node *n, const struct vhd_state *s, uint64_t block, uint64_t off, struct img_error *err)
+{
+	const struct blockmap_shape *shape = blockmap_shape(s->bm);
+
+	if (blockmap_place_inside(shape, block, off, min_u64(shape->end_off, node_size(n->file)), true))
+		return 0;
+	return error_set(err, IMG_E_CORRUPT, 0, s->head.table_off + block * 4, LAYER,
+			 "%s: block %" PRIu64 " leads to 0x%" PRIx64
+			 ", and not all of that place is inside the file: run imgtool check --repair",
+			 n->path, block, off);
+}
+
+/* *out: how many entries lead into the file. What makes no sense leads to nothing. */
+static int scan_table(struct node *n, const struct vhd_state *s, bool strict, uint64_t *out, struct img_error *err)
 {
 	uint64_t bytes = blockmap_shape(s->bm)->nr_blocks * 4, file_bytes = node_size(n->file), nr = 0;
 	uint8_t *buf = malloc(TABLE_PIECE_BYTES);
@@ -108,12 +123,24 @@ static int count_places(struct node *n, const struct vhd_state *s, uint64_t *out
 		for (uint64_t at = 0; at < piece && ret == 0; at += 4) {
 			uint64_t sector = be32_at(buf, (size_t)at);
 
-			nr += sector != 0 && sector != VHD_FREE && sector * VHD_SECTOR_BYTES < file_bytes;
+			if (sector == 0 || sector == VHD_FREE)
+				continue;
+			if (strict)
+				ret = judge_entry(n, s, (done + at) / 4, sector * VHD_SECTOR_BYTES, err);
+			nr += sector * VHD_SECTOR_BYTES < file_bytes;
 		}
 	}
 	free(buf);
 	*out = nr;
 	return ret;
+}
+
+static int prepare_writer(struct node *n, const struct vhd_state *s, struct budget *budget, struct img_error *err)
+{
+	uint64_t nr;
+	int ret = budget_metadata(budget, n->path, blockmap_shape(s->bm)->nr_blocks * 4, err);
+
+	return ret == 0 ? scan_table(n, s, true, &nr, err) : ret;
 }
 
 /* Blocks that share their places are a bomb. Only where a file is small for its disk all entries have to be looked at. */
@@ -127,7 +154,7 @@ static int judge_expansion(struct node *n, const struct vhd_state *s, struct bud
 		return 0;
 	ret = budget_metadata(budget, n->path, shape->nr_blocks * 4, err);
 	if (ret == 0)
-		ret = count_places(n, s, &nr, err);
+		ret = scan_table(n, s, false, &nr, err);
 	return ret == 0 ? budget_expansion(budget, n->path, nr * shape->block_bytes, file_bytes, err) : ret;
 }
 
@@ -152,6 +179,8 @@ static int open_blocks(struct node *n, struct vhd_state *s, const struct driver_
 	ret = blockmap_open(n, &shape, &vhd_block_ops, s, args, &s->bm, err);
 	if (ret == 0 && !args->for_check)
 		ret = judge_expansion(n, s, args->budget, err);
+	if (ret == 0 && args->writable && !args->for_check)
+		ret = prepare_writer(n, s, args->budget, err);
 	return ret;
 }
 
