@@ -158,6 +158,26 @@ static int choose_device(struct conversion *c, struct img_error *err)
 	return r;
 }
 
+/* What is replaced is not what is read meanwhile. That it is in use would be said anyway, but not by whom. */
+static int check_not_source(const struct conversion *c, struct img_error *err)
+{
+	struct host_stat target, read;
+	int r = 0;
+
+	if (c->to_pipe || !c->env->identify || !c->env->identify(c->env->ctx, c->path, &target))
+		return 0;
+	for (struct img *img = c->src; img && r == 0; img = img_backing(img)) {
+		if (!img->top->file)
+			continue;
+		r = node_stat(img->top->file, &read, err);
+		if (r == 0 && read.dev == target.dev && read.ino == target.ino)
+			r = error_set(err, IMG_E_BUSY, 0, NO_OFFSET, "core",
+				      "%s: is %swhat is converted, and cannot be replaced: convert to another name",
+				      c->path, img == c->src ? "" : "a parent of ");
+	}
+	return r;
+}
+
 /* Everything that can be refused before there is a file. */
 static int prepare(struct conversion *c, struct img_error *err)
 {
@@ -183,6 +203,8 @@ static int prepare(struct conversion *c, struct img_error *err)
 		r = choose_sector_size(c, err);
 	if (r == 0)
 		r = choose_order(c, err);
+	if (r == 0 && c->create.flags & (IMG_CREATE_OVERWRITE | IMG_CREATE_DEVICE))
+		r = check_not_source(c, err);
 	if (r == 0 && !c->to_pipe)
 		r = image_check_target(c->path, c->create.flags, c->env, err);
 	if (r == 0)

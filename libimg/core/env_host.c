@@ -83,11 +83,30 @@ static char *final_path(const char *path, struct img_error *err)
 	return real;
 }
 
-static int host_check_target(void *ctx, const char *path, bool overwrite, struct img_error *err)
+/*
+ * What is replaced is held as a writer would hold it: who has it open, QEMU included, would go on with a file that has
+ * no name any more, and what they write would be gone. *held is NULL where this may not open it, and nobody can be
+ * asked.
+ */
+static int hold(const char *path, struct node **held, struct img_error *err)
+{
+	const struct host_open how = { .use = SHARE_WRITER_USE, .forbid = SHARE_WRITER_FORBID, .no_lock = true };
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	*held = NULL;
+	if (fd >= 0)
+		return env_host_node(fd, path, &how, held, err);
+	if (errno == EACCES || errno == EPERM || errno == ENOENT)
+		return 0;
+	return error_errno(err, errno, NO_OFFSET, LAYER, "%s: cannot open, to see who uses it", path);
+}
+
+/* *held: of a file that is there and may be replaced; to be closed. */
+static int judge_target(const char *path, bool overwrite, struct node **held, struct img_error *err)
 {
 	struct stat sb;
 
-	(void)ctx;
+	*held = NULL;
 	if (lstat(path, &sb) < 0) {
 		if (errno == ENOENT)
 			return 0;
@@ -100,7 +119,17 @@ static int host_check_target(void *ctx, const char *path, bool overwrite, struct
 	if (!S_ISREG(sb.st_mode))
 		return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER,
 				 "%s: exists and is not a regular file: it cannot be replaced", path);
-	return 0;
+	return hold(path, held, err);
+}
+
+static int host_check_target(void *ctx, const char *path, bool overwrite, struct img_error *err)
+{
+	struct node *held;
+	int ret = judge_target(path, overwrite, &held, err);
+
+	(void)ctx;
+	node_close(held, NULL);
+	return ret;
 }
 
 static char *temp_name(const char *path, struct img_error *err)
@@ -204,25 +233,33 @@ static int rename_new(const char *from, const char *to)
 	return 0;
 }
 
+/* path: `to` as the caller called it. */
+static int rename_into_place(const char *from, const char *to, const char *path, bool overwrite, struct img_error *err)
+{
+	if ((overwrite ? rename(from, to) : rename_new(from, to)) == 0)
+		return 0;
+	if (errno == EEXIST)
+		return error_set(err, IMG_E_EXISTS, errno, NO_OFFSET, LAYER, "%s: exists already", path);
+	return error_errno(err, errno, NO_OFFSET, LAYER, "%s: cannot be renamed into place", path);
+}
+
 static int host_publish(void *ctx, const char *temp_path, const char *path, unsigned flags, struct img_error *err)
 {
 	bool overwrite = flags & IMG_CREATE_OVERWRITE;
-	char *target = final_path(path, err);
-	int ret = 0, e;
+	char *target = overwrite ? final_path(path, err) : strdup(path);
+	struct node *held = NULL; /* until the new file has its name */
+	int ret = 0;
 
+	(void)ctx;
 	if (!target)
-		return IMG_E_NOMEM;
+		return no_memory(err);
 	if (overwrite)
-		ret = host_check_target(ctx, target, true, err);
-	if (ret == 0 && (overwrite ? rename(temp_path, target) : rename_new(temp_path, path)) < 0) {
-		e = errno;
-		if (e == EEXIST)
-			ret = error_set(err, IMG_E_EXISTS, e, NO_OFFSET, LAYER, "%s: exists already", path);
-		else
-			ret = error_errno(err, e, NO_OFFSET, LAYER, "%s: cannot be renamed into place", path);
-	}
+		ret = judge_target(target, true, &held, err);
+	if (ret == 0)
+		ret = rename_into_place(temp_path, target, path, overwrite, err);
 	if (ret == 0 && !(flags & IMG_CREATE_VOLATILE))
-		ret = sync_folder(overwrite ? target : path, err);
+		ret = sync_folder(target, err);
+	node_close(held, NULL);
 	free(target);
 	return ret;
 }

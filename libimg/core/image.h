@@ -25,7 +25,7 @@ struct image_env {
 	int (*publish)(void *ctx, const char *temp_path, const char *path, unsigned flags, struct img_error *err);
 	/* Removes an unpublished file. */
 	void (*discard_temp)(void *ctx, const char *temp_path);
-	/* IMG_E_EXISTS (or why a file there cannot be replaced); may be NULL: publish alone says so. */
+	/* IMG_E_EXISTS (or why a file there cannot be replaced, such as BUSY); may be NULL: publish alone says so. */
 	int (*check_target)(void *ctx, const char *path, bool overwrite, struct img_error *err);
 	/* Where a new file that the image at child_path will name is to be made; malloc()ed. NULL: broker_new_path(). */
 	int (*new_path)(void *ctx, const char *child_path, const char *name, enum img_refs refs, char **out,

@@ -176,9 +176,11 @@ struct img_create_options {
  * Creates an image file under a temporary name beside path, syncs it, and renames it into place. After failure or a crash
  * nothing is left under path. Files that hold its data (of a VMDK in several, a bundle ...) get their names right before; they replace
  * nothing, and a crash between these renames leaves some, whole and without their image: to be removed before it is run again.
+ * With IMG_CREATE_OVERWRITE a file that somebody has open (by the locks of QEMU's protocol) is BUSY, before any work and once more when it
+ * is to be replaced; img_convert() does not replace what it reads, either.
  * On a device (IMG_CREATE_DEVICE; limg and qcow2, without files for their data) what says that an image is there is erased first and written
  * last: after failure or a crash no image is there. The caller sees to it that nobody else uses the device.
- * Errors: EXISTS, INVALID, IO, NOSPC, and those of img_open() for the backing.
+ * Errors: EXISTS, BUSY, INVALID, IO, NOSPC, and those of img_open() for the backing.
  */
 IMG_API int img_create(const char *path, const struct img_create_options *opts, struct img_error *err);
 

@@ -56,7 +56,7 @@ static const struct cli_option options[] = {
 	  "refuse where the copy would lack some of what the source holds beside its disk: data (the default), what somebody made or a "
 	  "guest sees; all, everything of which there would be a note",
 	  offsetof(struct convert_args, strict) },
-	{ "force", 0, OPTION_FLAG, NULL, "replace DST if it exists, when the new image is complete",
+	{ "force", 0, OPTION_FLAG, NULL, "replace DST if it exists and nobody uses it, when the new image is complete",
 	  offsetof(struct convert_args, force) },
 };
 

@@ -28,7 +28,7 @@ static const struct cli_option options[] = {
 	  offsetof(struct create_args, backing) },
 	{ "backing-format", 'F', OPTION_TEXT, "FMT", "format of PARENT; needed for raw, which is never guessed",
 	  offsetof(struct create_args, backing_format) },
-	{ "force", 0, OPTION_FLAG, NULL, "replace FILE if it exists, when the new image is complete",
+	{ "force", 0, OPTION_FLAG, NULL, "replace FILE if it exists and nobody uses it, when the new image is complete",
 	  offsetof(struct create_args, force) },
 };
 
