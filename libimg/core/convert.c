@@ -330,9 +330,9 @@ static int make_file(struct conversion *c, struct img_error *err)
 		r = c->env->publish(c->env->ctx, c->temp_path, c->path, c->create.flags, err);
 	if (r < 0)
 		c->env->discard_temp(c->env->ctx, c->temp_path);
-	data_file_end(&c->data, r == 0);
+	data_file_end(&c->data, r >= 0);
 	free(c->temp_path);
-	return r;
+	return r == PUBLISHED_NOT_DURABLE ? IMG_E_IO : r;
 }
 
 /* file: what is written to instead of a new one, taken over; NULL: none. */

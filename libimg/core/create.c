@@ -184,13 +184,13 @@ static int create_in(const char *path, const struct img_create_options *o, const
 		ret = data_file_publish(&data, err);
 	if (ret == 0)
 		ret = env->publish(env->ctx, temp, path, o->flags, err);
-	if (ret != 0) {
+	if (ret < 0) {
 		error_prefix(err, "cannot create %s", path);
 		env->discard_temp(env->ctx, temp);
 	}
-	data_file_end(&data, ret == 0);
+	data_file_end(&data, ret >= 0);
 	free(temp);
-	return ret;
+	return ret == PUBLISHED_NOT_DURABLE ? IMG_E_IO : ret;
 }
 
 int image_create_env(const char *path, const struct img_create_options *opts, const struct image_env *env,

@@ -231,8 +231,8 @@ static int publish_one(struct data_creation *c, struct data_made *m, struct img_
 {
 	int ret = c->env->publish(c->env->ctx, m->temp_path, m->final_path, 0, err);
 
-	m->published = ret == 0;
-	return ret;
+	m->published = ret >= 0;
+	return ret == PUBLISHED_NOT_DURABLE ? IMG_E_IO : ret;
 }
 
 /* All of them are whole before the first one has a name. */

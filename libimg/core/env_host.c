@@ -203,21 +203,32 @@ static int host_create_file(void *ctx, const char *path, struct node **out, char
 	return ret;
 }
 
-static int sync_folder(const char *path, struct img_error *err)
+/* Before anything has a new name: where the folder may not be read, no name in it can be made durable. */
+static int open_folder(const char *path, int *fd, struct img_error *err)
 {
 	char *folder = broker_folder(path, err);
-	int fd, ret = 0;
+	int ret = 0;
 
 	if (!folder)
 		return IMG_E_NOMEM;
-	fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	/* EINVAL: a file system that has no such thing. */
-	if (fd < 0 || (fsync(fd) < 0 && errno != EINVAL))
-		ret = error_errno(err, errno, NO_OFFSET, LAYER, "%s: cannot make the new name durable", path);
-	if (fd >= 0)
-		close(fd);
+	*fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (*fd < 0)
+		ret = error_errno(err, errno, NO_OFFSET, LAYER,
+				  "%s: cannot open its folder, to make the name durable there", path);
 	free(folder);
 	return ret;
+}
+
+/* Of a name that is there already. */
+static int sync_folder(int fd, const char *path, struct img_error *err)
+{
+	/* EINVAL: a file system that has no such thing. */
+	if (fsync(fd) == 0 || errno == EINVAL)
+		return 0;
+	error_set(err, IMG_E_IO, errno, NO_OFFSET, LAYER,
+		  "%s: is complete and in its place, but that may not outlast a crash: cannot sync its folder: %s",
+		  path, strerror(errno));
+	return PUBLISHED_NOT_DURABLE;
 }
 
 /* Without RENAME_NOREPLACE (old or foreign file systems) a second link does the same: link() does not replace. */
@@ -248,17 +259,21 @@ static int host_publish(void *ctx, const char *temp_path, const char *path, unsi
 	bool overwrite = flags & IMG_CREATE_OVERWRITE;
 	char *target = overwrite ? final_path(path, err) : strdup(path);
 	struct node *held = NULL; /* until the new file has its name */
-	int ret = 0;
+	int folder = -1, ret = 0;
 
 	(void)ctx;
 	if (!target)
 		return no_memory(err);
 	if (overwrite)
 		ret = judge_target(target, true, &held, err);
+	if (ret == 0 && !(flags & IMG_CREATE_VOLATILE))
+		ret = open_folder(target, &folder, err);
 	if (ret == 0)
 		ret = rename_into_place(temp_path, target, path, overwrite, err);
-	if (ret == 0 && !(flags & IMG_CREATE_VOLATILE))
-		ret = sync_folder(target, err);
+	if (ret == 0 && folder >= 0)
+		ret = sync_folder(folder, path, err);
+	if (folder >= 0)
+		close(folder);
 	node_close(held, NULL);
 	free(target);
 	return ret;

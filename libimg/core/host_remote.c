@@ -207,9 +207,19 @@ static int remote_create_file(void *ctx, const char *path, struct node **out, ch
 
 static int remote_publish(void *ctx, const char *temp_path, const char *path, unsigned flags, struct img_error *err)
 {
-	const struct wire_head head = { .what = WIRE_PUBLISH, .number = flags };
+	struct img_host *host = ctx;
+	int ret, fd;
 
-	return call(ctx, &head, path, temp_path, NULL, NULL, err);
+	pthread_mutex_lock(&host->lock);
+	host->request.head = (struct wire_head){ .what = WIRE_PUBLISH, .number = flags };
+	host->answer.number[0] = 0; /* where none comes */
+	ret = ask(host, path, temp_path, &fd, err);
+	if (ret != 0 && host->answer.number[0] == 1)
+		ret = PUBLISHED_NOT_DURABLE;
+	pthread_mutex_unlock(&host->lock);
+	if (fd >= 0)
+		close(fd);
+	return ret;
 }
 
 static int remote_check_target(void *ctx, const char *path, bool overwrite, struct img_error *err)

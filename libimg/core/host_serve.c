@@ -219,7 +219,7 @@ static int serve_publish(struct server *s, const char *path, const char *temp, s
 	if (is_alone(s))
 		return refused(path, "nobody waits for it", err);
 	ret = image_env_host.publish(image_env_host.ctx, e->temp, e->path, flags, err);
-	if (ret == 0) {
+	if (ret >= 0) {
 		free(e->temp);
 		e->temp = NULL;
 		if (e->is_data)
@@ -227,7 +227,10 @@ static int serve_publish(struct server *s, const char *path, const char *temp, s
 		else
 			host_list_settle(&s->list, e->path);
 	}
-	return ret;
+	if (ret != PUBLISHED_NOT_DURABLE)
+		return ret;
+	s->answer.number[0] = 1;
+	return IMG_E_IO;
 }
 
 static int serve_discard(struct server *s, const char *path, struct img_error *err)

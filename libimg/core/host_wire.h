@@ -10,7 +10,7 @@
  *	OPEN		path		-		1: to write	descriptor
  *	OPEN_REF	child's path	name		1: to write	descriptor, resolved path
  *	CREATE		path		-		-		descriptor, temporary path
- *	PUBLISH		path		temporary path	enum img_create_flags	-
+ *	PUBLISH		path		temporary path	enum img_create_flags	number: 1 with an error: it has its name
  *	DISCARD		path, or temporary	-	-		-
  *	CHECK_TARGET	path		-		1: to replace	-
  *	NEW_PATH	child's path	name		-		path

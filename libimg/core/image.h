@@ -10,6 +10,8 @@
 
 struct data_creation;
 
+#define PUBLISHED_NOT_DURABLE 1
+
 /* How image files are reached. The default environment is the host's file system under the broker's policy. */
 struct image_env {
 	/*
@@ -21,7 +23,10 @@ struct image_env {
 			 const struct host_open *args, struct node **out, char **resolved, struct img_error *err);
 	/* Creates an empty file that will be published as path: temporary name beside it. */
 	int (*create_file)(void *ctx, const char *path, struct node **out, char **temp_path, struct img_error *err);
-	/* Renames temp_path to path and syncs the folder, as flags (enum img_create_flags) say; the node is closed already. */
+	/*
+	 * Renames temp_path to path and syncs the folder, as flags (enum img_create_flags) say; the node is closed already.
+	 * PUBLISHED_NOT_DURABLE, with an error: it has its name, and what it replaces is gone.
+	 */
 	int (*publish)(void *ctx, const char *temp_path, const char *path, unsigned flags, struct img_error *err);
 	/* Removes an unpublished file. */
 	void (*discard_temp)(void *ctx, const char *temp_path);

@@ -1,10 +1,25 @@
 /* SPDX-License-Identifier: MIT */
 /* New images on the host's files: what is replaced, when, and what stays where it fails. */
-#include "image_fixture.h"
+#include "host_fixture.h"
 
 #include "image.h"
 
-#define SIZE MIB
+#define SIZE   MIB
+#define NOBODY 65534
+
+int __real_fsync(int fd);
+int __wrap_fsync(int fd);
+static unsigned folder_fails; /* the sync of a folder, from 1 */
+int __wrap_fsync(int fd)
+{
+	struct stat sb;
+
+	if (folder_fails > 0 && fstat(fd, &sb) == 0 && S_ISDIR(sb.st_mode) && --folder_fails == 0) {
+		errno = EIO;
+		return -1;
+	}
+	return __real_fsync(fd);
+}
 
 static struct image_env env; /* the host's, with something that happens in between */
 static const char *target;
@@ -72,10 +87,85 @@ static void test_in_use(void **state)
 	fixture_files(true);
 }
 
+static bool is_there(const char *name)
+{
+	return access(in_dir(name), F_OK) == 0;
+}
+
+static int replace(struct img *src, const struct img_create_options *create)
+{
+	return src ? img_convert(src, in_dir("a"), create, NULL, ERR) : img_create(in_dir("a"), create, ERR);
+}
+
+/* A new image with a data file in place of an old one. */
+static void replace_undurably(struct img_host *host, struct img *src)
+{
+	struct img_create_options create = replacing();
+
+	create.format = "qcow2";
+	create.host = host;
+	create.options = "data_file=a.data";
+	folder_fails = 1; /* for the data file's name, which comes first and replaces nothing */
+	assert_int_equal(replace(src, &create), IMG_E_IO);
+	assert_false(is_there("a.data"));
+	assert_size("a", SIZE);
+
+	folder_fails = 2; /* for its own: the old one is gone */
+	assert_int_equal(replace(src, &create), IMG_E_IO);
+	assert_int_equal(folder_fails, 0);
+	assert_non_null(strstr(ERR->msg, "is complete and in its place"));
+	assert_null(strstr(ERR->msg, "cannot create"));
+}
+
+static void test_not_durable(void **state)
+{
+	struct img_grant grants[] = { GRANT("a", IMG_GRANT_CREATE | IMG_GRANT_OVERWRITE) };
+	struct img *src;
+
+	(void)state;
+	make_image("src", "limg", 2 * SIZE, NULL, NULL);
+	src = open_image("src", NULL, 0);
+	for (unsigned i = 0; i < 4; i++) {
+		make_image("a", "limg", SIZE, NULL, NULL);
+		replace_undurably(i & 1 ? begin(grants, NR(grants), IMG_REFS_DIR, 0) : NULL, i & 2 ? src : NULL);
+		if (i & 1)
+			end();
+		assert_true(is_there("a.data"));
+		assert_size("a", 2 * SIZE);
+		assert_int_equal(fixture_files(false), 3);
+		assert_int_equal(unlink(in_dir("a")), 0);
+		assert_int_equal(unlink(in_dir("a.data")), 0);
+	}
+	close_image(src);
+	forget(grants, NR(grants));
+	fixture_files(true);
+}
+
+/* A folder in which names can be made, but never durably: found out before there is one. */
+static void test_unreadable_folder(void **state)
+{
+	struct img_create_options create = replacing();
+	uid_t me = geteuid();
+
+	(void)state;
+	make_image("a", "limg", SIZE, NULL, NULL);
+	assert_int_equal(chmod(in_dir("a"), 0666), 0);
+	assert_int_equal(chmod(fixture_dir, 0333), 0);
+	assert_true(me != 0 || seteuid(NOBODY) == 0);
+	assert_int_not_equal(img_create(in_dir("a"), &create, ERR), 0);
+	assert_non_null(strstr(ERR->msg, "cannot open its folder"));
+	assert_true(me != 0 || seteuid(0) == 0);
+	assert_int_equal(chmod(fixture_dir, 0700), 0);
+	assert_size("a", SIZE);
+	assert_int_equal(fixture_files(true), 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_in_use),
+		cmocka_unit_test(test_not_durable),
+		cmocka_unit_test(test_unreadable_folder),
 	};
 
 	return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);
