@@ -159,25 +159,41 @@ out:
 	return out;
 }
 
+/*
+ * What is replaced keeps its owner, group and rights, whatever the umask, as far as this process may set them. Where
+ * the group is another, its rights are nobody's: they were not meant for those who have them now.
+ */
+static void take_after(int fd, const struct stat *old)
+{
+	mode_t mode = old->st_mode & 0777;
+	struct stat sb;
+
+	/* One at a time: who may give the file to a group of his own need not be able to give it away. */
+	if (fchown(fd, (uid_t)-1, old->st_gid) < 0 && (fstat(fd, &sb) < 0 || sb.st_gid != old->st_gid))
+		mode &= ~(mode_t)070;
+	if (fchmod(fd, mode) < 0 || fchown(fd, old->st_uid, (gid_t)-1) < 0)
+		return; /* stays private, or his who makes it */
+}
+
 int env_host_create_fd(const char *path, int *fd, char **temp_path, struct img_error *err)
 {
 	char *target = final_path(path, err);
-	mode_t mode = 0666;
-	struct stat sb;
+	bool replaces;
+	struct stat old;
 	int ret;
 
 	*fd = -1;
 	*temp_path = NULL;
 	if (!target)
 		return IMG_E_NOMEM;
-	/* What is replaced keeps its rights: a private image does not become readable by all. */
-	if (stat(target, &sb) == 0 && S_ISREG(sb.st_mode))
-		mode = sb.st_mode & 0777;
+	replaces = stat(target, &old) == 0 && S_ISREG(old.st_mode);
 	*temp_path = temp_name(target, err);
 	free(target);
 	if (!*temp_path)
 		return IMG_E_NOMEM;
-	*fd = open(*temp_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode);
+	*fd = open(*temp_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, replaces ? 0600 : 0666);
+	if (*fd >= 0 && replaces)
+		take_after(*fd, &old);
 	if (*fd >= 0)
 		return 0;
 	ret = error_errno(err, errno, NO_OFFSET, LAYER, "%s: cannot create", path);

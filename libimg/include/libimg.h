@@ -178,7 +178,7 @@ struct img_create_options {
  * nothing, and a crash between these renames leaves some, whole and without their image: to be removed before it is run again.
  * With IMG_CREATE_OVERWRITE a file that somebody has open (by the locks of QEMU's protocol) is BUSY, before any work and once more when it
  * is to be replaced; img_convert() does not replace what it reads, either.
- * One failure comes too late for that: where the folder cannot be synced in the end, IO says that the image is complete and in its place,
+ * One failure comes too late to leave nothing: where the folder cannot be synced in the end, IO says that the image is complete and in its place,
  * from where a crash may take it. A folder that cannot even be opened is refused before.
  * On a device (IMG_CREATE_DEVICE; limg and qcow2, without files for their data) what says that an image is there is erased first and written
  * last: after failure or a crash no image is there. The caller sees to it that nobody else uses the device.

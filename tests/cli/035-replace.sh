@@ -61,3 +61,14 @@ fi
 imgtool create -q unreadable.limg 1M
 chmod 0 unreadable.limg
 imgtool create -q --force unreadable.limg 2M
+
+# Rights and, as root, owner and group stay, also by way of the broker.
+umask 077
+imgtool create -q r.limg 1M
+chmod 664 r.limg
+if ((UID == 0)); then chown 65534:65533 r.limg; fi
+before=$(stat -c '%a %u %g' r.limg)
+imgtool convert -q --force content r.limg
+same rights "$(stat -c '%a %u %g' r.limg)" "$before"
+imgtool create -q --force r.limg 1M
+same rights "$(stat -c '%a %u %g' r.limg)" "$before"

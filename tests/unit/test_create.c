@@ -160,12 +160,60 @@ static void test_unreadable_folder(void **state)
 	assert_int_equal(fixture_files(true), 1);
 }
 
+static void put_old(uid_t owner, gid_t group, mode_t mode)
+{
+	make_image("a", "limg", SIZE, NULL, NULL);
+	assert_int_equal(chown(in_dir("a"), owner, group), 0);
+	assert_int_equal(chmod(in_dir("a"), mode), 0);
+}
+
+static void assert_new(uid_t owner, gid_t group, mode_t mode)
+{
+	struct img_create_options create = replacing();
+	struct stat sb;
+
+	assert_ok(img_create(in_dir("a"), &create, ERR));
+	assert_int_equal(stat(in_dir("a"), &sb), 0);
+	assert_int_equal(sb.st_mode & 07777, mode);
+	assert_int_equal(sb.st_uid, owner);
+	assert_int_equal(sb.st_gid, group);
+	fixture_files(true);
+}
+
+/* What is replaced keeps its owner, group and rights; what is new has the umask's. */
+static void test_rights(void **state)
+{
+	mode_t mask = umask(027);
+	uid_t me = geteuid();
+	gid_t group = getegid();
+
+	(void)state;
+	assert_new(me, group, 0640);
+	put_old(me, group, 0666);
+	assert_new(me, group, 0666);
+	put_old(me, group, 0404);
+	assert_new(me, group, 0404);
+	if (me == 0) {
+		put_old(NOBODY, NOBODY - 1, 0660);
+		assert_new(NOBODY, NOBODY - 1, 0660);
+		/* by who has neither: what the group might do is not for his own group */
+		put_old(0, NOBODY - 1, 0664);
+		assert_int_equal(chmod(fixture_dir, 0777), 0);
+		assert_int_equal(seteuid(NOBODY), 0);
+		assert_new(NOBODY, group, 0604);
+		assert_int_equal(seteuid(0), 0);
+		assert_int_equal(chmod(fixture_dir, 0700), 0);
+	}
+	umask(mask);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_in_use),
 		cmocka_unit_test(test_not_durable),
 		cmocka_unit_test(test_unreadable_folder),
+		cmocka_unit_test(test_rights),
 	};
 
 	return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);

@@ -332,7 +332,7 @@ const struct cli_verb verb_convert = {
 		"are left out unless --snapshots and --bitmaps are given. Whatever SRC has beside its disk and DST will not have is "
 		"told, a note each: snapshots, bitmaps, machine state, another size of the disk or of its sectors, comments, a chain "
 		"of parents, uuid, geometry, compression. --json lists the same as \"left_behind\"; --strict refuses.\n\n"
-		"An existing DST is not touched without --force. After a failure, an interruption or a crash "
+		"An existing DST is not touched without --force; what replaces it has its owner, group and rights, as far as they may be set. After a failure, an interruption or a crash "
 		"nothing stays under DST's name.\n\n"
 		"DST may be a block device that is not mounted, with -O and --force. raw: the content is written to its start, and what lies "
 		"beyond stays; a failure leaves a part. limg and qcow2: the image is made on it and may grow as far as it reaches; a "

@@ -131,7 +131,7 @@ const struct cli_verb verb_create = {
 		"-b the size is the parent's unless given. An overlay remembers which content its parent had: a "
 		"parent that changed afterwards is refused. Standing on a named snapshot, it does not mind what "
 		"becomes of the parent's head.\n\n"
-		"An existing file is not touched without --force. After a failure or a crash nothing stays under "
+		"An existing file is not touched without --force; what replaces it has its owner, group and rights, as far as they may be set. After a failure or a crash nothing stays under "
 		"FILE's name. FILE may be a block device that is not mounted, for limg and qcow2, with --force: the image may then grow as far "
 		"as it reaches.",
 	.example = PROGRAM " create golden.limg 20G\n" PROGRAM " create -b golden.limg@v1 web1.limg",
