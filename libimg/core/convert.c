@@ -273,7 +273,7 @@ static int tell_left_behind(const struct conversion *c, struct img *dst, struct 
 static int fill_target(struct conversion *c, struct img *dst, struct img_error *err)
 {
 	struct img *base = img_backing(dst);
-	int r = tell_left_behind(c, dst, err);
+	int r = c->create.flags & IMG_CREATE_DEVICE ? 0 : tell_left_behind(c, dst, err);
 
 	if (r < 0)
 		return r;
@@ -319,8 +319,13 @@ static int make_image(struct conversion *c, struct node *file, struct img_error 
 static int make_file(struct conversion *c, struct img_error *err)
 {
 	struct node *file;
-	int r = c->env->create_file(c->env->ctx, c->path, &file, &c->temp_path, err);
+	int r = 0;
 
+	/* On a device nothing is lost in vain: what can stand there (device_target.h) has nothing but the disk. */
+	if (c->create.flags & IMG_CREATE_DEVICE)
+		r = tell_left_behind(c, NULL, err);
+	if (r == 0)
+		r = c->env->create_file(c->env->ctx, c->path, &file, &c->temp_path, err);
 	if (r < 0)
 		return r;
 	r = c->in_order ? write_in_order(c, file, err) : make_image(c, file, err);

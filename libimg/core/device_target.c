@@ -3,6 +3,9 @@
  * See device_target.h. The filter here keeps the anchors in memory and passes on the rest. While the driver makes its
  * image it is an empty file that grows, which a device is not: what lies below its end, and was not written, is made
  * zeros. From then on it is a device.
+ *
+ * Until the driver writes something beside the anchors the device is as it was: what it refuses before, options or a
+ * size, costs nothing. What was there is erased right before that first write.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -32,8 +35,9 @@ struct anchors {
 
 struct filter_state {
 	struct anchors *anchors;
-	bool is_fresh; /* an empty file that grows; one thread */
-	uint64_t end;  /* of that file */
+	bool is_fresh;	   /* an empty file that grows; one thread */
+	bool is_untouched; /* with is_fresh: the device is as it was, the file zeros beside the anchors */
+	uint64_t end;	   /* of that file */
 };
 
 static struct filter_state *state_of(const struct node *node)
@@ -124,6 +128,64 @@ static uint64_t filter_size(const struct node *node)
 static void filter_limits(const struct node *node, struct driver_limits *out)
 {
 	node_limits(node->file, out);
+	if (state_of(node)->is_fresh)
+		out->max_size_bytes = node_size(node->file);
+}
+
+static int wipe_anchors(const struct img_driver *drv, struct node *device, struct img_error *err)
+{
+	int ret = 0;
+
+	for (size_t i = 0; i < DRIVER_ANCHORS && ret == 0; i++) {
+		if (range_inside(drv->anchors[i].off, drv->anchors[i].bytes, node_size(device)))
+			ret = node_zero(device, drv->anchors[i].bytes, drv->anchors[i].off, 0, err);
+	}
+	return ret;
+}
+
+/* Nothing on the device says any more that there is an image, of whatever format. */
+static int wipe(struct node *device, struct img_error *err)
+{
+	uint64_t size = node_size(device), tail = min_u64(TAIL_BYTES, size);
+	const struct img_driver *drv;
+	int ret = 0;
+
+	for (size_t i = 0; ret == 0 && (drv = registry_at(i)); i++)
+		ret = wipe_anchors(drv, device, err);
+	if (ret == 0)
+		ret = node_zero(device, tail, size - tail, 0, err);
+	return ret == 0 ? node_flush(device, 0, err) : ret;
+}
+
+/* From here on the device is what the file is. */
+static int touch(struct node *node, struct img_error *err)
+{
+	struct filter_state *s = state_of(node);
+	int ret;
+
+	if (!s->is_untouched)
+		return 0;
+	ret = wipe(node->file, err);
+	s->is_untouched = false;
+	for (uint64_t off = 0, n; ret == 0 && off < s->end; off += n) {
+		struct anchor *anchor;
+
+		n = next_piece(s->anchors, s->end - off, off, &anchor);
+		if (!anchor)
+			ret = node_zero(node->file, n, off, 0, err);
+	}
+	return ret;
+}
+
+static int write_device(struct node *node, const uint8_t *data, uint64_t bytes, uint64_t off, unsigned flags,
+			struct img_error *err)
+{
+	int ret;
+
+	if (!data)
+		return state_of(node)->is_untouched ? 0 : node_zero(node->file, bytes, off, flags, err);
+	ret = touch(node, err);
+	return ret == 0 ? node_pwrite(node->file, data, bytes, off, flags, err) : ret;
 }
 
 static int write_pieces(struct node *node, const uint8_t *data, uint64_t bytes, uint64_t off, unsigned flags,
@@ -139,8 +201,7 @@ static int write_pieces(struct node *node, const uint8_t *data, uint64_t bytes, 
 		if (anchor)
 			put_anchor(a, anchor, data, n, off);
 		else
-			ret = data ? node_pwrite(node->file, data, n, off, flags, err) :
-				     node_zero(node->file, n, off, flags, err);
+			ret = write_device(node, data, n, off, flags, err);
 		data = data ? data + n : NULL;
 		off += n;
 		bytes -= n;
@@ -181,6 +242,8 @@ static int filter_pread(struct node *node, void *buf, uint64_t bytes, uint64_t o
 			pthread_mutex_lock(&a->lock);
 			memcpy(to, anchor->data + (off - anchor->off), (size_t)n);
 			pthread_mutex_unlock(&a->lock);
+		} else if (state_of(node)->is_untouched) {
+			memset(to, 0, (size_t)n);
 		} else {
 			ret = node_pread(node->file, to, n, off, flags, err);
 		}
@@ -298,7 +361,7 @@ static int put_filter(struct node *device, struct anchors *anchors, struct node 
 		node_close(device, NULL);
 		return IMG_E_NOMEM;
 	}
-	*state_of(node) = (struct filter_state){ .anchors = anchors, .is_fresh = true };
+	*state_of(node) = (struct filter_state){ .anchors = anchors, .is_fresh = true, .is_untouched = true };
 	node->file = device;
 	ret = node_open(node, &open, err);
 	if (ret != 0)
@@ -313,8 +376,11 @@ int device_target_create(const struct img_driver *drv, struct node *file, const 
 {
 	int ret = node_create(drv, file, args, err);
 
-	if (file->drv == &filter_driver)
-		state_of(file)->is_fresh = false;
+	if (file->drv != &filter_driver)
+		return ret;
+	if (ret == 0)
+		ret = touch(file, err);
+	state_of(file)->is_fresh = false;
 	return ret;
 }
 
@@ -331,33 +397,13 @@ static int open_device(struct device_target *t, const char *path, struct node **
 	return ret;
 }
 
-static int wipe_anchors(const struct img_driver *drv, struct node *device, struct img_error *err)
+static int check_room(const struct anchors *a, const struct node *device, struct img_error *err)
 {
-	int ret = 0;
-
-	for (size_t i = 0; i < DRIVER_ANCHORS && ret == 0; i++) {
-		if (range_inside(drv->anchors[i].off, drv->anchors[i].bytes, node_size(device)))
-			ret = node_zero(device, drv->anchors[i].bytes, drv->anchors[i].off, 0, err);
-	}
-	return ret;
-}
-
-/* Nothing on the device says any more that there is an image, of whatever format. */
-static int wipe(struct anchors *a, struct node *device, struct img_error *err)
-{
-	uint64_t size = node_size(device), tail = min_u64(TAIL_BYTES, size);
-	const struct img_driver *drv;
-	int ret = 0;
-
 	for (size_t i = 0; i < DRIVER_ANCHORS; i++)
-		if (!range_inside(a->at[i].off, a->at[i].bytes, size))
+		if (!range_inside(a->at[i].off, a->at[i].bytes, node_size(device)))
 			return error_set(err, IMG_E_NOSPC, ENOSPC, NO_OFFSET, LAYER, "%s: the device is too small",
 					 device->path);
-	for (size_t i = 0; ret == 0 && (drv = registry_at(i)); i++)
-		ret = wipe_anchors(drv, device, err);
-	if (ret == 0)
-		ret = node_zero(device, tail, size - tail, 0, err);
-	return ret == 0 ? node_flush(device, 0, err) : ret;
+	return 0;
 }
 
 static int target_create_file(void *ctx, const char *path, struct node **out, char **temp_path, struct img_error *err)
@@ -375,7 +421,7 @@ static int target_create_file(void *ctx, const char *path, struct node **out, ch
 	if (ret == 0 && !stat.is_block_device)
 		ret = error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "%s: no block device", path);
 	if (ret == 0)
-		ret = wipe(t->anchors, device, err);
+		ret = check_room(t->anchors, device, err);
 	if (ret != 0) {
 		node_close(device, NULL);
 		return ret;

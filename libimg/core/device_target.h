@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Making an image on a block device. There is no other name under which it could be made, so what says that an image is there (the driver's
- * anchors) is erased first and written last: until then, and after a failure or a crash, the device holds no image of that format.
+ * anchors) is erased first and written last: until then, and after a failure or a crash, the device holds no image of that format. What the
+ * driver refuses before it writes anything leaves the device as it was.
  */
 #ifndef CORE_DEVICE_TARGET_H
 #define CORE_DEVICE_TARGET_H

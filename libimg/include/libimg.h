@@ -181,7 +181,7 @@ struct img_create_options {
  * One failure comes too late to leave nothing: where the folder cannot be synced in the end, IO says that the image is complete and in its place,
  * from where a crash may take it. A folder that cannot even be opened is refused before.
  * On a device (IMG_CREATE_DEVICE; limg and qcow2, without files for their data) what says that an image is there is erased first and written
- * last: after failure or a crash no image is there. The caller sees to it that nobody else uses the device.
+ * last: after failure or a crash no image is there; what is refused at once (options, sizes, what a strict copy would lack) touches nothing. The caller sees to it that nobody else uses the device.
  * Errors: EXISTS, BUSY, INVALID, IO, NOSPC, and those of img_open() for the backing.
  */
 IMG_API int img_create(const char *path, const struct img_create_options *opts, struct img_error *err);

@@ -77,6 +77,20 @@ if command -v qemu-img >/dev/null; then
 	qemu-img check -q -f qcow2 "$device"
 	qemu-img compare -q -f qcow2 -F raw "$device" source.raw
 fi
+# what is refused at once leaves what is there
+imgtool create -q marked.limg 1M
+imgtool snapshot create -q marked.limg@one
+cp disk before
+(
+	run imgtool create -f limg --force -o bogus=1 "$device" 1G
+	run imgtool create -f limg --force "$device" 100T
+	run imgtool create -f qcow2 --force -o cluster_size=3 "$device" 1G
+	run imgtool create -f qcow2 --force -o data_file=d "$device" 1G
+	run imgtool create -f qcow2 --force -o preallocation=full "$device" 1G
+	run imgtool convert -q -O qcow2 --force --strict=data marked.limg "$device"
+	run imgtool convert -q -O limg --force --strict=data marked.limg "$device"
+) 2>&1 | link
+cmp disk before
 # too small for the image, or for what is in it: no image is there afterwards
 losetup -d "$device"
 truncate -s 8M disk

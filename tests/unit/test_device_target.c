@@ -178,6 +178,81 @@ static void test_refused(void **state)
 	assert_int_not_equal(open_it("qcow2", 0, &img), 0);
 }
 
+static uint8_t *device_bytes(void)
+{
+	uint8_t *all = malloc(DEVICE_BYTES);
+	struct img *img;
+
+	assert_non_null(all);
+	assert_ok(open_it("raw", 0, &img));
+	assert_ok(img_pread(img, all, DEVICE_BYTES, 0, 0, &err));
+	assert_ok(img_close(img, &err));
+	return all;
+}
+
+/* A disk with a snapshot, which a copy does not have. */
+static struct img *source_with_snapshot(void)
+{
+	struct img_create_options o = { .struct_size = sizeof(o), .format = "limg", .size_bytes = DISK_SIZE };
+	struct img_open_options in = { .struct_size = sizeof(in), .flags = IMG_OPEN_WRITE };
+	struct img *img;
+
+	assert_ok(image_create_env("marked", &o, &fs.env, &err));
+	assert_ok(image_open_env("marked", &in, &fs.env, &img, &err));
+	assert_ok(img_snapshot_create(img, "one", 0, &err));
+	return img;
+}
+
+/* What is refused at once leaves the device as it was, to the byte. */
+static void test_refused_for_nothing(void **state)
+{
+	static const struct {
+		const char *format, *options;
+		uint64_t size;
+	} bad[] = {
+		{ "limg", "bogus=1", DISK_SIZE },
+		{ "limg", "block_size=3", DISK_SIZE },
+		{ "limg", NULL, 100 * MIB * MIB },
+		{ "qcow2", "bogus=1", DISK_SIZE },
+		{ "qcow2", "cluster_size=3", DISK_SIZE },
+		{ "qcow2", "data_file=other", DISK_SIZE },
+		{ "qcow2", "cluster_size=512", 100 * MIB * MIB },
+		{ "qcow2", "preallocation=full", 2 * (uint64_t)DEVICE_BYTES },
+		{ "qcow2", "preallocation=falloc", 2 * (uint64_t)DEVICE_BYTES },
+		{ "qcow2", "preallocation=metadata", 2 * (uint64_t)DEVICE_BYTES },
+	};
+	struct img_copy_options copy = { .struct_size = sizeof(copy), .threads = 1, .flags = IMG_COPY_STRICT };
+	struct img *src;
+	uint8_t *before, *after;
+
+	(void)state;
+	assert_ok(create("qcow2", IMG_CREATE_DEVICE, DISK_SIZE));
+	src = source();
+	assert_ok(convert(src, "qcow2"));
+	assert_ok(img_close(src, &err));
+	src = source_with_snapshot();
+	before = device_bytes();
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]) + 2; i++) {
+		bool copies = i < 2;
+		struct img_create_options o = { .struct_size = sizeof(o),
+						.flags = IMG_CREATE_DEVICE,
+						.format = copies ? formats[i] : bad[i - 2].format,
+						.options = copies ? NULL : bad[i - 2].options,
+						.size_bytes = copies ? 0 : bad[i - 2].size };
+
+		if (copies)
+			assert_int_equal(image_convert_env(src, NAME, &o, &copy, &fs.env, &err), IMG_E_REFUSED);
+		else
+			assert_int_not_equal(image_create_env(NAME, &o, &fs.env, &err), 0);
+		after = device_bytes();
+		if (memcmp(before, after, DEVICE_BYTES) != 0)
+			fail_msg("%s, %s: the device has changed", o.format, copies ? "strict" : o.options);
+		free(after);
+	}
+	free(before);
+	assert_ok(img_close(src, &err));
+}
+
 /* Each call to the host fails, alone and from there on. */
 static void test_failures(void **state)
 {
@@ -271,6 +346,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_made, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_refused_for_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_failures, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_crashes, setup, teardown),
 	};

@@ -336,7 +336,7 @@ const struct cli_verb verb_convert = {
 		"nothing stays under DST's name.\n\n"
 		"DST may be a block device that is not mounted, with -O and --force. raw: the content is written to its start, and what lies "
 		"beyond stays; a failure leaves a part. limg and qcow2: the image is made on it and may grow as far as it reaches; a "
-		"failure or a crash leaves no image.\n\n"
+		"failure or a crash leaves no image, but what is refused at once leaves what was there.\n\n"
 		"DST may be '-', for stdout, with -O and a format that is written from front to back: raw, or vmdk with subformat=streamOptimized. "
 		"It is written into a pipe, a socket or a file, not on a terminal; what measure says of a raw image is "
 		"exactly what comes. A failure leaves a part there, and the exit status tells; a signal ends it as it ends any filter.",

@@ -7,6 +7,7 @@
  * L2 tables and data only with preallocation. Every cluster up to the end has refcount one. The core makes the file
  * durable and gives it its name.
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,6 +61,21 @@ static int plan(struct layout *l, uint64_t size_bytes, struct img_error *err)
 	l->l2_off = l->h.l1_off + (l->l1_clusters << bits);
 	l->data_off = l->l2_off + (l->l2_tables << bits);
 	return 0;
+}
+
+/* Before anything is written: on a device that would be for nothing, and cost what is there. */
+static int check_room(const struct layout *l, struct img_error *err)
+{
+	uint64_t end = l->clusters << l->o.cluster_bits;
+	struct driver_limits limits;
+
+	node_limits(l->file, &limits);
+	if (end <= limits.max_size_bytes)
+		return 0;
+	return error_set(err, IMG_E_NOSPC, ENOSPC, NO_OFFSET, LAYER,
+			 "%s: too small: the image takes 0x%" PRIx64
+			 " bytes to begin with, there is room for 0x%" PRIx64,
+			 l->file->path, end, limits.max_size_bytes);
 }
 
 /* A table of offsets of consecutive clusters, over whole clusters. */
@@ -175,6 +191,8 @@ int qcow2_create(struct node *file, const struct driver_create *args, struct img
 				"0x%" PRIx64 " bytes are more than qcow2 can hold", args->size_bytes);
 	if (ret == 0)
 		ret = plan(&l, args->size_bytes, err);
+	if (ret == 0)
+		ret = check_room(&l, err);
 	if (ret == 0 && args->backing)
 		ret = qcow2_header_set_backing(&l.h, args->backing, err);
 	if (ret == 0 && l.o.data_file[0] && !args->create_data)
