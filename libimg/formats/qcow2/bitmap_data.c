@@ -293,8 +293,10 @@ int qcow2_bitmap_take(struct qcow2_engine *e, uint64_t clusters, uint64_t *off, 
 	if (ret != 0)
 		return ret;
 	ret = qcow2_meta_add(e, *off, clusters << e->h.cluster_bits, err);
-	if (ret != 0)
-		qcow2_free(e, *off, clusters, NULL);
+	if (ret != 0) {
+		(void)qcow2_bitmap_give(e, *off, clusters, NULL); /* some of them may be known already */
+		*off = 0;
+	}
 	return ret;
 }
 

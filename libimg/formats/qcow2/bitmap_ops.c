@@ -228,8 +228,14 @@ static int make_bitmap(struct qcow2_engine *e, const char *name, unsigned granul
 	}
 	pthread_rwlock_wrlock(&e->map);
 	ret = qcow2_bitmap_take(e, table_bytes >> e->h.cluster_bits, &b->table_off, err);
-	if (ret == 0)
+	if (ret == 0) {
 		ret = node_pwrite(e->file, zeros, table_bytes, b->table_off, 0, err);
+		if (ret != 0) {
+			/* Not as a bitmap is given back: what lies there may be a table of old, with others' clusters. */
+			(void)qcow2_bitmap_give(e, b->table_off, table_bytes >> e->h.cluster_bits, NULL);
+			b->table_off = 0;
+		}
+	}
 	pthread_rwlock_unlock(&e->map);
 	free(zeros);
 	return ret;

@@ -125,7 +125,7 @@ int qcow2_bitmap_change_prepare(struct qcow2_engine *e, struct qcow2_bitmap *b, 
 int qcow2_bitmap_change_commit(struct qcow2_engine *e, struct bitmap_change *c, size_t nr, struct img_error *err);
 /* Instead of a commit: gives back the new. */
 void qcow2_bitmap_change_abort(struct qcow2_engine *e, struct bitmap_change *c);
-/* Clusters for metadata: taken, and known as such. map wr. */
+/* Clusters for metadata: taken, and known as such; *off is 0 if that fails. map wr. */
 int qcow2_bitmap_take(struct qcow2_engine *e, uint64_t clusters, uint64_t *off, struct img_error *err);
 int qcow2_bitmap_give(struct qcow2_engine *e, uint64_t off, uint64_t clusters, struct img_error *err);
 /* Gives back table and clusters; nothing if the table cannot be trusted. map wr. */
