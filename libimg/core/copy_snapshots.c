@@ -10,6 +10,9 @@
  * stem), and is deleted like it in the end. So they share in the copy what they share in the source. Formats that do
  * not say who was made on whom get a line: each one from the one before.
  *
+ * Machine state is compared with what the target's working volume holds from the snapshot before, block by block:
+ * states share what they have in common, and zeros take no space, whatever the source made of either.
+ *
  * Differences say where the source's own layer changed; the content is then read through the snapshot, backing chain
  * included, so the result is right whatever either image stands on.
  */
@@ -21,10 +24,12 @@
 #include "copy.h"
 #include "error.h"
 #include "image_int.h"
+#include "is_zero.h"
 #include "transfer.h"
 
 #define CHANGES_AT_ONCE	    65536u /* bounds memory: a longer difference is walked again for its next part */
 #define VMSTATE_PIECE_BYTES (UINT64_C(1) << 20)
+#define VMSTATE_LEAST_BYTES UINT64_C(4096) /* what is compared at once: a page of the machine */
 #define NOWHERE		    SIZE_MAX
 
 struct change {
@@ -180,23 +185,101 @@ static int bring_content(struct carry *c, const char *b, struct img *content, ui
 	return r;
 }
 
+/* Machine state on its way into the target's working volume. */
+struct state_copy {
+	struct img *src, *dst;
+	const char *name;		   /* of the source's snapshot; NULL: its working volume */
+	uint64_t block_bytes, piece_bytes; /* of the target; powers of two, a piece is whole blocks */
+	uint8_t *buf, *have;		   /* a piece each: of the source, of the target */
+};
+
+enum state_change { STATE_SAME, STATE_ZERO, STATE_DATA };
+
+static enum state_change change_of(const struct state_copy *sc, uint64_t at, uint64_t bytes)
+{
+	if (memcmp(sc->buf + at, sc->have + at, (size_t)bytes) == 0)
+		return STATE_SAME;
+	return is_zero(sc->buf + at, (size_t)bytes) ? STATE_ZERO : STATE_DATA;
+}
+
+static int bring_run(const struct state_copy *sc, enum state_change change, uint64_t at, uint64_t bytes, uint64_t off,
+		     struct img_error *err)
+{
+	if (change == STATE_DATA)
+		return img_vmstate_write(sc->dst, sc->buf + at, bytes, off + at, err);
+	return change == STATE_ZERO ? img_vmstate_zero(sc->dst, bytes, off + at, err) : 0;
+}
+
+/* Reads both, and changes the blocks that differ: what the target holds from the snapshot before stays shared with it. */
+static int bring_piece(const struct state_copy *sc, uint64_t bytes, uint64_t off, struct img_error *err)
+{
+	enum state_change last = STATE_SAME;
+	uint64_t from = 0, step;
+	int r = img_vmstate_read(sc->src, sc->name, sc->buf, bytes, off, err);
+
+	if (r == 0)
+		r = img_vmstate_read(sc->dst, NULL, sc->have, bytes, off, err);
+	for (uint64_t at = 0; at < bytes && r == 0; at += step) {
+		enum state_change change;
+
+		step = min_u64(sc->block_bytes - (off + at) % sc->block_bytes, bytes - at);
+		change = change_of(sc, at, step);
+		if (change == last)
+			continue;
+		r = bring_run(sc, last, from, at - from, off, err);
+		last = change;
+		from = at;
+	}
+	return r == 0 ? bring_run(sc, last, from, bytes - from, off, err) : r;
+}
+
+/* What begins at off where the source has a hole: *step bytes. */
+static int bring_hole(const struct state_copy *sc, uint64_t off, uint64_t *step, struct img_error *err)
+{
+	uint64_t bytes = *step;
+	bool hole;
+	int r = image_vmstate_hole(sc->dst, NULL, bytes, off, &hole, step, err);
+
+	return r == 0 && !hole ? img_vmstate_zero(sc->dst, *step, off, err) : r;
+}
+
+static int bring_state(const struct state_copy *sc, uint64_t bytes, struct img_error *err)
+{
+	int r = 0;
+
+	for (uint64_t off = 0, step; off < bytes && r == 0; off += step) {
+		bool hole;
+
+		r = image_vmstate_hole(sc->src, sc->name, bytes - off, off, &hole, &step, err);
+		if (r == 0 && hole) {
+			r = bring_hole(sc, off, &step, err);
+			continue;
+		}
+		step = min_u64(sc->piece_bytes - off % sc->piece_bytes, bytes - off);
+		if (r == 0)
+			r = bring_piece(sc, step, off, err);
+	}
+	return r;
+}
+
+/* The target's working volume gets the machine state of a snapshot (NULL: the working one). */
 static int bring_vmstate(struct carry *c, const char *name, uint64_t bytes, struct img_error *err)
 {
-	uint8_t *buf;
+	struct state_copy sc = { .src = c->src, .dst = c->dst, .name = name };
+	struct driver_limits limits;
 	int r = img_vmstate_resize(c->dst, bytes, err);
 
-	if (r < 0)
+	if (r < 0 || bytes == 0)
 		return r;
-	buf = malloc(VMSTATE_PIECE_BYTES);
-	if (!buf)
-		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, "core", "no memory for a copy buffer");
-	for (uint64_t off = 0, step; off < bytes && r == 0; off += step) {
-		step = min_u64(bytes - off, VMSTATE_PIECE_BYTES);
-		r = img_vmstate_read(c->src, name, buf, step, off, err);
-		if (r == 0)
-			r = img_vmstate_write(c->dst, buf, step, off, err);
-	}
-	free(buf);
+	node_limits(c->dst->top, &limits);
+	sc.block_bytes = max_u64(limits.block_bytes, VMSTATE_LEAST_BYTES);
+	sc.piece_bytes = max_u64(sc.block_bytes, VMSTATE_PIECE_BYTES);
+	sc.buf = malloc((size_t)sc.piece_bytes);
+	sc.have = malloc((size_t)sc.piece_bytes);
+	r = sc.buf && sc.have ? bring_state(&sc, bytes, err) :
+				error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, "core", "no memory for a copy buffer");
+	free(sc.buf);
+	free(sc.have);
 	return r;
 }
 

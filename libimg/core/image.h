@@ -108,6 +108,10 @@ int image_open_for_check(const char *path, const struct img_open_options *opts, 
 int image_open_on(struct node *file, const char *path, const struct img_open_options *opts, const struct image_env *env,
 		  struct data_creation *made, struct img **out, struct img_error *err);
 
+/* The machine state at off, inside its volume: [off, off + *run) is a hole, which reads as zeros, or data. */
+int image_vmstate_hole(struct img *img, const char *snapshot, uint64_t bytes, uint64_t off, bool *hole, uint64_t *run,
+		       struct img_error *err);
+
 /* Longest backing chain: the default, and what a caller may ask for. */
 #define CHAIN_DEPTH_DEFAULT 64
 #define CHAIN_DEPTH_MAX 1024

@@ -97,6 +97,21 @@ int img_vmstate_size(struct img *img, const char *snapshot, uint64_t *bytes, str
 	return ret;
 }
 
+int image_vmstate_hole(struct img *img, const char *snapshot, uint64_t bytes, uint64_t off, bool *hole, uint64_t *run,
+		       struct img_error *err)
+{
+	struct status_extent x = { .bytes = bytes };
+	size_t nr;
+	int ret;
+
+	pthread_rwlock_rdlock(&img->content_lock);
+	ret = node_vmstate_status(img->top, snapshot, bytes, off, &x, 1, &nr, err);
+	pthread_rwlock_unlock(&img->content_lock);
+	*hole = x.kind != STATUS_DATA && x.kind != STATUS_COMPRESSED;
+	*run = x.bytes;
+	return ret;
+}
+
 /* ---- the layout -------------------------------------------------------------------------------------------------- */
 
 static int check_range(struct node *node, const char *snapshot, uint64_t bytes, uint64_t off, struct img_error *err)

@@ -348,6 +348,93 @@ static void sharing_and_ancestry_are_kept(void **state)
 	assert_clean("dst");
 }
 
+/* ---- machine state ----------------------------------------------------------------------------------------------- */
+
+#define STATE (40 * MIB + 16 * KIB)
+
+/* Little data in a large state, a third of it written as zeros, and only one page that changes from one to the next. */
+static void make_states(struct img *src, uint8_t *truth[3])
+{
+	static uint8_t page[4 * KIB];
+	char name[] = "s0";
+
+	for (unsigned i = 0; i < 3; i++) {
+		truth[i] = calloc(1, STATE);
+		assert_non_null(truth[i]);
+		if (i > 0)
+			memcpy(truth[i], truth[i - 1], STATE);
+		for (uint64_t off = 0; off < STATE && i == 0; off += 4 * MIB)
+			memset(truth[i] + off, 1 + (int)(off / MIB), 5000);
+		memset(truth[i] + (10 + i) * MIB, 200 + (int)i, sizeof(page));
+		if (i == 2)
+			memset(truth[i] + 8 * MIB, 0, 5000);
+		for (uint64_t off = 0; off < STATE; off += sizeof(page)) {
+			if (off / MIB % 3 == 0 || memcmp(truth[i] + off, page, sizeof(page)) != 0)
+				assert_ok(img_vmstate_write(src, truth[i] + off, sizeof(page), off, ERR));
+		}
+		assert_ok(img_vmstate_zero(src, 4 * KIB, STATE - 4 * KIB, ERR));
+		if (i == 2)
+			assert_ok(img_vmstate_zero(src, 2 * MIB, 7 * MIB, ERR));
+		name[1] = (char)('0' + i);
+		assert_ok(img_snapshot_create(src, name, IMG_SNAPSHOT_VMSTATE, ERR));
+	}
+}
+
+/* States share in the copy what they have in common, and their zeros take no space. */
+static void machine_states_stay_sparse(void **state)
+{
+	static const struct {
+		const char *format, *options;
+		uint64_t most;
+	} kinds[] = {
+		{ "limg", NULL, 2 * MIB },
+		{ "limg", "block_size=64K", 4 * MIB },
+		{ "qcow2", NULL, 3 * MIB },
+		{ "qcow2", "cluster_size=4096", 2 * MIB },
+		{ "qcow2", "cluster_size=2M", 60 * MIB },
+	};
+
+	(void)state;
+	for (unsigned k = 0; k < 2 * sizeof(kinds) / sizeof(kinds[0]); k++) {
+		struct img_copy_options opts = with_flags(IMG_COPY_SNAPSHOTS);
+		struct img_create_options create = {
+			.struct_size = sizeof(create),
+			.format = kinds[k / 2].format,
+			.options = kinds[k / 2].options,
+		};
+		const char *format = k % 2 ? "qcow2" : "limg";
+		uint8_t *truth[3], *have = malloc(STATE);
+		struct img_check_result check;
+		struct img *img;
+		char name[] = "s0";
+
+		assert_non_null(have);
+		make_image("src", format, MIB, NULL, NULL);
+		img = open_image("src", format, IMG_OPEN_WRITE);
+		make_states(img, truth);
+		assert_ok(img_convert(img, in_dir("dst"), &create, &opts, ERR));
+		close_image(img);
+		if (allocated_bytes("dst") > kinds[k / 2].most)
+			fail_msg("kind %u: %llu bytes", k, (unsigned long long)allocated_bytes("dst"));
+		img = open_image("dst", kinds[k / 2].format, 0);
+		for (unsigned i = 0; i < 3; i++) {
+			uint64_t bytes;
+
+			name[1] = (char)('0' + i);
+			assert_ok(img_vmstate_size(img, name, &bytes, ERR));
+			assert_int_equal(bytes, STATE);
+			assert_ok(img_vmstate_read(img, name, have, STATE, 0, ERR));
+			assert_memory_equal(have, truth[i], STATE);
+			free(truth[i]);
+		}
+		assert_ok(img_check(img, 0, NULL, NULL, NULL, &check, ERR));
+		assert_int_equal(check.damage + check.leaks, 0);
+		close_image(img);
+		free(have);
+		fixture_files(true);
+	}
+}
+
 static void snapshots_need_a_format_that_has_them(void **state)
 {
 	struct img_create_options create = { .struct_size = sizeof(create), .format = "raw" };
@@ -509,6 +596,7 @@ int main(void)
 		T(carries_random_histories),
 		T(larger_snapshots_onto_a_base),
 		T(sharing_and_ancestry_are_kept),
+		T(machine_states_stay_sparse),
 		T(snapshots_need_a_format_that_has_them),
 		T(tells_what_is_left_behind),
 		T(the_first_failure_is_told),
