@@ -63,6 +63,8 @@ int img_info(struct img *img, struct img_info *out, struct img_error *err)
 		out->allocated_bytes = host.allocated_bytes;
 		if (out->compression[0] == '\0')
 			memcpy(out->compression, "none", sizeof("none"));
+		if (img->snapshot && out->snapshot[0] == '\0') /* no uuid decided which one it is: a name did */
+			(void)snprintf(out->snapshot, sizeof(out->snapshot), "%s", img->snapshot);
 		fill_backing(img, out);
 	}
 	pthread_rwlock_unlock(&img->content_lock);

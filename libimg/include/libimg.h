@@ -656,6 +656,8 @@ struct img_info {
 	uint64_t generation;
 	uint64_t used_bytes;	/* of the file, by the format's own books; 0 where unknown */
 	uint64_t pending_free_bytes_hint; /* nonzero: deleted content still waits for reclaim */
+	/* The one that img is, "" for the head: by the name that it has now, where a child that knows it by its uuid has another on record. */
+	char snapshot[IMG_SNAPSHOT_NAME_MAX + 1];
 };
 IMG_API int img_info(struct img *img, struct img_info *out, struct img_error *err);
 

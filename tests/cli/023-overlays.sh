@@ -60,3 +60,15 @@ run imgtool create --force -b web6.limg web3.limg
 run imgtool convert --force -b web6.limg base.raw web3.limg
 run imgtool convert --force -F raw -b base.raw base.raw web3.limg
 ls
+
+# A snapshot that was renamed is known by its uuid, whatever is called so by now: told is the name that it has.
+imgtool create moved.limg 1M
+imgtool write moved.limg <<<"as it was"
+imgtool snapshot create moved.limg@a
+imgtool create -b moved.limg@a on-a.limg
+imgtool snapshot rename moved.limg@a b
+imgtool write moved.limg <<<"as it is"
+imgtool snapshot create moved.limg@a
+run imgtool read on-a.limg --length 10
+imgtool info --chain on-a.limg | grep -e '^snapshot:' -e '^backing:'
+imgtool info --chain --json on-a.limg | json '[(e["filename"], e["snapshot"], e["backing"] and e["backing"]["snapshot"]) for e in d["chain"]]'

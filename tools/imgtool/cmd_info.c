@@ -23,8 +23,8 @@ static const struct cli_option options[] = {
 /* One layer and what it holds. */
 struct layer {
 	struct img *img;
-	const char *snapshot; /* NULL: the head */
 	struct img_info info;
+	const char *snapshot; /* in info; NULL: the head */
 	struct snapshot_list snapshots;
 	struct bitmap_list bitmaps;
 	json_t *details;   /* what only its format has; an object, owned */
@@ -40,22 +40,22 @@ static void take_detail(void *ctx, const struct img_detail *detail)
 	json_object_set_new(ctx, detail->key, value);
 }
 
-static int load(struct layer *layer, struct img *img, const char *snapshot, const struct common_args *common)
+static int load(struct layer *layer, struct img *img, const struct common_args *common)
 {
 	struct img_error err = { .code = IMG_OK };
 	int status = EXIT_DONE;
 
 	memset(layer, 0, sizeof(*layer));
 	layer->img = img;
-	layer->snapshot = snapshot;
 	layer->may_be_stale = common->force_share;
 	layer->details = json_object();
 	if (img_info(img, &layer->info, &err) != 0 || img_info_details(img, take_detail, layer->details, &err) != 0)
 		return cli_fail(img_path(img), &err);
+	layer->snapshot = layer->info.snapshot[0] ? layer->info.snapshot : NULL;
 	/* of a snapshot the others are not listed: it is the image that has them */
-	if (!snapshot && layer->info.nr_snapshots > 0)
+	if (!layer->snapshot && layer->info.nr_snapshots > 0)
 		status = snapshots_load(&layer->snapshots, img);
-	if (!snapshot && status == EXIT_DONE)
+	if (!layer->snapshot && status == EXIT_DONE)
 		status = bitmaps_load(&layer->bitmaps, img);
 	return status;
 }
@@ -167,7 +167,8 @@ static void print_backing(const struct img_info *info)
 	if (info->backing_committing)
 		printf("%-16sa commit into the backing file was interrupted: run " PROGRAM " commit again\n", "");
 	if (info->backing_modified)
-		printf("%-16sits file's time is not the one on record: written since, which shows here, or copied\n", "");
+		printf("%-16sits file's time is not the one on record: written since, which shows here, or copied\n",
+		       "");
 }
 
 /* refcount_bits: as "refcount bits:" */
@@ -249,22 +250,15 @@ static void print_layer(const struct layer *layer)
 
 /* ---- the verb ---------------------------------------------------------------------------------------------------- */
 
-/* The snapshot of its parent that a layer stands on. */
-static const char *backing_snapshot(const struct layer *child)
-{
-	return child->info.backing_snapshot[0] ? child->info.backing_snapshot : NULL;
-}
-
-static int describe_chain(const struct info_args *args, struct img *img, const char *snapshot)
+static int describe_chain(const struct info_args *args, struct img *img)
 {
 	json_t *chain = json_array();
-	char name[IMG_SNAPSHOT_NAME_MAX + 1];
 	struct layer layer;
 	int status = EXIT_DONE;
 	bool first = true;
 
 	for (; img && status == EXIT_DONE; img = img_backing(img), first = false) {
-		status = load(&layer, img, snapshot, &args->common);
+		status = load(&layer, img, &args->common);
 		if (status == EXIT_DONE && args->common.json) {
 			json_array_append_new(chain, json_layer(&layer));
 		} else if (status == EXIT_DONE) {
@@ -273,9 +267,6 @@ static int describe_chain(const struct info_args *args, struct img *img, const c
 			print_layer(&layer);
 		}
 		unload(&layer);
-		snapshot = backing_snapshot(&layer);
-		if (snapshot)
-			snapshot = memcpy(name, snapshot, sizeof(name));
 	}
 	if (status == EXIT_DONE && args->common.json)
 		return output_json(json_pack("{s:o}", "chain", chain));
@@ -283,10 +274,10 @@ static int describe_chain(const struct info_args *args, struct img *img, const c
 	return status;
 }
 
-static int describe(const struct info_args *args, struct img *img, const char *snapshot)
+static int describe(const struct info_args *args, struct img *img)
 {
 	struct layer layer;
-	int status = load(&layer, img, snapshot, &args->common);
+	int status = load(&layer, img, &args->common);
 
 	if (status == EXIT_DONE && args->common.json)
 		status = output_json(json_layer(&layer));
@@ -305,8 +296,7 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 	(void)nr_operands;
 	if (status != EXIT_DONE)
 		return status;
-	return opened_end(&o, args->chain ? describe_chain(args, o.img, o.target.snapshot) :
-					    describe(args, o.img, o.target.snapshot));
+	return opened_end(&o, args->chain ? describe_chain(args, o.img) : describe(args, o.img));
 }
 
 const struct cli_verb verb_info = {

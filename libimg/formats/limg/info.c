@@ -30,6 +30,8 @@ int limg_info(struct node *n, struct img_info *out, struct img_error *err)
 	pthread_mutex_unlock(&e->lock);
 	out->vmstate_bytes = vm_size(&st->view);
 	pthread_mutex_lock(&e->cat_lock);
+	if (st->view.snap)
+		strcpy(out->snapshot, st->view.snap->name); /* fits: a name has at most so many bytes */
 	for (size_t i = 0; i < e->nr_slots; i++) {
 		const struct snap *s = e->snap[i];
 
