@@ -58,7 +58,7 @@ static int take_permissions(struct node *file, const struct img_driver *drv, con
 {
 	if (o->flags & IMG_OPEN_WRITE)
 		return node_share(file, SHARE_WRITER_USE, SHARE_WRITER_FORBID, err);
-	if ((o->flags & IMG_OPEN_FORCE_SHARE) || (o->snapshot && drv->snapshots_beside_writer))
+	if ((o->flags & IMG_OPEN_FORCE_SHARE) || (o->snapshot && (drv->caps & IMG_CAP_SNAPSHOTS_BESIDE)))
 		return 0;
 	return node_share(file, SHARE_READER_USE, SHARE_READER_FORBID, err);
 }

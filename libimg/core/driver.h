@@ -227,7 +227,6 @@ struct img_driver {
 	unsigned native_io; /* enum img_io_flags that pwrite and zero obey themselves; FUA, DETECT_ZEROES are else emulated */
 	bool never_guess_for_writing;
 	bool snapshots_have_parents;  /* img_snapshot.parent says which one each was made on */
-	bool snapshots_beside_writer; /* a snapshot may be read while another process writes: no write-forbidding locks */
 	bool checks_data; /* data files hold tables: check opens them, although it opens no backing */
 	const char *create_help; /* "key=what\n" lines for -o help, NULL if none */
 	/*

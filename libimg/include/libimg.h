@@ -214,6 +214,7 @@ enum img_caps {
 	IMG_CAP_VMSTATE = 1u << 7,
 	IMG_CAP_CHECKSUMS = 1u << 8, /* every byte read is verified */
 	IMG_CAP_BITMAPS = 1u << 9,   /* persistent dirty bitmaps */
+	IMG_CAP_SNAPSHOTS_BESIDE = 1u << 10, /* a snapshot may be read while another process writes the image */
 };
 
 struct img_limits {
@@ -333,7 +334,8 @@ enum img_diff_kind {
 typedef int (*img_diff_fn)(void *ctx, uint64_t off, uint64_t bytes, enum img_diff_kind kind);
 /*
  * What changed from snapshot a to snapshot b (NULL: the head), ascending. a NULL: from nothing. Cost is in proportion to the
- * difference when both share history.
+ * difference when both share history. Beside a writer (IMG_CAP_SNAPSHOTS_BESIDE) img is snapshot b, opened while another
+ * handle holds a, which stays open until this returns.
  */
 IMG_API int img_snapshot_diff(struct img *img, const char *a, const char *b, img_diff_fn fn, void *ctx,
 			      struct img_error *err);

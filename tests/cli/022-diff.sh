@@ -26,3 +26,15 @@ for r in json.load(open("ranges"))["ranges"]:
     assert any(a <= r["start"] and r["start"] + r["length"] <= b for a, b in diff), r
 assert diff == sorted(diff) and sum(b - a for a, b in diff) < 200000
 PY
+
+# Two snapshots are compared beside a writer; the present state, which he changes, is not.
+mkfifo hold
+imgtool write a.limg --offset 0 <hold &
+writer=$!
+exec 3>hold
+is_written() { imgtool lock a.limg | grep -q writes; }
+wait_for 20 is_written
+run imgtool snapshot diff a.limg@one a.limg@two
+run imgtool snapshot diff a.limg@two
+exec 3>&-
+wait "$writer"

@@ -84,22 +84,54 @@ static int parse(const struct cli_verb *verb, char **operands, unsigned nr_opera
 	return status;
 }
 
+/* The tables of some formats lie in data files; a parent has no part in it. */
+#define OPEN_FLAGS (IMG_OPEN_NO_BACKING | IMG_OPEN_DATA_FILES)
+
+/*
+ * An image that knows both states. Where snapshots can be read beside a writer, so can what differs between two: that
+ * image is the later one's, and the earlier one is held besides, lest the writer delete it.
+ */
+static int open_states(const struct common_args *args, const struct target *a, const struct target *b,
+		       struct img **held, struct img **img)
+{
+	const struct target head = { .path = a->path }, later = { .path = a->path, .snapshot = b->snapshot };
+	struct common_args quietly = *args;
+	int status;
+
+	*held = NULL;
+	if (!b->snapshot)
+		return open_image(&head, args, OPEN_FLAGS, img);
+	quietly.quiet = true; /* what there is to be told is told of the other one */
+	status = open_image(a, &quietly, OPEN_FLAGS, held);
+	if (status != EXIT_DONE)
+		return status;
+	if (img_caps(*held) & IMG_CAP_SNAPSHOTS_BESIDE)
+		return open_image(&later, args, OPEN_FLAGS, img);
+	status = close_image(*held, a, EXIT_DONE);
+	*held = NULL;
+	return status == EXIT_DONE ? open_image(&head, args, OPEN_FLAGS, img) : status;
+}
+
+static int open_and_diff(const struct common_args *args, const struct target *a, const struct target *b)
+{
+	struct img *held, *img;
+	int status = open_states(args, a, b, &held, &img);
+
+	if (status == EXIT_DONE) {
+		status = diff(args, img, a, b->snapshot);
+		status = close_image(img, a, status);
+	}
+	return close_image(held, a, status);
+}
+
 static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
 	const struct common_args *args = verb_args;
 	struct target a = { NULL, NULL }, b = { NULL, NULL };
-	struct img *img;
 	int status = parse(verb, operands, nr_operands, &a, &b);
 
-	if (status == EXIT_DONE) {
-		/* The tables of some formats lie in data files; a parent has no part in it. */
-		status = open_image(&(struct target){ .path = a.path }, args, IMG_OPEN_NO_BACKING | IMG_OPEN_DATA_FILES,
-				    &img);
-		if (status == EXIT_DONE) {
-			status = diff(args, img, &a, b.snapshot);
-			status = close_image(img, &a, status);
-		}
-	}
+	if (status == EXIT_DONE)
+		status = open_and_diff(args, &a, &b);
 	target_free(&a);
 	target_free(&b);
 	return status;
@@ -109,8 +141,10 @@ const struct cli_verb verb_snapshot_diff = {
 	.name = "snapshot diff",
 	.operands = "FILE@A [FILE[@B]]",
 	.summary = "Lists the ranges that changed from one snapshot to another, or to the present state",
-	.details = "data: the later state holds data there that may differ; zero: it reads as zeros; unmapped: it "
-		   "holds nothing of its own there any more. What both states share is not looked at.",
+	.details =
+		"data: the later state holds data there that may differ; zero: it reads as zeros; unmapped: it "
+		"holds nothing of its own there any more. What both states share is not looked at. Two snapshots of a "
+		"limg image are compared beside a writer, too.",
 	.example = PROGRAM " snapshot diff debian.limg@v1 debian.limg@v2",
 	.min_operands = 1,
 	.max_operands = 2,

@@ -213,9 +213,8 @@ const struct img_driver limg_driver = {
 	.kind = DRIVER_FORMAT,
 	.state_bytes = sizeof(struct limg_state),
 	.caps = IMG_CAP_WRITE | IMG_CAP_SNAPSHOTS | IMG_CAP_BACKING | IMG_CAP_RESIZE | IMG_CAP_DISCARD |
-		IMG_CAP_COMPRESS | IMG_CAP_CHECK | IMG_CAP_VMSTATE | IMG_CAP_CHECKSUMS,
+		IMG_CAP_COMPRESS | IMG_CAP_CHECK | IMG_CAP_VMSTATE | IMG_CAP_CHECKSUMS | IMG_CAP_SNAPSHOTS_BESIDE,
 	.snapshots_have_parents = true,
-	.snapshots_beside_writer = true,
 	.create_help = LIMG_OPTIONS_HELP,
 	/* two slots in two places */
 	.anchors = { { SUPER_PLACE_A * AU_BYTES, AU_BYTES },
