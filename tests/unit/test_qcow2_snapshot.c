@@ -5,8 +5,10 @@
  */
 #include "image_fixture.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/mman.h>
 
 #define SIZE	   (4 * MIB)
 #define MAX_VM	   (3 * MIB)
@@ -334,6 +336,50 @@ static void differences(void **state)
 	}
 }
 
+/* Metadata is not encrypted; nothing of the content comes out, whoever asks for it. */
+static void encrypted(void **state)
+{
+	const uint8_t luks[4] = { 0, 0, 0, 2 };
+	struct img *img = make(NULL, SIZE), *view;
+	uint8_t *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct img_open_options open_it = { .struct_size = sizeof(open_it) };
+	struct img_extent ext;
+	struct img_info info;
+	uint64_t bytes;
+	size_t nr;
+	int fd;
+
+	(void)state;
+	assert_true(page != MAP_FAILED);
+	write_pattern(img, 0, 8192, 1);
+	assert_ok(img_vmstate_write(img, page, 4096, 0, ERR));
+	assert_ok(img_snapshot_create(img, "s", IMG_SNAPSHOT_VMSTATE, ERR));
+	close_image(img);
+	fd = open(in_dir("a"), O_RDWR);
+	assert_true(fd >= 0);
+	assert_int_equal(pwrite(fd, luks, sizeof(luks), 32), sizeof(luks));
+	close(fd);
+	assert_int_equal(img_open(in_dir("a"), &open_it, &img, NULL), IMG_E_UNSUPPORTED);
+	open_it.flags = IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING;
+	assert_int_equal(img_open(in_dir("a"), &open_it, &img, NULL), IMG_E_UNSUPPORTED);
+	open_it.flags = IMG_OPEN_NO_BACKING;
+	assert_ok(img_open(in_dir("a"), &open_it, &img, ERR));
+	assert_ok(img_info(img, &info, ERR));
+	assert_true(info.encrypted);
+	assert_int_equal(info.nr_snapshots, 1);
+	assert_ok(img_vmstate_size(img, "s", &bytes, ERR));
+	assert_int_equal(bytes, 4096);
+	assert_int_equal(img_pread(img, page, 512, 0, 0, NULL), IMG_E_UNSUPPORTED);
+	assert_int_equal(img_extents(img, 4096, 0, 0, &ext, 1, &nr, NULL), IMG_E_UNSUPPORTED);
+	assert_int_equal(img_vmstate_read(img, "s", page, 512, 0, NULL), IMG_E_UNSUPPORTED);
+	assert_int_equal(img_vmstate_load(img, "s", page, 4096, 0, IMG_VMSTATE_MAP, NULL), IMG_E_UNSUPPORTED);
+	assert_ok(img_snapshot_open(img, "s", &view, ERR));
+	assert_int_equal(img_pread(view, page, 512, 0, 0, NULL), IMG_E_UNSUPPORTED);
+	close_image(view);
+	close_image(img);
+	munmap(page, 4096);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -342,6 +388,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(views, fixture_setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(beside_writers, fixture_setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(differences, fixture_setup, fixture_teardown),
+		cmocka_unit_test_setup_teardown(encrypted, fixture_setup, fixture_teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

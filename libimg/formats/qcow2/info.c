@@ -15,6 +15,7 @@ int qcow2_info(struct node *n, struct img_info *out, struct img_error *err)
 	out->block_bytes = (uint32_t)e->cluster_bytes;
 	out->unit_bytes = e->external ? 0 : (uint32_t)e->cluster_bytes;
 	out->dirty = e->h.incompatible & QCOW2_DIRTY;
+	out->encrypted = e->h.crypt_method != 0;
 	out->corrupt = e->h.incompatible & QCOW2_CORRUPT;
 	out->nr_snapshots = e->h.nr_snapshots;
 	if (!v->is_snapshot)
@@ -85,6 +86,8 @@ int qcow2_info_details(struct node *n, img_detail_fn fn, void *ctx, struct img_e
 	tell_number(&t, "refcount_bits", UINT64_C(1) << h->refcount_order);
 	tell_bool(&t, "lazy_refcounts", h->compatible & QCOW2_LAZY_REFCOUNTS);
 	tell_bool(&t, "extended_l2", h->incompatible & QCOW2_EXTENDED_L2);
+	if (h->crypt_method != 0)
+		tell_text(&t, "encryption", h->crypt_method == 1 ? "aes" : "luks");
 	if (e->external) {
 		tell_text(&t, "data_file", h->data_file);
 		tell_bool(&t, "data_file_raw", h->autoclear & QCOW2_DATA_FILE_RAW);

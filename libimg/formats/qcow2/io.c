@@ -65,8 +65,10 @@ int qcow2_view_read_held(struct qcow2_view *v, void *buf, uint64_t bytes, uint64
 
 int qcow2_view_read(struct qcow2_view *v, void *buf, uint64_t bytes, uint64_t off, struct img_error *err)
 {
-	int rc;
+	int rc = qcow2_may_read(v->e, err);
 
+	if (rc)
+		return rc;
 	pthread_rwlock_rdlock(&v->e->gate);
 	rc = qcow2_view_read_held(v, buf, bytes, off, err);
 	pthread_rwlock_unlock(&v->e->gate);
@@ -113,14 +115,15 @@ int qcow2_view_status(struct qcow2_view *v, uint64_t bytes, uint64_t off, struct
 						  [MAP_DATA] = STATUS_DATA,
 						  [MAP_COMPRESSED] = STATUS_COMPRESSED };
 	bool one_file = v->e->data == v->e->file;
+	int rc = qcow2_may_read(v->e, err);
 
 	*nr = 0;
-	while (*nr < cap && bytes > 0) {
+	while (rc == 0 && *nr < cap && bytes > 0) {
 		struct qcow2_mapping m;
-		int rc = qcow2_map(v, off, bytes, &m, err);
 
+		rc = qcow2_map(v, off, bytes, &m, err);
 		if (rc)
-			return rc;
+			break;
 		out[(*nr)++] = (struct status_extent){
 			.off = off,
 			.bytes = m.bytes,
@@ -130,5 +133,5 @@ int qcow2_view_status(struct qcow2_view *v, uint64_t bytes, uint64_t off, struct
 		off += m.bytes;
 		bytes -= m.bytes;
 	}
-	return 0;
+	return rc;
 }

@@ -105,12 +105,22 @@ void qcow2_set_geometry(struct qcow2_engine *e)
 	atomic_store(&e->disk_bytes, h->size);
 }
 
-static int may_open(const struct qcow2_engine *e, struct img_error *err)
+int qcow2_may_read(const struct qcow2_engine *e, struct img_error *err)
 {
-	if (e->h.crypt_method != 0)
-		return error_set(err, IMG_E_UNSUPPORTED, 0, offsetof(struct disk_qcow2_header, crypt_method), LAYER,
-				 "the image is encrypted (%s), which this version cannot read",
-				 e->h.crypt_method == 1 ? "AES" : "LUKS");
+	if (e->h.crypt_method == 0)
+		return 0;
+	return error_set(err, IMG_E_UNSUPPORTED, 0, offsetof(struct disk_qcow2_header, crypt_method), LAYER,
+			 "the image is encrypted (%s), which this version cannot read",
+			 e->h.crypt_method == 1 ? "AES" : "LUKS");
+}
+
+/* Encryption is that of the content: who looks at metadata alone needs no key. */
+static int may_open(const struct qcow2_engine *e, const struct driver_open *args, struct img_error *err)
+{
+	int ret = args->data_absent ? 0 : qcow2_may_read(e, err);
+
+	if (ret != 0)
+		return ret;
 	if (e->writable && (e->h.incompatible & QCOW2_CORRUPT))
 		return error_set(err, IMG_E_CORRUPT, 0, offsetof(struct disk_qcow2_header, incompatible), LAYER,
 				 "the image is marked as corrupt and can only be read: run imgtool check --repair");
@@ -193,7 +203,7 @@ static int load(struct qcow2_engine *e, const struct driver_open *args, struct i
 	e->check_only = args->for_check;
 	if (e->check_only)
 		return 0;
-	ret = may_open(e, err);
+	ret = may_open(e, args, err);
 	if (ret == 0 && e->writable && (e->h.incompatible & QCOW2_DIRTY))
 		ret = qcow2_rebuild_refcounts(e, err);
 	if (ret == 0)

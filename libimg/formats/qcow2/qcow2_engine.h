@@ -194,6 +194,8 @@ struct qcow2_state { /* node->state */
 
 /* ---- open.c ---- */
 int qcow2_open(struct node *n, const struct driver_open *args, struct img_error *err);
+/* The content; IMG_E_UNSUPPORTED where it is encrypted. */
+int qcow2_may_read(const struct qcow2_engine *e, struct img_error *err);
 int qcow2_close(struct node *n, struct img_error *err);
 /* The engine for a change: READONLY for snapshots and read-only handles, POISONED when broken. */
 int qcow2_head(struct node *n, struct qcow2_engine **e, struct img_error *err);
