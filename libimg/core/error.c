@@ -3,14 +3,24 @@
  * Filling struct img_error. The structure is fixed in size and belongs to the caller, so that reporting a failure can
  * itself neither fail nor allocate. The first failure of a chain of calls stays; whoever is further out only puts a
  * prefix before it.
+ *
+ * What is too long for it is names: a path has up to 4096 bytes, and messages have two of them before they come to what
+ * went wrong and what to do. So the longest words of a message give way, in their middle, and the sentence stays.
  */
 #include <errno.h>
+#include <limits.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
 #define CORE_ERROR_C
 #include "error.h"
+
+#define TEXT_BYTES (3u * PATH_MAX + 1024u) /* on stacks, while an error is filled */
+#define GAP	   "..."
+#define GAP_BYTES  (sizeof(GAP) - 1)
+#define SHORTEST   24u /* no word is cut to less */
 
 /* Messages are one line whatever a file name in them contains. */
 static void keep_one_line(char *text)
@@ -23,15 +33,124 @@ static void keep_one_line(char *text)
 	}
 }
 
+/* ---- messages that are too long ---- */
+
+static bool inside_character(char c)
+{
+	return ((unsigned char)c & 0xc0) == 0x80; /* of UTF-8 */
+}
+
+/* Writes text, or its ends and a gap where it is longer than room, which is then more than SHORTEST. Returns the
+ * length; out may be NULL. */
+static size_t cut_middle(char *out, const char *text, size_t len, size_t room)
+{
+	size_t head = (room - GAP_BYTES) / 3, tail = room - GAP_BYTES - head;
+
+	if (len <= room) {
+		if (out)
+			memcpy(out, text, len);
+		return len;
+	}
+	while (head > 0 && inside_character(text[head]))
+		head--;
+	while (tail > 0 && inside_character(text[len - tail]))
+		tail--;
+	if (out) {
+		memcpy(out, text, head);
+		memcpy(out + head, GAP, GAP_BYTES);
+		memcpy(out + head + GAP_BYTES, text + len - tail, tail);
+	}
+	return head + GAP_BYTES + tail;
+}
+
+/* The same with each word of text. */
+static size_t cut_words(char *out, const char *text, size_t room)
+{
+	size_t len = 0;
+
+	while (*text) {
+		size_t word = strcspn(text, " "), spaces = strspn(text + word, " ");
+
+		len += cut_middle(out ? out + len : NULL, text, word, room);
+		if (out)
+			memcpy(out + len, text + word, spaces);
+		len += spaces;
+		text += word + spaces;
+	}
+	return len;
+}
+
+static void set_msg(struct img_error *err, char *text)
+{
+	const size_t room = sizeof(err->msg) - 1;
+	size_t word = room, len = strlen(text);
+
+	keep_one_line(text);
+	if (len > room)
+		while (word >= SHORTEST && cut_words(NULL, text, word) > room)
+			word -= word / 16 + 1;
+	/* a sentence that is too long without long words */
+	len = word >= SHORTEST ? cut_words(err->msg, text, word) : cut_middle(err->msg, text, len, room);
+	err->msg[len] = '\0';
+}
+
+static char shown(char c)
+{
+	char text[2] = { c, '\0' };
+
+	keep_one_line(text);
+	return text[0];
+}
+
+/* How many characters of msg are those of path. */
+static size_t common_length(const char *msg, const char *path)
+{
+	size_t i = 0;
+
+	while (path[i] && msg[i] == shown(path[i]))
+		i++;
+	return i;
+}
+
+static const char *behind(const char *msg)
+{
+	return *msg == ':' ? msg + 1 + strspn(msg + 1, " ") : NULL;
+}
+
+const char *img_error_reason(const struct img_error *err, const char *path)
+{
+	size_t len = strlen(path), begin = common_length(err->msg, path);
+
+	if (len == 0)
+		return NULL;
+	if (begin == len)
+		return behind(err->msg + len);
+	for (const char *gap = strstr(err->msg, GAP); gap; gap = strstr(gap + 1, GAP)) {
+		const char *rest = gap + GAP_BYTES;
+		size_t head = (size_t)(gap - err->msg);
+
+		if (head == 0 || head > begin)
+			continue;
+		for (size_t tail = len - head; tail-- > 1;)
+			if (common_length(rest, path + len - tail) == tail && rest[tail] == ':')
+				return behind(rest + tail);
+	}
+	return NULL;
+}
+
+/* ---- filling ---- */
+
 __attribute__((format(printf, 6, 0))) static void fill(struct img_error *err, int code, int sys_errno, uint64_t offset,
 						       const char *layer, const char *fmt, va_list args)
 {
+	char text[TEXT_BYTES];
+
 	err->code = code;
 	err->sys_errno = sys_errno;
 	err->offset = offset;
 	(void)snprintf(err->layer, sizeof(err->layer), "%s", layer ? layer : "");
-	(void)vsnprintf(err->msg, sizeof(err->msg), fmt, args);
-	keep_one_line(err->msg);
+	(void)vsnprintf(text, sizeof(text), fmt, args);
+	set_msg(err, text);
 }
 
 int error_set(struct img_error *err, int code, int sys_errno, uint64_t offset, const char *layer, const char *fmt, ...)
@@ -62,39 +181,41 @@ static int code_of_errno(int sys_errno)
 int error_errno(struct img_error *err, int sys_errno, uint64_t offset, const char *layer, const char *fmt, ...)
 {
 	int code = code_of_errno(sys_errno);
-	char text[64];
-	size_t len;
+	char text[TEXT_BYTES], why[64];
 	va_list args;
 
 	if (!err || err->code != IMG_OK)
 		return code;
 	va_start(args, fmt);
-	fill(err, code, sys_errno, offset, layer, fmt, args);
+	(void)vsnprintf(text, sizeof(text) - sizeof(why), fmt, args);
 	va_end(args);
-	len = strlen(err->msg);
-	(void)snprintf(err->msg + len, sizeof(err->msg) - len, ": %s", strerror_r(sys_errno, text, sizeof(text)));
-	return code;
+	return error_set(err, code, sys_errno, offset, layer, "%s: %s", text, strerror_r(sys_errno, why, sizeof(why)));
 }
 
 void error_prefix(struct img_error *err, const char *fmt, ...)
 {
-	char text[sizeof(err->msg)];
-	char old[sizeof(err->msg)];
+	char text[TEXT_BYTES];
 	size_t len;
 	va_list args;
 
 	if (!err || err->code == IMG_OK)
 		return;
 	va_start(args, fmt);
-	(void)vsnprintf(text, sizeof(text), fmt, args);
+	(void)vsnprintf(text, sizeof(text) - sizeof(err->msg) - 2, fmt, args);
 	va_end(args);
-	keep_one_line(text);
-	memcpy(old, err->msg, sizeof(old));
-	/* What went wrong first says more than where: a long prefix gives way, down to a quarter of the room. */
-	len = strlen(old) + 2 < sizeof(text) * 3 / 4 ? sizeof(text) - strlen(old) - 3 : sizeof(text) / 4;
-	(void)snprintf(err->msg, sizeof(err->msg), "%.*s: ", (int)len, text);
-	len = strlen(err->msg);
-	(void)snprintf(err->msg + len, sizeof(err->msg) - len, "%s", old);
+	len = strlen(text);
+	(void)snprintf(text + len, sizeof(text) - len, ": %s", err->msg);
+	set_msg(err, text);
+}
+
+int img_error_set(struct img_error *err, int code, int sys_errno, const char *layer, const char *msg)
+{
+	char why[64];
+
+	if (sys_errno == 0)
+		return error_set(err, code, 0, NO_OFFSET, layer, "%s", msg);
+	return error_set(err, code, sys_errno, NO_OFFSET, layer, "%s: %s", msg,
+			 strerror_r(sys_errno, why, sizeof(why)));
 }
 
 void error_clear(struct img_error *err)

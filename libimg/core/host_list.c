@@ -136,7 +136,7 @@ int host_entry_claim(struct host_entry *e, const char *name, size_t max, struct 
 			return 0;
 	if (e->nr_data >= max)
 		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
-				 "%.150s: an image has no more than %zu data files here", name, max);
+				 "%s: an image has no more than %zu data files here", name, max);
 	grown = realloc(e->data, (e->nr_data + 1) * sizeof(*grown));
 	if (!grown)
 		return no_memory(err);

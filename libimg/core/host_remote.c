@@ -43,7 +43,7 @@ static int add_text(struct wire_request *r, uint32_t *at, const char *text, uint
 	size_t n = text ? strlen(text) + 1 : 0;
 
 	if (n > WIRE_PATH_BYTES)
-		return error_errno(err, ENAMETOOLONG, NO_OFFSET, LAYER, "%.100s...", text);
+		return error_errno(err, ENAMETOOLONG, NO_OFFSET, LAYER, "%s", text);
 	if (n > 0)
 		memcpy(r->text + *at, text, n);
 	*at += (uint32_t)n;

@@ -57,7 +57,7 @@ static int no_memory(struct img_error *err)
 
 static int refused(const char *path, const char *what, struct img_error *err)
 {
-	return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER, "%.150s: %s", path, what);
+	return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER, "%s: %s", path, what);
 }
 
 static enum img_refs stricter(enum img_refs a, enum img_refs b)
@@ -296,7 +296,7 @@ static int serve_identify(struct server *s, const char *path, struct img_error *
 	if (!host_list_find(&s->list, path, 0))
 		return refused(path, "was not granted to this process", err);
 	if (!image_env_host.identify(image_env_host.ctx, path, &host))
-		return error_set(err, IMG_E_NOENT, 0, NO_OFFSET, LAYER, "%.150s: no such file", path);
+		return error_set(err, IMG_E_NOENT, 0, NO_OFFSET, LAYER, "%s: no such file", path);
 	s->answer.number[0] = host.dev;
 	s->answer.number[1] = host.ino;
 	return 0;
@@ -312,7 +312,7 @@ static int serve_holder(struct server *s, const char *path, struct img_error *er
 	if (!e)
 		return refused(path, "was not opened by this process", err);
 	if (!holder_of_file(e->dev, e->ino, s->request.head.number, s->peer_pid, s->request.head.fd, &holder))
-		return error_set(err, IMG_E_NOENT, 0, NO_OFFSET, LAYER, "%.150s: its holder is not known", path);
+		return error_set(err, IMG_E_NOENT, 0, NO_OFFSET, LAYER, "%s: its holder is not known", path);
 	s->answer.number[0] = (uint64_t)holder.pid;
 	answer_text(s, holder.command);
 	return 0;

@@ -58,7 +58,7 @@ struct wire_answer {
 	int32_t sys_errno;
 	uint64_t offset;
 	char layer[24];
-	char msg[216];
+	char msg[sizeof(((struct img_error *)NULL)->msg)];
 	uint64_t number[2];
 	uint32_t text_bytes; /* as in a request */
 	char text[2 * WIRE_PATH_BYTES];

@@ -182,12 +182,12 @@ static void take_finding(void *ctx, const struct img_finding *f)
 
 	switch (f->kind) {
 	case IMG_FINDING_DAMAGE:
-		inspect_found(in, INSPECT_INCONSISTENT, f->file_off, "%.180s [%s]", f->msg, rule);
+		inspect_found(in, INSPECT_INCONSISTENT, f->file_off, "%.440s [%s]", f->msg, rule);
 		break;
 	case IMG_FINDING_REDUNDANCY:
-		inspect_found(in, INSPECT_HEAD_TAIL, f->file_off, "%.180s [%s]", f->msg, rule);
+		inspect_found(in, INSPECT_HEAD_TAIL, f->file_off, "%.440s [%s]", f->msg, rule);
 		break;
-	case IMG_FINDING_LEAK: inspect_found(in, INSPECT_LEAKS, f->file_off, "%.180s [%s]", f->msg, rule); break;
+	case IMG_FINDING_LEAK: inspect_found(in, INSPECT_LEAKS, f->file_off, "%.440s [%s]", f->msg, rule); break;
 	case IMG_FINDING_NOTE: break; /* the format's own look told it */
 	}
 }
@@ -359,7 +359,7 @@ static int look_inside(struct inspector *in, const struct img_driver *drv, struc
 	if (ret == IMG_E_LIMIT && in->nr[INSPECT_LIMIT] + in->nr[INSPECT_EXPANSION] == 0)
 		inspect_found(in, INSPECT_LIMIT, why.offset, "%s", why.msg);
 	else if ((ret == IMG_E_CORRUPT || ret == IMG_E_FORMAT) && in->nr[INSPECT_INCONSISTENT] == 0)
-		inspect_found(in, INSPECT_INCONSISTENT, why.offset, "cannot be read: %.180s", why.msg);
+		inspect_found(in, INSPECT_INCONSISTENT, why.offset, "cannot be read: %.440s", why.msg);
 	return 0;
 }
 

@@ -33,17 +33,10 @@ static unsigned long long ull(uint64_t v)
 	return v;
 }
 
-static bool begins_with_path(const char *msg, const char *path)
-{
-	size_t len = strlen(path);
-
-	return len > 0 && strncmp(msg, path, len) == 0 && msg[len] == ':';
-}
-
-static bool begins_with_part(const char *msg, const struct node *node)
+static bool begins_with_part(const struct img_error *err, const struct node *node)
 {
 	for (size_t i = 0; i < node->nr_parts; i++)
-		if (begins_with_path(msg, node->parts[i]->path))
+		if (img_error_reason(err, node->parts[i]->path))
 			return true;
 	return false;
 }
@@ -56,7 +49,7 @@ static void name_file(const struct node *node, struct img_error *err)
 		return;
 	for (const struct node *layer = node; layer; layer = layer->backing)
 		for (const struct node *n = layer; n; n = n->file)
-			if (begins_with_path(err->msg, n->path) || begins_with_part(err->msg, n))
+			if (img_error_reason(err, n->path) || begins_with_part(err, n))
 				return;
 	error_prefix(err, "%s", node->path);
 }

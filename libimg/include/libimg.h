@@ -71,14 +71,29 @@ enum img_code {
 	IMG_E_CANCELLED = -17,	/* a progress callback asked to stop */
 };
 
-/* Fixed size, no allocation, always NUL-terminated; msg is one line without the program's name. */
+/*
+ * Fixed size, no allocation, always NUL-terminated; msg is one line without the program's name. Names that are too long for it
+ * have "..." in their middle, so that what went wrong stays.
+ */
 struct img_error {
 	int code;	 /* enum img_code */
 	int sys_errno;	 /* errno of the host where one exists, else 0 */
 	uint64_t offset; /* file offset the message speaks of, UINT64_MAX if none */
 	char layer[24];	 /* driver or module that failed first */
-	char msg[216];
+	char msg[472];
 };
+
+/*
+ * What msg says behind "path: ", where it begins so: also where path stands in it shortened, or with '?' for control characters.
+ * NULL where it does not. For whoever names the file already.
+ */
+IMG_API const char *img_error_reason(const struct img_error *err, const char *path);
+
+/*
+ * Fills err (may be NULL) unless it is filled already, as the library itself does, and returns code. With sys_errno, unless it
+ * is 0, msg ends in what that means.
+ */
+IMG_API int img_error_set(struct img_error *err, int code, int sys_errno, const char *layer, const char *msg);
 
 /* Static text for a code ("image is damaged"); never NULL. */
 IMG_API const char *img_strerror(int code);
@@ -555,7 +570,7 @@ struct img_finding {
 	bool repaired;
 	char where[IMG_SNAPSHOT_NAME_MAX + 1]; /* snapshot name, "" for the head or the image */
 	char rule[16];	/* invariant of the format's specification, e.g. "LIMG-12"; "" if none */
-	char msg[216];
+	char msg[472];
 };
 /* Called from one thread at a time. */
 typedef void (*img_finding_fn)(void *ctx, const struct img_finding *finding);
@@ -599,7 +614,7 @@ struct img_inspect_finding {
 	const char *id; /* of the rule; static */
 	enum img_severity severity;
 	uint64_t file_off; /* UINT64_MAX: none */
-	char msg[232];	   /* text from the image stands in it as it is: escape it for terminals */
+	char msg[488];	   /* text from the image stands in it as it is: escape it for terminals */
 };
 typedef void (*img_inspect_fn)(void *ctx, const struct img_inspect_finding *finding);
 

@@ -243,7 +243,7 @@ static void read_vm(struct asked *a, struct img *img, const struct state *s)
 struct found {
 	uint64_t off;
 	bool here, data;
-	char elsewhere[240];
+	char elsewhere[512];
 };
 
 static void keep_finding(void *ctx, const struct img_finding *f)

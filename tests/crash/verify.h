@@ -5,7 +5,7 @@
 
 #include "program.h"
 
-#define WHY_BYTES 400u
+#define WHY_BYTES 640u
 
 struct verify_counts {
 	uint64_t states;   /* post-crash disks that were built */

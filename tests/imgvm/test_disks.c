@@ -41,7 +41,9 @@ static void open_or_fail(struct disk *disk, struct disk_options opts)
 		fail_msg("%s", err.msg);
 }
 
-static int try_open(struct disk_options opts, char msg[216])
+#define MSG_BYTES sizeof(((struct img_error *)NULL)->msg)
+
+static int try_open(struct disk_options opts, char msg[MSG_BYTES])
 {
 	struct img_error err = { 0 };
 	struct disk disk;
@@ -124,7 +126,7 @@ static void test_snapshot(void **unused)
 {
 	struct img_snapshot snap;
 	struct disk disk;
-	char msg[216];
+	char msg[MSG_BYTES];
 
 	(void)unused;
 	prepare();
@@ -160,7 +162,7 @@ static void test_transient(void **unused)
 {
 	struct img_error err = { 0 };
 	struct disk disk, second;
-	char msg[216];
+	char msg[MSG_BYTES];
 
 	(void)unused;
 	prepare();
@@ -192,7 +194,7 @@ static void test_other_formats(void **unused)
 {
 	struct img_error err = { 0 };
 	struct disk disk;
-	char msg[216];
+	char msg[MSG_BYTES];
 
 	(void)unused;
 	create("qcow2");

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -92,7 +93,98 @@ static void test_long_prefix_gives_way(void **state)
 	error_set(&err, IMG_E_IO, 0, NO_OFFSET, "file", "begin %s", name);
 	error_prefix(&err, "%s", name);
 	assert_non_null(strstr(err.msg, ": begin ppp"));
-	assert_int_equal(strlen(err.msg), sizeof(err.msg) - 1);
+	assert_true(strlen(err.msg) < sizeof(err.msg));
+}
+
+/* A path of this length, whose ends can be told; spaces make words of it. */
+static const char *long_path(size_t len, bool spaces)
+{
+	static char path[4096];
+
+	assert_true(len < sizeof(path));
+	for (size_t i = 0; i < len; i++)
+		path[i] = spaces && i % 7 == 6 ? ' ' : (char)('a' + i % 26);
+	path[0] = '/';
+	memcpy(path + len - 4, "/end", 5);
+	return path;
+}
+
+/* The reason stays behind a path of any length, and is found there by who names the file himself. */
+static void test_long_path_keeps_the_reason(void **state)
+{
+	const char *why = strerror(ENOENT), *path;
+
+	(void)state;
+	for (size_t len = 100; len < 4096; len += 7) {
+		struct img_error err = { 0 };
+
+		path = long_path(len, false);
+		error_errno(&err, ENOENT, NO_OFFSET, "file", "%s: cannot open", path);
+		assert_true(strlen(err.msg) < sizeof(err.msg));
+		assert_non_null(strstr(err.msg, "/end: cannot open: "));
+		assert_string_equal(err.msg + strlen(err.msg) - strlen(why), why);
+		assert_non_null(img_error_reason(&err, path));
+		assert_int_equal(strncmp(img_error_reason(&err, path), "cannot open: ", 13), 0);
+		assert_null(img_error_reason(&err, path + 1));
+		/* a second name, and a layer further out */
+		error_clear(&err);
+		error_set(&err, IMG_E_CHANGED, 0, NO_OFFSET, "image", "'%s', named by %s, is not it: use the other one",
+			  path, path);
+		error_prefix(&err, "%s", path);
+		assert_true(strlen(err.msg) < sizeof(err.msg));
+		assert_non_null(strstr(err.msg, "/end, is not it: use the other one"));
+		assert_non_null(strstr(err.msg, "', named by /"));
+		assert_int_equal(err.msg[0], '/');
+		/* where no word is long */
+		error_clear(&err);
+		path = long_path(len, true);
+		error_errno(&err, ENOENT, NO_OFFSET, "file", "%s: cannot open", path);
+		assert_non_null(strstr(err.msg, "/end: cannot open: "));
+		assert_string_equal(err.msg + strlen(err.msg) - strlen(why), why);
+	}
+}
+
+static void test_characters_are_not_cut(void **state)
+{
+	(void)state;
+	for (size_t shift = 0; shift < 3; shift++) {
+		struct img_error err = { 0 };
+		char name[2000];
+
+		for (size_t i = 0; i < sizeof(name) - 3; i += 3)
+			memcpy(name + i, "\xe2\x82\xac", 4);
+		error_set(&err, IMG_E_IO, 0, NO_OFFSET, "file", "%.*s%s: lost", (int)shift, "xy", name);
+		for (const char *at = err.msg; *at; at += (*at & 0x80) ? 3 : 1)
+			if (*at & 0x80)
+				assert_memory_equal(at, "\xe2\x82\xac", 3);
+		assert_non_null(strstr(err.msg, "..."));
+		assert_non_null(strstr(err.msg, ": lost"));
+	}
+}
+
+static void test_reason(void **state)
+{
+	struct img_error err = { 0 };
+
+	(void)state;
+	assert_null(img_error_reason(&err, "a"));
+	assert_int_equal(img_error_set(&err, IMG_E_IO, EIO, "tools", "a\nb: cannot read"), IMG_E_IO);
+	assert_int_equal(img_error_set(&err, IMG_E_BUSY, 0, "tools", "later"), IMG_E_BUSY);
+	assert_int_equal(img_error_set(NULL, IMG_E_BUSY, 0, "tools", "nobody"), IMG_E_BUSY);
+	assert_true(err.offset == NO_OFFSET);
+	assert_string_equal(err.layer, "tools");
+	assert_int_equal(strncmp(err.msg, "a?b: cannot read: ", 18), 0);
+	assert_ptr_equal(img_error_reason(&err, "a\nb"), err.msg + 5);
+	assert_null(img_error_reason(&err, "a"));
+	assert_null(img_error_reason(&err, ""));
+	assert_null(img_error_reason(&err, "a\nb: cannot read:"));
+	/* names that hold what stands for what was left out */
+	error_clear(&err);
+	error_set(&err, IMG_E_IO, 0, NO_OFFSET, "file", "a...b: whole");
+	assert_string_equal(img_error_reason(&err, "a...b"), "whole");
+	assert_string_equal(img_error_reason(&err, "a.....b"), "whole");
+	assert_null(img_error_reason(&err, "c...b"));
+	assert_null(img_error_reason(&err, "a...c"));
 }
 
 static void test_one_line(void **state)
@@ -144,6 +236,9 @@ int main(void)
 		cmocka_unit_test(test_errno_is_mapped),
 		cmocka_unit_test(test_prefix),
 		cmocka_unit_test(test_long_prefix_gives_way),
+		cmocka_unit_test(test_long_path_keeps_the_reason),
+		cmocka_unit_test(test_characters_are_not_cut),
+		cmocka_unit_test(test_reason),
 		cmocka_unit_test(test_one_line),
 		cmocka_unit_test(test_null_is_allowed),
 		cmocka_unit_test(test_every_code_has_a_text),

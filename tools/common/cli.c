@@ -5,11 +5,14 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "output.h"
+
+#define TEXT_BYTES (2u * PATH_MAX + 1024u) /* of a message, with two names */
 
 static const struct cli_program nobody = { .name = "?" };
 const struct cli_program *cli_program = &nobody;
@@ -69,7 +72,7 @@ static void print_line(const char *file, const char *text)
 
 void cli_message(const char *file, const char *fmt, ...)
 {
-	char text[1024];
+	char text[TEXT_BYTES];
 	va_list ap;
 
 	va_start(ap, fmt);
@@ -80,7 +83,7 @@ void cli_message(const char *file, const char *fmt, ...)
 
 int cli_usage_error(const struct cli_verb *verb, const char *fmt, ...)
 {
-	char text[1024];
+	char text[TEXT_BYTES - 256];
 	va_list ap;
 
 	va_start(ap, fmt);
@@ -90,28 +93,17 @@ int cli_usage_error(const struct cli_verb *verb, const char *fmt, ...)
 	return EXIT_USAGE;
 }
 
-/* Does msg begin with "FILE: "? The library replaces control characters in its messages by '?'. */
-static bool names_file(const char *msg, const char *file)
-{
-	for (; *file; file++, msg++) {
-		unsigned char c = (unsigned char)*file;
-
-		if (*msg != (c < 0x20 || c == 0x7f ? '?' : *file))
-			return false;
-	}
-	return *msg == ':';
-}
-
 /* The library's messages begin with the file they are about: ours is not named twice, an inner file is named after
  * ours. */
 int cli_fail(const char *file, const struct img_error *err)
 {
-	const char *msg = err->msg[0] != '\0' ? err->msg : img_strerror(err->code);
+	const char *msg = file ? img_error_reason(err, file) : NULL;
+
+	if (!msg)
+		msg = err->msg[0] != '\0' ? err->msg : img_strerror(err->code);
 
 	if (err->code == IMG_E_CANCELLED)
 		msg = "interrupted";
-	if (file && names_file(msg, file))
-		msg += strlen(file) + 1 + strspn(msg + strlen(file) + 1, " ");
 	if (err->offset != UINT64_MAX && !strstr(msg, "0x"))
 		cli_message(file, "%s (offset 0x%" PRIx64 ")", msg, err->offset);
 	else
@@ -122,7 +114,7 @@ int cli_fail(const char *file, const struct img_error *err)
 const char *cli_blamed(const struct img_error *err, const char *first, const struct img *second)
 {
 	for (const struct img *layer = second; layer; layer = img_backing(layer))
-		if (names_file(err->msg, img_path(layer)))
+		if (img_error_reason(err, img_path(layer)))
 			return img_path(second);
 	return first;
 }

@@ -4,25 +4,18 @@
 #include "fail.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <string.h>
 
 static void fill(struct img_error *err, int code, int sys_errno, const char *fmt, va_list ap)
 {
-	size_t used;
+	char text[2 * PATH_MAX + 1024]; /* the library makes it fit, and keeps the reason */
 
 	if (!err || err->code != IMG_OK)
 		return;
-	memset(err, 0, sizeof(*err));
-	err->code = code;
-	err->sys_errno = sys_errno;
-	err->offset = UINT64_MAX;
-	strcpy(err->layer, "tools");
-	vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
-	used = strlen(err->msg);
-	if (sys_errno)
-		snprintf(err->msg + used, sizeof(err->msg) - used, ": %s", strerror(sys_errno));
+	vsnprintf(text, sizeof(text), fmt, ap);
+	(void)img_error_set(err, code, sys_errno, "tools", text);
 }
 
 int fail(struct img_error *err, int code, const char *fmt, ...)

@@ -146,7 +146,7 @@ static int report_unopened(struct report *report, const struct img_error *err)
 
 	if (err->code != IMG_E_CORRUPT || !report->findings)
 		return cli_fail(report->target->path, err);
-	memcpy(finding.msg, err->msg, sizeof(finding.msg));
+	snprintf(finding.msg, sizeof(finding.msg), "%s", err->msg);
 	add_finding(report, &finding);
 	return finish(report, &result);
 }

@@ -110,7 +110,7 @@ static void verify(struct run *run)
 		return;
 	}
 	machine_pause(&run->machine);
-	fail(&why, err.code, "the memory that the machine was resumed with: %.150s", err.msg);
+	fail(&why, err.code, "the memory that the machine was resumed with: %s", err.msg);
 	run_end(run, run_fail(run, &why));
 }
 

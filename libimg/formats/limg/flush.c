@@ -27,11 +27,10 @@ int engine_writable(struct engine *e, struct img_error *err)
 		return error_set(err, IMG_E_READONLY, 0, NO_OFFSET, LAYER, "the image is open read-only");
 	if (e->space_bad)
 		return error_set(err, IMG_E_CORRUPT, 0, e->space_cause.offset, LAYER,
-				 "the free-space map is damaged: run imgtool check --repair (%.100s)",
-				 e->space_cause.msg);
+				 "the free-space map is damaged: run imgtool check --repair (%s)", e->space_cause.msg);
 	if (atomic_load(&e->poisoned))
 		return error_set(err, IMG_E_POISONED, 0, NO_OFFSET, LAYER,
-				 "an earlier failure forbids changes until the image is opened again: %.120s",
+				 "an earlier failure forbids changes until the image is opened again: %s",
 				 e->poison.msg);
 	return 0;
 }
