@@ -8,12 +8,11 @@
 static const int numbers[] = { SIGINT, SIGTERM, SIGHUP };
 #define NR_NUMBERS (sizeof(numbers) / sizeof(numbers[0]))
 
-static volatile sig_atomic_t interrupted;
+static volatile sig_atomic_t interrupted; /* by the signal of this number; 0: not yet */
 
 static void handle(int signal_nr)
 {
-	(void)signal_nr;
-	interrupted = 1;
+	interrupted = signal_nr;
 }
 
 void signals_install(void)
@@ -37,6 +36,15 @@ void signals_end_it(void)
 	for (size_t i = 0; i < NR_NUMBERS; i++)
 		if (sigaction(numbers[i], NULL, &old) == 0 && old.sa_handler == handle)
 			sigaction(numbers[i], &action, NULL);
+	signals_pass_on();
+}
+
+void signals_pass_on(void)
+{
+	if (!interrupted)
+		return;
+	signal(interrupted, SIG_DFL);
+	raise(interrupted);
 }
 
 bool signals_interrupted(void)

@@ -64,10 +64,6 @@ static int print_extents(const struct common_args *common, const struct target *
 	while (off < size) {
 		size_t nr;
 
-		if (signals_interrupted()) {
-			err.code = IMG_E_CANCELLED;
-			return cli_fail(target->path, &err);
-		}
 		if (ferror(stdout))
 			return EXIT_SYSTEM;
 		if (img_extents(img, size - off, off, 0, extents, EXTENTS_PER_CALL, &nr, &err) != 0)
@@ -116,10 +112,6 @@ static int map_bitmap(const struct map_args *args, const struct target *target, 
 	size_t nr = 0;
 
 	do {
-		if (signals_interrupted()) {
-			err.code = IMG_E_CANCELLED;
-			return cli_fail(target->path, &err);
-		}
 		if (img_bitmap_ranges(img, args->bitmap, off, ranges, EXTENTS_PER_CALL, &nr, &err) != 0)
 			return cli_fail(target->path, &err);
 		if (total == 0 && args->common.json)
@@ -140,9 +132,11 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 {
 	const struct map_args *args = verb_args;
 	struct opened o;
-	int status = opened_begin(&o, verb, &args->common, operands[0], args->bitmap ? IMG_OPEN_NO_BACKING : 0);
+	int status;
 
 	(void)nr_operands;
+	signals_end_it();
+	status = opened_begin(&o, verb, &args->common, operands[0], args->bitmap ? IMG_OPEN_NO_BACKING : 0);
 	if (status != EXIT_DONE)
 		return status;
 	return opened_end(&o, args->bitmap ? map_bitmap(args, &o.target, o.img) : map(&args->common, &o.target, o.img));

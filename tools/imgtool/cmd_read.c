@@ -25,20 +25,13 @@ static uint64_t piece_at(uint64_t off)
 	return PIECE_BYTES - off % PIECE_BYTES;
 }
 
-static int interrupted(const struct target *target)
-{
-	struct img_error err = { .code = IMG_E_CANCELLED, .offset = UINT64_MAX };
-
-	return cli_fail(target->path, &err);
-}
-
-/* Not by stdio, which would cut large pieces into small ones. */
+/* Not by stdio, which would cut large pieces into small ones. A signal ends it where it stands: signals_end_it(). */
 static int write_stdout(const char *buf, uint64_t bytes)
 {
 	while (bytes > 0) {
 		ssize_t n = write(STDOUT_FILENO, buf, (size_t)bytes);
 
-		if (n < 0 && errno == EINTR && !signals_interrupted())
+		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
 			return cli_fail_errno("stdout", "write");
@@ -69,9 +62,7 @@ static int read_pieces(const struct target *target, struct img *img, uint64_t of
 	while (bytes > 0 && status == EXIT_DONE) {
 		uint64_t piece = min_u64(bytes, piece_at(off));
 
-		if (signals_interrupted())
-			status = interrupted(target);
-		else if (img_pread(img, buf, piece, off, 0, &err) != 0)
+		if (img_pread(img, buf, piece, off, 0, &err) != 0)
 			status = cli_fail(target->path, &err);
 		else
 			status = write_stdout(buf, piece);
@@ -96,9 +87,11 @@ static int run_read(const struct cli_verb *verb, void *verb_args, char **operand
 {
 	const struct read_args *args = verb_args;
 	struct opened o;
-	int status = opened_begin(&o, verb, &args->common, operands[0], 0);
+	int status;
 
 	(void)nr_operands;
+	signals_end_it();
+	status = opened_begin(&o, verb, &args->common, operands[0], 0);
 	return status == EXIT_DONE ? opened_end(&o, read_range(args, &o.target, o.img)) : status;
 }
 
@@ -163,6 +156,13 @@ static bool fits(uint64_t off, uint64_t size)
 		return off <= size;
 	at = lseek(STDIN_FILENO, 0, SEEK_CUR);
 	return at < 0 || at >= st.st_size || (uint64_t)(st.st_size - at) <= size - off;
+}
+
+static int interrupted(const struct target *target)
+{
+	struct img_error err = { .code = IMG_E_CANCELLED, .offset = UINT64_MAX };
+
+	return cli_fail(target->path, &err);
 }
 
 static int write_pieces(const struct target *target, struct img *img, char *buf, uint64_t off)

@@ -114,7 +114,9 @@ static const char man_head[] =
 	".PP\nResults go to stdout, everything else to stderr. Names that come from images are escaped for terminals.\n"
 	".PP\n"
 	"SIGINT, SIGTERM and SIGHUP end a verb cleanly: no half\\-written destination stays under its final name, and "
-	"the source is untouched. The exit status is then 3.\n"
+	"the source is untouched. Then " PROGRAM
+	" dies by the signal, for which a shell has the status 128 and its number: 130 "
+	"after Ctrl\\-C.\n"
 	".SH SANDBOX\n"
 	"Before it looks at the first image a verb locks itself in: Landlock and seccomp leave it what is open, memory, time and threads. "
 	"Files are opened for it by a second process, \\fBimg\\-broker\\fR, which was made before and knows the names of the command "
@@ -127,7 +129,7 @@ static const char man_tail[] =
 	".TP\n.B 0\ndone; \\fBcompare\\fR: same; \\fBcheck\\fR: clean; \\fBinspect\\fR: safe\n"
 	".TP\n.B 1\n\\fBcompare\\fR: different\n"
 	".TP\n.B 2\nusage\n"
-	".TP\n.B 3\nI/O or system error (disk full, permission, no such file), or interrupted\n"
+	".TP\n.B 3\nI/O or system error (disk full, permission, no such file)\n"
 	".TP\n.B 4\nthe image is damaged or is not what it claims to be\n"
 	".TP\n.B 5\nin use: another process holds it (its pid is named where it can be found)\n"
 	".TP\n"
@@ -162,5 +164,6 @@ int main(int argc, char **argv)
 	signals_install();
 	status = cli_main(&program, argc, argv);
 	confined_end();
+	signals_pass_on();
 	return status;
 }

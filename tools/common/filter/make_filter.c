@@ -91,6 +91,7 @@ static const int calls[] = {
 	SCMP_SYS(rt_sigreturn),
 	SCMP_SYS(sigreturn),
 	SCMP_SYS(rt_sigaction),
+	SCMP_SYS(tgkill), /* of the process itself: cell.c sees to that */
 	SCMP_SYS(rt_sigprocmask),
 	SCMP_SYS(sigaltstack),
 	SCMP_SYS(set_robust_list),
@@ -118,7 +119,7 @@ static const unsigned long socket_calls[] = { 9 /* SYS_SEND */, 17 /* SYS_RECVMS
 static const int refused[] = { SCMP_SYS(open),	    SCMP_SYS(openat),	  SCMP_SYS(openat2),  SCMP_SYS(stat),
 			       SCMP_SYS(stat64),    SCMP_SYS(lstat),	  SCMP_SYS(lstat64),  SCMP_SYS(access),
 			       SCMP_SYS(faccessat), SCMP_SYS(faccessat2), SCMP_SYS(readlink), SCMP_SYS(readlinkat),
-			       SCMP_SYS(prctl),	    SCMP_SYS(prlimit64),  SCMP_SYS(tgkill) };
+			       SCMP_SYS(prctl),	    SCMP_SYS(prlimit64) };
 
 /* What an architecture does not have has a negative number. */
 static int add(scmp_filter_ctx ctx, uint32_t action, int call)
