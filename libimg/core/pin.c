@@ -17,10 +17,11 @@
 #include "image.h"
 #include "is_zero.h"
 
-#define LAYER	     "pin"
-#define SAMPLE_BYTES 4096u
-#define NR_SAMPLES   64u
-#define WHOLE_BELOW  (256u << 10)
+#define LAYER	      "pin"
+#define SAMPLE_BYTES  4096u
+#define NS_PER_SECOND INT64_C(1000000000)
+#define NR_SAMPLES    64u
+#define WHOLE_BELOW   (256u << 10)
 
 static uint64_t sample_off(uint64_t size, unsigned i)
 {
@@ -101,15 +102,19 @@ int image_identify(struct img *img, struct backing_ref *ref, struct img_error *e
 	return ret == 0 ? image_pin(img, &ref->pin, err) : ret;
 }
 
-static const char advice[] = "put the right one back, or use imgtool rebase if the change is meant";
+static const char advice[] = "put the right one back, or use imgtool rebase --unsafe if the change is meant";
 
-static void time_text(int64_t ns, char *out, size_t out_bytes)
+/* To the second, or to the nanosecond. */
+static void time_text(int64_t ns, bool fraction, char *out, size_t out_bytes)
 {
-	time_t seconds = (time_t)(ns / 1000000000);
+	time_t seconds = (time_t)(ns / NS_PER_SECOND);
 	struct tm tm;
+	size_t len = gmtime_r(&seconds, &tm) ? strftime(out, out_bytes, "%Y-%m-%d %H:%M:%S", &tm) : 0;
 
-	if (!gmtime_r(&seconds, &tm) || strftime(out, out_bytes, "%Y-%m-%d %H:%M:%S", &tm) == 0)
+	if (len == 0 || (fraction && ns < 0))
 		(void)snprintf(out, out_bytes, "%" PRId64 " ns", ns);
+	else if (fraction)
+		(void)snprintf(out + len, out_bytes - len, ".%09" PRId64, ns % NS_PER_SECOND);
 }
 
 /* What differs and what to do come first: long paths may be cut off. */
@@ -147,7 +152,8 @@ int pin_compare(const struct pin *recorded, const struct pin *found, const char 
 		struct img_error *err)
 {
 	const char *other;
-	char what[96], then[32], now[32];
+	char what[128], then[48], now[48];
+	bool same_second;
 
 	if (recorded->kind == PIN_NONE)
 		return 0;
@@ -165,8 +171,9 @@ int pin_compare(const struct pin *recorded, const struct pin *found, const char 
 		return changed(child, parent, "its content changed", err);
 	if (recorded->kind == PIN_STRONG || found->mtime_ns == 0 || recorded->mtime_ns == found->mtime_ns)
 		return 0;
-	time_text(recorded->mtime_ns, then, sizeof(then));
-	time_text(found->mtime_ns, now, sizeof(now));
+	same_second = recorded->mtime_ns / NS_PER_SECOND == found->mtime_ns / NS_PER_SECOND;
+	time_text(recorded->mtime_ns, same_second, then, sizeof(then));
+	time_text(found->mtime_ns, same_second, now, sizeof(now));
 	(void)snprintf(what, sizeof(what), "written at %s UTC, was %s", now, then);
 	return changed(child, parent, what, err);
 }

@@ -650,6 +650,31 @@ static void test_weak_pin(void **state)
 	fixture_files(true);
 }
 
+/* The two times in the message are told apart. */
+static void test_times(const struct pin *weak)
+{
+	static const struct {
+		int64_t recorded, found;
+		const char *text;
+	} table[] = {
+		{ 86400000000000, 86401500000000, "written at 1970-01-02 00:00:01 UTC, was 1970-01-02 00:00:00;" },
+		{ 86400000000001, 86400999999999,
+		  "written at 1970-01-02 00:00:00.999999999 UTC, was 1970-01-02 00:00:00.000000001;" },
+		{ -5, -4, "written at -4 ns UTC, was -5 ns;" },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+		struct pin recorded = *weak, found = *weak;
+		struct img_error err = { 0 };
+
+		recorded.mtime_ns = table[i].recorded;
+		found.mtime_ns = table[i].found;
+		assert_int_equal(pin_compare(&recorded, &found, "child", "parent", &err), IMG_E_CHANGED);
+		assert_non_null(strstr(err.msg, table[i].text));
+		assert_non_null(strstr(err.msg, "imgtool rebase --unsafe"));
+	}
+}
+
 static void test_pins_one_field_at_a_time(void **state)
 {
 	static const size_t strong[] = { offsetof(struct pin, uuid), offsetof(struct pin, snapshot_uuid),
@@ -672,6 +697,7 @@ static void test_pins_one_field_at_a_time(void **state)
 		((uint8_t *)&b)[weak[i]] ^= 1;
 		assert_int_equal(pin_compare(&a, &b, "child", "parent", NULL), IMG_E_CHANGED);
 	}
+	test_times(&a);
 	b = a;
 	b.kind = PIN_STRONG;
 	assert_int_equal(pin_compare(&a, &b, "child", "parent", NULL), IMG_E_CHANGED);

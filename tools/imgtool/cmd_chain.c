@@ -37,10 +37,12 @@ const struct cli_verb verb_commit = {
 	.name = "commit",
 	.operands = "OVERLAY",
 	.summary = "Writes an overlay's changes into its parent and empties the overlay",
-	.details = "The overlay then stands on the parent's new state. Other overlays on the parent's old state will "
-		   "refuse to open; those on its snapshots are not affected. An overlay on a named snapshot is "
-		   "committed only while the parent's present state still equals that snapshot. After a kill or a "
-		   "crash, run it again.",
+	.details =
+		"The overlay then stands on the parent's new state. Other overlays on the parent's old state will "
+		"refuse to open; those on its snapshots are not affected. So will overlays on OVERLAY, which read as before: " PROGRAM
+		" rebase --unsafe tells them that the change was meant. An overlay on a named snapshot is "
+		"committed only while the parent's present state still equals that snapshot. After a kill or a "
+		"crash, run it again.",
 	.example = PROGRAM " commit web1.limg",
 	.min_operands = 1,
 	.max_operands = 1,
@@ -154,7 +156,10 @@ const struct cli_verb verb_flatten = {
 	.name = "flatten",
 	.operands = "FILE",
 	.summary = "Copies what an overlay reads from its parents into it, so that it stands alone",
-	.details = "After a kill or a crash, run it again.",
+	.details =
+		"It reads as before, but it is written to: overlays that stand on its present state will refuse to open "
+		"until " PROGRAM
+		" rebase --unsafe tells them that this was meant. After a kill or a crash, run it again.",
 	.example = PROGRAM " flatten web1.limg",
 	.min_operands = 1,
 	.max_operands = 1,
