@@ -216,7 +216,9 @@ static int commit_frozen(struct commit *c, struct img_error *err)
 	if (!c->rs.has_ref)
 		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, "core", "%s: has no backing image to commit into",
 				 c->rs.img->path);
-	r = check_parent(c, err);
+	r = restack_forbid_snapshots(&c->rs, "commit", err);
+	if (r == 0)
+		r = check_parent(c, err);
 	if (r < 0)
 		return r;
 	restack_put_on(&c->rs, NULL); /* who reads the parent keeps writers out */
@@ -250,7 +252,7 @@ int img_commit(struct img *img, const struct img_copy_options *opts, struct img_
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, "core", "no memory for a commit");
 	r = image_copy_options(&c->opts, sizeof(c->opts), opts, err);
 	if (r == 0)
-		r = restack_begin(&c->rs, img, "commit", err);
+		r = restack_begin(&c->rs, img, err);
 	if (r == 0) {
 		r = commit_frozen(c, err);
 		restack_end(&c->rs);

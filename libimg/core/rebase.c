@@ -117,6 +117,9 @@ static int rebase_frozen(struct rebase *rb, struct img_error *err)
 
 	if (!rb->rs.has_ref && !rb->opts.backing)
 		return 0; /* it stands on nothing already */
+	r = restack_forbid_snapshots(&rb->rs, rb->opts.backing ? "rebase" : "flatten", err);
+	if (r < 0)
+		return r;
 	if (rb->rs.has_ref && rb->rs.ref.committing)
 		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, "core",
 				 "%s: a commit was interrupted: run imgtool commit again first", img->path);
@@ -150,7 +153,7 @@ int img_rebase(struct img *img, const struct img_rebase_options *opts, struct im
 		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, "core", "no memory for a rebase");
 	r = image_copy_options(&rb->opts, sizeof(rb->opts), opts, err);
 	if (r == 0)
-		r = restack_begin(&rb->rs, img, rb->opts.backing ? "rebase" : "flatten", err);
+		r = restack_begin(&rb->rs, img, err);
 	if (r == 0) {
 		rb->refs = rb->opts.refs ? rb->opts.refs : img->refs;
 		r = rebase_frozen(rb, err);

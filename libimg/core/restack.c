@@ -5,15 +5,12 @@
 #include "error.h"
 #include "parent_file.h"
 
-static int check(struct img *img, const char *what, struct img_error *err)
+int restack_forbid_snapshots(const struct restack *rs, const char *what, struct img_error *err)
 {
 	struct img_snapshot first;
 	size_t nr = 0;
-	int r;
+	int r = node_snap_list(rs->img->top, &first, 1, &nr, err);
 
-	if (img->snapshot || !img->top->writable)
-		return error_set(err, IMG_E_READONLY, 0, NO_OFFSET, "core", "%s: is open for reading only", img->path);
-	r = node_snap_list(img->top, &first, 1, &nr, err);
 	if (r < 0)
 		return r;
 	if (nr > 0)
@@ -21,11 +18,11 @@ static int check(struct img *img, const char *what, struct img_error *err)
 			err, IMG_E_REFUSED, 0, NO_OFFSET, "core",
 			"%s: cannot %s an image that has snapshots, which stand on its backing too: delete them, or "
 			"convert the image to a new one",
-			img->path, what);
+			rs->img->path, what);
 	return 0;
 }
 
-int restack_begin(struct restack *rs, struct img *img, const char *what, struct img_error *err)
+int restack_begin(struct restack *rs, struct img *img, struct img_error *err)
 {
 	int r;
 
@@ -33,10 +30,9 @@ int restack_begin(struct restack *rs, struct img *img, const char *what, struct 
 	r = image_freeze(img, &rs->alias, err);
 	if (r < 0)
 		return r;
-	r = check(img, what, err);
-	if (r < 0) {
+	if (img->snapshot || !img->top->writable) {
 		image_thaw(img, rs->alias);
-		return r;
+		return error_set(err, IMG_E_READONLY, 0, NO_OFFSET, "core", "%s: is open for reading only", img->path);
 	}
 	rs->has_ref = node_get_backing(img->top, &rs->ref);
 	if (rs->has_ref)

@@ -12,15 +12,19 @@ struct restack {
 	struct img *img;   /* frozen: no other thread is in it */
 	struct img *alias; /* of img, for the public functions */
 	bool has_ref;
-	struct backing_ref ref; /* as recorded at the beginning, with has_ref; of several names the one at which something is */
+	struct backing_ref
+		ref; /* as recorded at the beginning, with has_ref; of several names the one at which something is */
 };
 
 /*
- * Freezes img and reads its reference. Fails READONLY where img is a snapshot or not writable, REFUSED where it has
- * snapshots: they read through the backing as it is. `what` names the operation. After success restack_end() is due.
+ * Freezes img and reads its reference. Fails READONLY where img is a snapshot or not writable. After success
+ * restack_end() is due.
  */
-int restack_begin(struct restack *rs, struct img *img, const char *what, struct img_error *err);
+int restack_begin(struct restack *rs, struct img *img, struct img_error *err);
 void restack_end(struct restack *rs);
+
+/* REFUSED where the image has snapshots: they read through the backing as it is. `what` names the operation. */
+int restack_forbid_snapshots(const struct restack *rs, const char *what, struct img_error *err);
 
 /* Opens what ref names, for reading. open_flags: IMG_OPEN_UNSAFE_BACKING not to compare pins. */
 int restack_open_parent(const struct restack *rs, const struct backing_ref *ref, unsigned open_flags,

@@ -57,6 +57,29 @@ for verb in commit flatten "rebase -b a.limg@v2"; do
 	run imgtool $verb r.limg
 done
 sound r.limg
+# What stands on nothing is told so, and is flat already.
+imgtool create -q alone.limg 1M
+imgtool snapshot create -q alone.limg@s
+run imgtool commit alone.limg
+run imgtool flatten alone.limg
+run imgtool rebase -b a.limg@v2 alone.limg
+rm alone.limg
+# A parent that was flattened or committed is not what its overlays are recorded to stand on: what the message says helps.
+for verb in flatten commit; do
+	for name in one second three; do
+		imgtool create -q ${below:+-b $below} $name.limg 1M
+		below=$name.limg
+		[[ $name == three ]] || imgtool write $name.limg --offset ${#name}00K <<<"of $name"
+	done
+	want=$(content three.limg)
+	imgtool $verb second.limg
+	run imgtool read three.limg --length 0
+	run imgtool rebase -b second.limg three.limg
+	run imgtool rebase --unsafe -b second.limg three.limg
+	same "after $verb" "$(content three.limg)" "$want"
+	rm one.limg second.limg three.limg
+	below=
+done
 # A parent that was moved: --unsafe only writes down where it is.
 mkdir sub
 mv a.limg sub/
