@@ -9,6 +9,13 @@ const char *img_format_name(size_t i)
 	return drv ? drv->name : NULL;
 }
 
+int img_format_can_create(const char *format)
+{
+	const struct img_driver *drv = format ? registry_find(format) : NULL;
+
+	return drv && drv->kind == DRIVER_FORMAT && drv->create;
+}
+
 const char *img_format_options(const char *format)
 {
 	const struct img_driver *drv = format ? registry_find(format) : NULL;

@@ -104,6 +104,9 @@ IMG_API const char *img_version(void);
 /* Names of the formats that this build has, i from 0; NULL past the end. */
 IMG_API const char *img_format_name(size_t i);
 
+/* 1: images of this format can be made. 0: it is only read, or there is no such format. */
+IMG_API int img_format_can_create(const char *format);
+
 /* The options that a format takes in img_create_options: lines of "key=what it is\n", "" for none. NULL: no such format. */
 IMG_API const char *img_format_options(const char *format);
 

@@ -15,6 +15,10 @@ run imgtool create --force=yes a.limg 1M
 run imgtool create -F raw a.limg 1M
 run imgtool convert one
 run imgtool convert -c lzma a b
+run imgtool convert -f nonsense a b
+run imgtool convert -O nonsense a b
+run imgtool rebase --backing-format=nonsense -b a b
+run imgtool create -o compression=zstd:99 a.limg 1M
 run imgtool convert -j many a b
 run imgtool snapshot create a.limg
 run imgtool snapshot delete @x

@@ -46,6 +46,14 @@ complete_words imgtool convert --allow-refs ""
 complete_words imgtool convert on
 complete_words imgtool create -b o
 complete_words imgtool checksum --algo x
+# only what can be made, where something is
+complete_words imgtool convert -f q
+complete_words imgtool convert -O q
+complete_words imgtool measure --output-format ""
+complete_words imgtool help sn
+complete_words imgtool help snapshot re
+complete_words imgtool help convert --comp
+complete_words imgtool help snapshot delete o
 
 if command -v man >/dev/null; then
 	man --warnings -l imgtool.1 2>warnings | col -b >page

@@ -72,3 +72,9 @@ done
 run imgtool amend c.qcow2
 imgtool create c.limg 1M
 run imgtool amend -o block_size=16K c.limg
+
+# What there is to change is asked as in create.
+imgtool create -q -f qcow2 asked.qcow2 1M
+imgtool amend -o help asked.qcow2 >have
+imgtool create -f qcow2 -o help | cmp - have
+run imgtool amend -o help nowhere.qcow2

@@ -232,6 +232,14 @@ static int set_choice(const struct cli_verb *verb, const struct cli_option *opti
 	return EXIT_DONE;
 }
 
+static int set_text(const struct cli_verb *verb, const struct cli_option *option, const char *value, const char **out)
+{
+	if (strcmp(option->metavar, CLI_FORMAT) == 0 && !img_format_options(value))
+		return cli_usage_error(verb, "--%s: there is no format '%s'", option->name, value);
+	*out = value;
+	return EXIT_DONE;
+}
+
 static bool takes_value(const struct cli_option *option)
 {
 	return option->kind != OPTION_FLAG && option->kind != OPTION_WORD;
@@ -249,7 +257,7 @@ static int set_option(const struct cli_verb *verb, const struct cli_option *opti
 	case OPTION_NUMBER: return set_number(verb, option, value, at);
 	case OPTION_CHOICE: return set_choice(verb, option, value, at);
 	case OPTION_TEXT:
-	default: *(const char **)at = value; return EXIT_DONE;
+	default: return set_text(verb, option, value, at);
 	}
 }
 

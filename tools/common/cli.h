@@ -31,10 +31,12 @@ enum exit_status {
 	EXIT_KEY = 7,
 };
 
+#define CLI_FORMAT "FMT" /* metavar of options whose value is the name of a format */
+
 /* How the value of an option is read, and what stands at its offset. */
 enum option_kind {
 	OPTION_FLAG,   /* bool; no value */
-	OPTION_TEXT,   /* const char * */
+	OPTION_TEXT,   /* const char *; with CLI_FORMAT the name of a format */
 	OPTION_LIST,   /* char *, malloc()ed: values of repeated options joined by ',' */
 	OPTION_EACH,   /* struct each_arg: values of repeated options, one by one */
 	OPTION_SIZE,   /* struct size_arg: bytes, with K, M, G, T */

@@ -162,9 +162,17 @@ static void print_values(const struct cli_option *option)
 {
 	if (option->kind == OPTION_CHOICE || option->kind == OPTION_WORD) {
 		print_words(option->metavar);
-	} else if (strcmp(option->metavar, "FMT") == 0) {
-		for (size_t i = 0; img_format_name(i); i++)
-			printf("%s%s", i ? " " : "", img_format_name(i));
+	} else if (strcmp(option->metavar, CLI_FORMAT) == 0) {
+		/* what is put out has to be made */
+		bool new = strncmp(option->name, "output", 6) == 0;
+		const char *before = "";
+
+		for (size_t i = 0; img_format_name(i); i++) {
+			if (new && !img_format_can_create(img_format_name(i)))
+				continue;
+			printf("%s%s", before, img_format_name(i));
+			before = " ";
+		}
 	}
 }
 
@@ -217,20 +225,22 @@ int generate_completion(void)
 	       "_%s()\n{\n",
 	       name, name);
 	fputs("\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
-	      "\tlocal verb=${COMP_WORDS[1]} sub=\"\" opts=\"\" kind=\"\" words=\"\"\n"
+	      "\tlocal verb=${COMP_WORDS[1]} sub=\"\" opts=\"\" kind=\"\" words=\"\" at=$COMP_CWORD help=0\n"
 	      "\tCOMPREPLY=()\n"
-	      "\tif ((COMP_CWORD == 1)); then\n\t\tCOMPREPLY=($(compgen -W \"",
+	      "\tif [[ $verb == help ]] && ((at > 1)); then\n\t\thelp=1 at=$((at - 1)) verb=${COMP_WORDS[2]}\n\tfi\n"
+	      "\tif ((at == 1)); then\n\t\tCOMPREPLY=($(compgen -W \"",
 	      stdout);
 	fputs("help --version", stdout);
 	print_first_words();
 	fputs("\" -- \"$cur\"))\n\t\treturn\n\tfi\n\tcase $verb in\n", stdout);
 	print_families();
 	fputs("\tesac\n"
+	      "\tif [[ -n $sub ]] && ((at == 2)); then\n"
+	      "\t\tCOMPREPLY=($(compgen -W \"$sub\" -- \"$cur\"))\n"
+	      "\t\treturn\n"
+	      "\tfi\n"
+	      "\t((help)) && return\n"
 	      "\tif [[ -n $sub ]]; then\n"
-	      "\t\tif ((COMP_CWORD == 2)); then\n"
-	      "\t\t\tCOMPREPLY=($(compgen -W \"$sub\" -- \"$cur\"))\n"
-	      "\t\t\treturn\n"
-	      "\t\tfi\n"
 	      "\t\tverb=\"$verb ${COMP_WORDS[2]}\"\n\tfi\n"
 	      "\tcase $verb in\n",
 	      stdout);

@@ -2,6 +2,7 @@
 /* imgtool amend: changes what an image was created with, in place. */
 #include <string.h>
 
+#include "create_options.h"
 #include "open.h"
 #include "verbs.h"
 
@@ -12,9 +13,19 @@ struct amend_args {
 
 static const struct cli_option options[] = {
 	{ "option", 'o', OPTION_LIST, "KEY=VALUE,...",
-	  "what is to be otherwise: as in create, and for qcow2 size, backing_file, backing_fmt",
+	  "what is to be otherwise: as in create, of which not all can be changed (help lists it), and for qcow2 size, "
+	  "backing_file, backing_fmt",
 	  offsetof(struct amend_args, options) },
 };
+
+/* What it could have been created with; not all of that can be changed. */
+static int print_help(const struct cli_verb *verb, const struct amend_args *args, const char *operand)
+{
+	struct opened o;
+	int status = opened_begin(&o, verb, &args->common, operand, IMG_OPEN_NO_BACKING);
+
+	return status == EXIT_DONE ? opened_end(&o, create_print_help(verb, img_format(o.img))) : status;
+}
 
 static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
@@ -26,6 +37,8 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 	(void)nr_operands;
 	if (!args->options)
 		return cli_usage_error(verb, "nothing to change: -o is missing");
+	if (create_is_help(args->options))
+		return print_help(verb, args, operands[0]);
 	/* A parent is looked at only for a new size: it may be longer than the disk was. */
 	status = opened_begin(&o, verb, &args->common, operands[0],
 			      IMG_OPEN_WRITE | (strstr(args->options, "size=") ? 0u : (unsigned)IMG_OPEN_NO_BACKING));
