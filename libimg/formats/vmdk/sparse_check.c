@@ -166,8 +166,8 @@ int vmdk_sparse_check(struct vmdk_sparse *s, bool repair, img_finding_fn fn, voi
 	out->metadata_bytes += VMDK_SECTOR_BYTES + s->h.nr_tables * (s->t.table_bytes + VMDK_GDE_BYTES);
 	if (ret == 0 && repair && s->h.unclean) {
 		s->h.unclean = false;
-		atomic_store(&s->marked, false);
-		ret = write_header(s, &s->h, err);
+		if (!atomic_load(&s->marked)) /* a writer's own mark goes when it closes: it may go on writing */
+			ret = write_header(s, &s->h, err);
 	}
 	return ret;
 }
