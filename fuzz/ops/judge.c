@@ -354,19 +354,29 @@ static int judge_left(struct ops *o, const char *what)
 	return judge_disk(o, &a, what);
 }
 
-/* A commit that got so far that only commit opens the image. What it held was durable before. */
-static bool commit_began(struct ops *o)
+/* A commit that got so far that nothing but commit changes the image. It can be read: what it held was durable before,
+ * and is there whatever the parent has got. */
+static int commit_began(struct ops *o, bool *began)
 {
+	struct model *m = &o->m;
 	struct img_open_options opts = { .struct_size = sizeof(opts), .refs = IMG_REFS_ANY };
+	struct img_error err = { 0 };
+	struct img_info info;
 	struct img *img = NULL;
 	int ret;
 
+	*began = false;
 	if (o->kind != OP_COMMIT)
-		return false;
-	ret = image_open_env(top(o)->name, &opts, &o->m.fs.env, &img, NULL);
-	if (ret == 0)
-		(void)img_close(img, NULL);
-	return ret == IMG_E_REFUSED;
+		return 0;
+	opts.format = top(o)->format->raw ? "raw" : NULL;
+	if (expect(m, image_open_env(top(o)->name, &opts, &m->fs.env, &img, &err), 0, &err,
+		   "open for reading after a commit that failed") != 0)
+		return -1;
+	ret = expect(m, img_info(img, &info, &err), 0, &err, "info");
+	*began = ret == 0 && info.backing_committing;
+	if (*began)
+		ret = check_image(m, img, &top(o)->head, "read after a commit that failed");
+	return expect(m, img_close(img, &err), 0, &err, "close") != 0 ? -1 : ret;
 }
 
 /* Commit, rebase and flatten may be run again, and then succeed. */
@@ -378,6 +388,7 @@ static int run_again(struct ops *o, bool poisoned)
 					 .refs = IMG_REFS_ANY };
 	struct op op = { .kind = o->kind };
 	struct img_error err = { 0 };
+	bool began;
 
 	memcpy(op.r, o->r, sizeof(op.r));
 	/* The parent was written to, and its writer's end may be what failed; who repairs it is not here. */
@@ -385,7 +396,9 @@ static int run_again(struct ops *o, bool poisoned)
 		m->files[top(o)->parent].leaks = m->files[top(o)->parent].format->may_leak;
 	if (poisoned || !m->img) {
 		drop_handle(o);
-		if (!commit_began(o)) {
+		if (commit_began(o, &began) != 0)
+			return -1;
+		if (!began) {
 			if (judge_left(o, "opened after a failure") != 0)
 				return -1;
 		} else {

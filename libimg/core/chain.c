@@ -11,6 +11,10 @@
  * Locks: a file is opened with what a peek needs, which is enough to tell the format; then, before the driver reads
  * anything, the permissions become final: those of a writer, of a reader, or (a snapshot that can be read beside a
  * writer, force-share) the peek's.
+ *
+ * A layer whose commit into its parent began and has not ended reads as before the commit: what the parent took so far
+ * is all in the layer too, which hides it, until the parent holds everything (commit.c). So it is opened for reading,
+ * on a parent of which only that is asked that the commit does not change. Everything else waits for the commit.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +36,7 @@ struct opening {
 	const char *recorded_by;	  /* the image that names the first layer as its parent; NULL: a user does */
 	const struct host_stat *child;	  /* a file that no layer may be; NULL: any may */
 	struct data_creation *made;	  /* data files of the first layer that have no names yet; NULL: none */
+	bool only_read;			  /* nothing is written, and nobody records what the chain is now */
 	const struct image_env *env;
 	struct budget *budget;
 };
@@ -220,14 +225,16 @@ static struct img_open_options parent_options(const struct img_open_options *chi
 	return o;
 }
 
-static int may_open_parent(const char *path, const struct backing_ref *ref, unsigned depth, struct budget *budget,
-			   struct img_error *err)
+static int may_open_parent(const char *path, const struct backing_ref *ref, unsigned depth, bool only_read,
+			   struct budget *budget, struct img_error *err)
 {
 	int ret;
 
-	if (ref->committing)
+	if (ref->committing && !only_read)
 		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
-				 "%s: a commit into its backing file was interrupted: run imgtool commit again", path);
+				 "%s: a commit into its backing file was interrupted: run imgtool commit again; until "
+				 "then it can only be read",
+				 path);
 	if (ref->name[0] == '\0')
 		return error_set(err, IMG_E_CORRUPT, 0, NO_OFFSET, LAYER, "%s: the name of the backing file is missing",
 				 path);
@@ -342,7 +349,7 @@ static int open_layers(struct node *file, const char *path, const struct opening
 			l->img->top->backing_missing = true;
 			break;
 		}
-		ret = may_open_parent(path, &l->ref, *nr + 1, op->budget, err);
+		ret = may_open_parent(path, &l->ref, *nr + 1, op->only_read, op->budget, err);
 		if (ret != 0)
 			break;
 		o = parent_options(&o, &l->ref);
@@ -371,7 +378,10 @@ static int check_pin(const struct backing_ref *ref, struct img *parent, const ch
 		node_id(parent->top, &found);
 	else
 		ret = image_pin(parent, &found, err);
-	return ret == 0 ? pin_compare(&ref->pin, &found, child_path, parent->path, err) : ret;
+	if (ret != 0)
+		return ret;
+	return ref->committing ? pin_compare_committing(&ref->pin, &found, child_path, parent->path, err) :
+				 pin_compare(&ref->pin, &found, child_path, parent->path, err);
 }
 
 static int open_chain(struct node *file, const char *path, const struct opening *op, struct img **out,
@@ -410,7 +420,9 @@ int chain_open(struct node *file, const char *path, const struct img_open_option
 	       struct data_creation *made, struct img **out, struct img_error *err)
 {
 	struct budget budget;
-	const struct opening op = { .o = o, .env = env, .budget = &budget, .made = made };
+	const struct opening op = {
+		.o = o, .env = env, .budget = &budget, .made = made, .only_read = !(o->flags & IMG_OPEN_WRITE)
+	};
 	int ret = budget_init(&budget, o, err);
 
 	*out = NULL;
@@ -441,7 +453,7 @@ int chain_open_parent(const char *child_path, const struct backing_ref *ref, uns
 	*out = NULL;
 	ret = budget_init(&budget, &o, err);
 	if (ret == 0)
-		ret = may_open_parent(child_path, ref, 1, &budget, err);
+		ret = may_open_parent(child_path, ref, 1, false, &budget, err);
 	if (ret != 0)
 		return ret;
 	o = parent_options(&o, ref);

@@ -5,7 +5,7 @@
  *
  *   1  the parent is what the overlay was made on (pin), and its head is what the overlay stands on
  *   2  the overlay records `committing`, durably: from here on the parent no longer matches its pin, and the overlay is
- *      opened by commit only
+ *      changed by commit only. It reads as before (chain.c)
  *   3  what the overlay holds is written into the parent, which is flushed and closed
  *   4  in one atomic step the overlay is emptied and records the parent's new pin, without `committing`
  *

@@ -113,7 +113,7 @@ struct backing_ref {
 
 enum backing_change {
 	BACKING_SET,	    /* record ref (NULL: none) */
-	BACKING_SET_EMPTY,  /* record ref and drop this layer's disk content, in one atomic step */
+	BACKING_SET_EMPTY,  /* record ref and drop this layer's disk content, in one atomic step unless empties_in_steps */
 };
 
 /* Head and tail of a file for probing; what they do not show may be read from file, by whoever knows where to look. */
@@ -227,6 +227,7 @@ struct img_driver {
 	unsigned native_io; /* enum img_io_flags that pwrite and zero obey themselves; FUA, DETECT_ZEROES are else emulated */
 	bool never_guess_for_writing;
 	bool snapshots_have_parents;  /* img_snapshot.parent says which one each was made on */
+	bool empties_in_steps; /* BACKING_SET_EMPTY may leave a part of the content, under the old record, if it is interrupted */
 	bool checks_data; /* data files hold tables: check opens them, although it opens no backing */
 	const char *create_help; /* "key=what\n" lines for -o help, NULL if none */
 	/*

@@ -130,6 +130,9 @@ int image_identify(struct img *img, struct backing_ref *ref, struct img_error *e
 /* 0, or IMG_E_CHANGED with a message that says what differs and what to do. */
 int pin_compare(const struct pin *recorded, const struct pin *found, const char *child, const char *parent,
 		struct img_error *err);
+/* The same for a parent into which a commit began and has not ended: what that changes of it is not compared. */
+int pin_compare_committing(const struct pin *recorded, const struct pin *found, const char *child, const char *parent,
+			   struct img_error *err);
 /* Resolves what a user gave as -b (path, snapshot, format) into a reference with pin and the parent's size. */
 int chain_make_ref(const char *child_path, const char *backing, const char *snapshot, const char *format,
 		   enum img_refs refs, const struct img_budget *given, const struct image_env *env,

@@ -177,3 +177,19 @@ int pin_compare(const struct pin *recorded, const struct pin *found, const char 
 	(void)snprintf(what, sizeof(what), "written at %s UTC, was %s", now, then);
 	return changed(child, parent, what, err);
 }
+
+int pin_compare_committing(const struct pin *recorded, const struct pin *found, const char *child, const char *parent,
+			   struct img_error *err)
+{
+	struct pin was = *recorded;
+
+	/* Where an id has no other beside it that tells of changes, it is what each change makes anew. */
+	if (was.kind == PIN_ID && is_zero(was.change, sizeof(was.change)))
+		memcpy(was.uuid, found->uuid, sizeof(was.uuid));
+	memcpy(was.change, found->change, sizeof(was.change));
+	memcpy(was.hash, found->hash, sizeof(was.hash));
+	was.mtime_ns = found->mtime_ns;
+	if (found->size_bytes > was.size_bytes) /* it grows to hold what it takes */
+		was.size_bytes = found->size_bytes;
+	return pin_compare(&was, found, child, parent, err);
+}

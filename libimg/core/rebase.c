@@ -4,6 +4,10 @@
  * and the old chain reads other than the new one would, the old content is written into the image; when that is durable
  * the new reference is recorded. Until then the image reads the same through the old chain, so both can be run again
  * after a kill.
+ *
+ * A commit that was interrupted goes before. Where its parent is lost IMG_REBASE_UNSAFE puts the image on another one:
+ * until the one step that empties it, it still holds all that it held. Where emptying takes several steps nobody can
+ * tell how much of it is in the parent alone, so that there is no such way.
  */
 #include <stdlib.h>
 
@@ -120,7 +124,8 @@ static int rebase_frozen(struct rebase *rb, struct img_error *err)
 	r = restack_forbid_snapshots(&rb->rs, rb->opts.backing ? "rebase" : "flatten", err);
 	if (r < 0)
 		return r;
-	if (rb->rs.has_ref && rb->rs.ref.committing)
+	if (rb->rs.has_ref && rb->rs.ref.committing &&
+	    (!(rb->opts.flags & IMG_REBASE_UNSAFE) || img->top->drv->empties_in_steps))
 		return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, "core",
 				 "%s: a commit was interrupted: run imgtool commit again first", img->path);
 	r = open_new_parent(rb, err);

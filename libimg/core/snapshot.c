@@ -67,6 +67,17 @@ int image_check_given_snapshot(const char *name, struct img_error *err)
 		       image_invalid(err, "the name of a snapshot has 1 to 255 bytes");
 }
 
+/* It would stand in the way of the commit, which is all that may be done with such an image. */
+static int check_committing(struct img *img, struct img_error *err)
+{
+	struct backing_ref ref;
+
+	if (!node_get_backing(img->top, &ref) || !ref.committing)
+		return 0;
+	return error_set(err, IMG_E_REFUSED, 0, NO_OFFSET, LAYER,
+			 "%s: a commit into its backing file was interrupted: run imgtool commit again", img->path);
+}
+
 int image_snapshot_create_at(struct img *img, const char *name, unsigned flags, const int64_t *created_ns,
 			     struct img_error *err)
 {
@@ -79,7 +90,9 @@ int image_snapshot_create_at(struct img *img, const char *name, unsigned flags, 
 	if (ret != 0)
 		return ret;
 	pthread_rwlock_rdlock(&img->content_lock);
-	ret = node_snap_create(img->top, name, flags, created_ns, err);
+	ret = check_committing(img, err);
+	if (ret == 0)
+		ret = node_snap_create(img->top, name, flags, created_ns, err);
 	pthread_rwlock_unlock(&img->content_lock);
 	return ret;
 }

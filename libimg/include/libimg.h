@@ -705,13 +705,17 @@ IMG_API int img_amend(struct img *img, const char *options, struct img_error *er
  * Writes what img holds over its backing into the backing's head, empties img and pins it to the new state. May be run again
  * after a crash. Errors: REFUSED (no backing; img has snapshots; the backing's head moved on from the snapshot that img stands on),
  * BUSY, and those of img_open() for the backing. The caller opened img for writing; the backing is reopened for writing here.
- * After a failure or cancellation half way img reads as before, but only another img_commit() opens the way again: open it with
- * IMG_OPEN_NO_BACKING for that. Where the host also failed to open the backing again, what lies there is REFUSED to readers of img.
+ * After a failure or cancellation half way img reads as before, also opened anew; opening it for writing is REFUSED until another
+ * img_commit(), for which IMG_OPEN_NO_BACKING opens it. Where the host also failed to open the backing again, what lies there is REFUSED to readers of img.
  */
 IMG_API int img_commit(struct img *img, const struct img_copy_options *opts, struct img_error *err);
 
 enum img_rebase_flags {
-	IMG_REBASE_UNSAFE = 1u << 0, /* only record the new parent; the content may change */
+	/*
+	 * Only record the new parent; the content may change. Not REFUSED after a commit that did not end, whose parent may be lost, in formats
+	 * that end it in one step (limg, qcow2, VHDX).
+	 */
+	IMG_REBASE_UNSAFE = 1u << 0,
 };
 struct img_rebase_options {
 	size_t struct_size;

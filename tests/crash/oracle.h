@@ -54,7 +54,7 @@ struct worlds {
 /* What was found in an image. */
 struct observed {
 	bool absent;
-	bool committing; /* an interrupted commit keeps it closed until it is run again; only snapshots are known then */
+	bool committing; /* of an interrupted commit: it can be read, and is not changed before that is run again */
 	struct content head;
 	unsigned nr_snaps;
 	struct snap_content snap[MAX_SNAPS];

@@ -80,18 +80,33 @@ static int observe_new(struct memhost *disk, const struct setup *s, struct obser
 	return ret;
 }
 
-/* Does it refuse because of an interrupted commit, and say so? */
-static bool is_committing(struct memhost *disk, const struct setup *s, const struct img_error *refusal)
+/* Is it an overlay whose commit was interrupted? */
+static int find_committing(struct img *img, bool *committing, char *why)
 {
-	struct img_info info = { 0 };
-	struct img *img;
+	struct img_info info;
+	struct img_error err;
+	int ret = img_info(img, &info, &err);
 
-	if (refusal->code != IMG_E_REFUSED || open_image(disk, s, IMG_OPEN_NO_BACKING, &img, NULL) != 0)
-		return false;
-	if (img_info(img, &info, NULL) != 0)
-		info.backing_committing = false;
-	img_close(img, NULL);
-	return info.backing_committing;
+	*committing = ret == 0 && info.backing_committing;
+	if (ret != 0)
+		snprintf(why, WHY_BYTES, "info fails: %s", err.msg);
+	return ret;
+}
+
+/* Then nothing but commit changes it. */
+static int refuses_writers(struct memhost *disk, const struct setup *s, char *why)
+{
+	struct img_error err;
+	struct img *img;
+	int ret = open_image(disk, s, IMG_OPEN_WRITE, &img, &err);
+
+	if (ret == IMG_E_REFUSED)
+		return 0;
+	snprintf(why, WHY_BYTES, "waits for its commit, and opens for writing%s%s", ret == 0 ? "" : ": ",
+		 ret == 0 ? "" : err.msg);
+	if (ret == 0)
+		img_close(img, NULL);
+	return -1;
 }
 
 /* settled: this is after a writer: spare copies are whole too. */
@@ -107,17 +122,20 @@ static int look(struct memhost *disk, const struct setup *s, bool settled, struc
 		return 0;
 	}
 	if (open_image(disk, s, 0, &img, &err) != 0) {
-		seen->committing = is_committing(disk, s, &err);
 		snprintf(why, WHY_BYTES, "does not open read-only%s: %s", settled ? " after recovery" : "", err.msg);
-		return seen->committing ? 0 : -1;
+		return -1;
 	}
 	ret = observe(img, s->vm, seen, why, WHY_BYTES);
+	if (ret == 0)
+		ret = find_committing(img, &seen->committing, why);
 	if (ret == 0 && settled)
 		ret = check_clean(img, 0, SPOTLESS, "after recovery", why);
 	if (img_close(img, &err) != 0 && ret == 0) {
 		snprintf(why, WHY_BYTES, "does not close read-only: %s", err.msg);
 		ret = -1;
 	}
+	if (ret == 0 && seen->committing)
+		ret = refuses_writers(disk, s, why);
 	return ret == 0 ? observe_new(disk, s, seen, why) : -1;
 }
 
@@ -153,16 +171,20 @@ int verify_disk(struct memhost *disk, const struct setup *s, const struct worlds
 	if (look(disk, s, false, seen, why) != 0)
 		return -1;
 	committing = seen->committing;
-	if (committing ? !commit : !worlds_allow(ws, seen, why, WHY_BYTES))
+	if (!worlds_allow(ws, seen, why, WHY_BYTES))
 		return -1;
+	if (committing && !commit) {
+		snprintf(why, WHY_BYTES, "waits for a commit that nobody began");
+		return -1;
+	}
 	if (seen->absent)
 		return 0;
 	if (recover(disk, s, commit, committing, why) != 0 || look(disk, s, true, &again, why) != 0)
 		return -1;
-	if (again.committing)
+	if (again.committing) {
+		snprintf(why, WHY_BYTES, "waits for its commit after it was run again");
 		return -1;
-	if (committing)
-		return worlds_allow(ws, &again, why, WHY_BYTES) ? 0 : -1;
+	}
 	if (!observed_equal(seen, &again)) {
 		snprintf(why, WHY_BYTES, "shows something else after recovery than before");
 		return -1;

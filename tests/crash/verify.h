@@ -17,8 +17,9 @@ struct verify_counts {
 
 /*
  * The image opens read-only and shows one of the worlds; opens for writing; check finds nothing (or only leaks, where
- * the format has them, and nothing at all after a repair); closes; shows exactly the same again. commit: an interrupted
- * commit is run again in between. 0, or -1 with why filled.
+ * the format has them, and nothing at all after a repair); closes; shows exactly the same again. commit: one that was
+ * interrupted, until which nothing else may open the image for writing, is run again in between. 0, or -1 with why
+ * filled.
  */
 int verify_disk(struct memhost *disk, const struct setup *s, const struct worlds *ws, bool commit,
 		struct observed *seen, char *why);

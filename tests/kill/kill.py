@@ -195,6 +195,8 @@ def verb_revert(r):
 def verb_commit(r):
     r.killed('commit', 'commit', '-q', r.path('over.img'))
     r.check('base.img', 'over.img')
+    if r.content('over.img') != r.lab.over:
+        raise Failed('after a commit that was killed the overlay reads otherwise')
     run('commit', '-q', r.path('over.img'))
     if r.content('over.img') != r.lab.over or r.content('base.img') != r.lab.over:
         raise Failed('commit, run again, did not end with the content of the overlay')

@@ -55,12 +55,11 @@ class Step:
     after    what is there then, {name: Image}
     torn     images whose disk may, until it is done, be partly as before and partly as after, sector by sector
     again    words of imgtool that end what was interrupted
-    closed   an overlay that, until it is done, may refuse to be read
     damaged  an image that has something to repair until this is done
     """
 
-    def __init__(self, line, after, torn=(), again=None, closed=None, damaged=None):
-        self.line, self.after, self.torn, self.again, self.closed, self.damaged = line, after, torn, again, closed, damaged
+    def __init__(self, line, after, torn=(), again=None, damaged=None):
+        self.line, self.after, self.torn, self.again, self.damaged = line, after, torn, again, damaged
 
 
 class Scenario:
@@ -263,8 +262,7 @@ class Scenario:
         if not image.parent:
             return
         words = 'commit -q ' + name
-        self.imgtool(words, {image.parent: self.images[image.parent].but(head=image.head)}, torn=(image.parent,), again=words,
-                     closed=name)
+        self.imgtool(words, {image.parent: self.images[image.parent].but(head=image.head)}, torn=(image.parent,), again=words)
 
     def flatten(self):
         name = self.file('over')

@@ -558,17 +558,29 @@ static void test_interrupted_commit(void **state)
 {
 	struct img_open_options alone = { .struct_size = sizeof(alone), .flags = IMG_OPEN_NO_BACKING | IMG_OPEN_WRITE };
 	struct img_open_options unsafe = { .struct_size = sizeof(unsafe), .flags = IMG_OPEN_UNSAFE_BACKING };
-	struct backing_ref ref = ref_to("base", "toy");
+	struct img_open_options write = { .struct_size = sizeof(write), .flags = IMG_OPEN_WRITE };
+	struct backing_ref ref = ref_to("base", "toy"), below;
 
 	(void)state;
 	assert_ok(make("base", NULL, NULL));
 	assert_ok(make("top", NULL, NULL));
 	ref.committing = true;
 	forge("top", &ref);
-	assert_int_equal(try_open("top", NULL), IMG_E_REFUSED);
-	assert_non_null(strstr(ERR->msg, "imgtool commit"));
-	assert_int_equal(try_open("top", &unsafe), IMG_E_REFUSED);
+	/* It can be read, and nothing else: neither changed, nor recorded as a parent. */
+	assert_ok(try_open("top", NULL));
+	assert_ok(try_open("top", &unsafe));
+	assert_int_equal(try_open("top", &write), IMG_E_REFUSED);
+	assert_non_null(strstr(ERR->msg, "run imgtool commit again"));
+	assert_int_equal(make("child", "top", NULL), IMG_E_REFUSED);
+	assert_non_null(strstr(ERR->msg, "run imgtool commit again"));
 	assert_ok(try_open("top", &alone));
+	/* So with what stands on it. */
+	assert_ok(make("child", NULL, NULL));
+	below = ref_to("top", "toy");
+	forge("child", &below);
+	assert_ok(try_open("child", NULL));
+	assert_int_equal(try_open("child", &write), IMG_E_REFUSED);
+	assert_non_null(strstr(ERR->msg, "run imgtool commit again"));
 	fixture_files(true);
 }
 
@@ -673,6 +685,43 @@ static void test_times(const struct pin *weak)
 		assert_non_null(strstr(err.msg, table[i].text));
 		assert_non_null(strstr(err.msg, "imgtool rebase --unsafe"));
 	}
+}
+
+/* A commit changes content, size and time of a parent, and ids that tell of changes; not which image it is. */
+static void test_pins_under_a_commit(void **state)
+{
+	struct pin was = { .kind = PIN_STRONG, .uuid = "this", .snapshot_uuid = "A", .size_bytes = 512 }, now;
+
+	(void)state;
+	for (was.kind = PIN_STRONG; was.kind <= PIN_ID; was.kind++) {
+		now = was;
+		memcpy(now.hash, "other", 5);
+		now.size_bytes += 512;
+		now.mtime_ns++;
+		assert_int_equal(pin_compare_committing(&was, &now, "child", "parent", NULL), 0);
+		now.kind = was.kind % PIN_ID + 1;
+		assert_int_equal(pin_compare_committing(&was, &now, "child", "parent", NULL), IMG_E_CHANGED);
+	}
+	now = was = (struct pin){ .kind = PIN_WEAK, .size_bytes = 1024 };
+	now.size_bytes -= 512; /* it only grows */
+	assert_int_equal(pin_compare_committing(&was, &now, "child", "parent", NULL), IMG_E_CHANGED);
+	now = was = (struct pin){ .kind = PIN_STRONG, .uuid = "this", .snapshot_uuid = "A" };
+	now.uuid[0]++;
+	assert_int_equal(pin_compare_committing(&was, &now, "child", "parent", NULL), IMG_E_CHANGED);
+	now = was;
+	now.snapshot_uuid[0]++;
+	assert_int_equal(pin_compare_committing(&was, &now, "child", "parent", NULL), IMG_E_CHANGED);
+	/* VHDX, VMDK: the one id is another after each change; with two of them one stays. */
+	now = was = (struct pin){ .kind = PIN_ID, .uuid = "this", .sector_bytes = 512 };
+	now.uuid[0]++;
+	assert_int_equal(pin_compare_committing(&was, &now, "child", "parent", NULL), 0);
+	now.sector_bytes = 4096;
+	assert_int_equal(pin_compare_committing(&was, &now, "child", "parent", NULL), IMG_E_CHANGED);
+	now = was = (struct pin){ .kind = PIN_ID, .uuid = "this", .change = "then" };
+	now.change[0]++;
+	assert_int_equal(pin_compare_committing(&was, &now, "child", "parent", NULL), 0);
+	now.uuid[0]++;
+	assert_int_equal(pin_compare_committing(&was, &now, "child", "parent", NULL), IMG_E_CHANGED);
 }
 
 static void test_pins_one_field_at_a_time(void **state)
@@ -824,6 +873,7 @@ int main(void)
 		cmocka_unit_test(test_locks_of_a_chain),
 		cmocka_unit_test(test_strong_pin),
 		cmocka_unit_test(test_weak_pin),
+		cmocka_unit_test(test_pins_under_a_commit),
 		cmocka_unit_test(test_pins_one_field_at_a_time),
 		cmocka_unit_test(test_fingerprint),
 		cmocka_unit_test(test_weak_pin_reads_through),

@@ -239,7 +239,7 @@ static int cancel_at_once(void *ctx, uint64_t done, uint64_t total)
 static void cancelled_and_resumed_on_one_handle(void **state)
 {
 	struct img_copy_options opts = { .struct_size = sizeof(opts), .progress = { .fn = cancel_at_once } };
-	struct img_open_options open = { .struct_size = sizeof(open), .format = "limg" };
+	struct img_open_options open = { .struct_size = sizeof(open), .format = "limg", .flags = IMG_OPEN_WRITE };
 	struct img *img;
 	uint8_t *content;
 
@@ -252,8 +252,12 @@ static void cancelled_and_resumed_on_one_handle(void **state)
 		assert_content(img, content, SIZE); /* the parent is put back */
 		if (i >= 2) {
 			close_image(img);
+			check_content("over", "limg", content, SIZE);
 			assert_int_equal(img_open(in_dir("over"), &open, &img, ERR), IMG_E_REFUSED);
+			assert_non_null(strstr(ERR->msg, "run imgtool commit again"));
 			img = open_image("over", "limg", COMMIT_FLAGS);
+			assert_int_equal(img_snapshot_create(img, "s", 0, ERR), IMG_E_REFUSED);
+			assert_non_null(strstr(ERR->msg, "run imgtool commit again"));
 		}
 		assert_ok(img_commit(img, NULL, ERR));
 		assert_content(img, content, SIZE);
@@ -274,10 +278,31 @@ static void save_file(const char *from, const char *to)
 	assert_int_equal(system(command), 0);
 }
 
+/* What the overlay holds is enough, on any parent that has the rest: here the parent before the commit. */
+static void check_way_out(const char *base_format, const uint8_t *content)
+{
+	struct img_rebase_options rebase = { .struct_size = sizeof(rebase),
+					     .backing = "base.saved",
+					     .backing_format = base_format };
+	struct img *img;
+
+	save_file("over", "over.rebased");
+	img = open_image("over.rebased", "limg", COMMIT_FLAGS);
+	assert_int_equal(img_rebase(img, &rebase, ERR), IMG_E_REFUSED);
+	assert_int_equal(img_flatten(img, NULL, ERR), IMG_E_REFUSED);
+	rebase.flags = IMG_REBASE_UNSAFE;
+	assert_ok(img_rebase(img, &rebase, ERR));
+	assert_content(img, content, SIZE);
+	close_image(img);
+	img = open_image("over.rebased", "limg", IMG_OPEN_WRITE);
+	assert_content(img, content, SIZE);
+	close_image(img);
+}
+
 /* From the nth call on everything fails, as when the process is killed there; then it is run again. */
 static void stopped_at_any_call(const char *base_format)
 {
-	struct img_open_options open = { .struct_size = sizeof(open), .format = "limg" };
+	struct img_open_options open = { .struct_size = sizeof(open), .format = "limg", .flags = IMG_OPEN_WRITE };
 	uint8_t *content;
 	unsigned refused = 0, failed = 0;
 	int r;
@@ -300,6 +325,7 @@ static void stopped_at_any_call(const char *base_format)
 		if (r == 0)
 			break;
 		failed++;
+		check_content("over", "limg", content, SIZE); /* whatever the parent has got */
 		r = img_open(in_dir("over"), &open, &img, ERR);
 		if (r == 0) {
 			assert_content(img, content, SIZE);
@@ -307,6 +333,7 @@ static void stopped_at_any_call(const char *base_format)
 		} else {
 			assert_int_equal(r, IMG_E_REFUSED); /* committing */
 			refused++;
+			check_way_out(base_format, content);
 		}
 		img = open_image("over", "limg", COMMIT_FLAGS);
 		assert_ok(img_commit(img, NULL, ERR));

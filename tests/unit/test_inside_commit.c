@@ -72,7 +72,11 @@ static void judge(void *ctx, int ret)
 
 	(void)ctx;
 	(void)img_close(over, NULL);
-	if (inside_try("over", 0, &img) == IMG_E_REFUSED) {
+	img = inside_open("over", 0);
+	content_of(img, seen);
+	inside_close(img);
+	assert_memory_equal(seen, expected, sizeof(seen));
+	if (inside_try("over", IMG_OPEN_WRITE, &img) == IMG_E_REFUSED) {
 		assert_int_not_equal(ret, 0);
 		img = inside_open("over", IMG_OPEN_WRITE | IMG_OPEN_NO_BACKING | IMG_OPEN_UNSAFE_BACKING);
 		assert_ok(img_commit(img, NULL, ERR));

@@ -41,8 +41,10 @@ const struct cli_verb verb_commit = {
 		"The overlay then stands on the parent's new state. Other overlays on the parent's old state will "
 		"refuse to open; those on its snapshots are not affected. So will overlays on OVERLAY, which read as before: " PROGRAM
 		" rebase --unsafe tells them that the change was meant. An overlay on a named snapshot is "
-		"committed only while the parent's present state still equals that snapshot. After a kill or a "
-		"crash, run it again.",
+		"committed only while the parent's present state still equals that snapshot. After a kill, a crash "
+		"or a full disk, run it again: until then the overlay reads as before, and is not changed. Where the "
+		"parent is lost, rebase --unsafe puts a limg, qcow2 or VHDX overlay on a copy of it, of before the "
+		"commit or of now.",
 	.example = PROGRAM " commit web1.limg",
 	.min_operands = 1,
 	.max_operands = 1,
@@ -68,7 +70,7 @@ static const struct cli_option rebase_options[] = {
 	  offsetof(struct rebase_args, backing_format) },
 	{ "unsafe", 'u', OPTION_FLAG, NULL,
 	  "only record the new parent, whose content must be that of the old one: for a parent that was moved, or "
-	  "changed on purpose",
+	  "changed on purpose, or lost while a commit into it was under way",
 	  offsetof(struct rebase_args, unsafe) },
 };
 

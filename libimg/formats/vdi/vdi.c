@@ -95,6 +95,7 @@ const struct img_driver vdi_driver = {
 	.resize = vdi_resize,
 	.get_backing = vdi_get_backing,
 	.set_backing = vdi_set_backing,
+	.empties_in_steps = true,
 	.id = vdi_id,
 	.info = vdi_info,
 	.info_details = vdi_info_details,

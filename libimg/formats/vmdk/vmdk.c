@@ -166,6 +166,7 @@ const struct img_driver vmdk_driver = {
 	.resize = vmdk_resize,
 	.get_backing = vmdk_get_backing,
 	.set_backing = vmdk_set_backing,
+	.empties_in_steps = true,
 	.id = vmdk_id,
 	.info = vmdk_info,
 	.info_details = vmdk_info_details,
