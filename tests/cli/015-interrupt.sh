@@ -10,12 +10,13 @@ interrupt()
 	# bash has background processes ignore SIGINT, which imgtool respects
 	env --default-signal=INT,HUP "$@" 2>messages >/dev/null &
 	pid=$!
+	# the shell tells of a hangup when it happens to see it
 	{
 		read -r _ <&4
 		kill -s "$signal" "$pid"
 		cat <&4 >rest
-	} 4<messages
-	{ wait "$pid" || status=$?; } 2>/dev/null
+		wait "$pid" || status=$?
+	} 4<messages 2>/dev/null
 	rm messages
 	echo "SIG$signal: exit $status: $(grep -v '^{' rest)"
 	tail -n 2 rest | grep -o '"state": "[a-z]*"' | tail -n 1
