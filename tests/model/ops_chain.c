@@ -195,7 +195,8 @@ int op_flatten(struct model *m, const uint32_t *r)
 	if (m->held)
 		return 0;
 	ret = img_flatten(m->img, NULL, &err);
-	if (expect(m, ret, f->nr_snaps ? IMG_E_REFUSED : 0, &err, "flatten") != 0)
+	/* what stands on nothing is flat already */
+	if (expect(m, ret, f->nr_snaps && f->parent >= 0 ? IMG_E_REFUSED : 0, &err, "flatten") != 0)
 		return -1;
 	if (ret == 0) {
 		f->parent = -1;
