@@ -191,8 +191,10 @@ class Scenario:
             self.imgtool('snapshot delete -q %s@%s' % (name, snap), {name: image.but(snaps=snaps)})
 
     def amend(self):
+        """Of content nothing, but it is a writer's session: a bitmap that was in use when it ended is of no more use."""
         if self.format == 'qcow2':
-            self.imgtool('amend -q -o lazy_refcounts=%s %s' % (self.rng.choice(('on', 'off')), self.file('copy')), {})
+            name = self.file('copy')
+            self.imgtool('amend -q -o lazy_refcounts=%s %s' % (self.rng.choice(('on', 'off')), name), {name: self.images[name].but()})
 
     # ---- bitmaps ----
 
