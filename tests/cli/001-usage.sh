@@ -19,6 +19,8 @@ run imgtool convert -f nonsense a b
 run imgtool convert -O nonsense a b
 run imgtool rebase --backing-format=nonsense -b a b
 run imgtool create -o compression=zstd:99 a.limg 1M
+run imgtool convert -O qcow2 -c zstd -o compression_type=zlib a.raw b.qcow2
+run imgtool convert -O limg -c none -o cluster_size=4K,compression=zstd a.raw b.limg
 run imgtool convert -j many a b
 run imgtool snapshot create a.limg
 run imgtool snapshot delete @x

@@ -38,7 +38,8 @@ static const struct cli_option options[] = {
 	{ "output-format", 'O', OPTION_TEXT, "FMT",
 	  "format of DST; default: by its name, qcow2 for .qcow2 and so on, raw for .raw and .img, else limg",
 	  offsetof(struct convert_args, format) },
-	{ "option", 'o', OPTION_LIST, "KEY=VALUE,...", "options of DST's format; -o help lists them",
+	{ "option", 'o', OPTION_LIST, "KEY=VALUE,...",
+	  "options of DST's format; -o help lists them; a comma in a value is written twice",
 	  offsetof(struct convert_args, options) },
 	{ "compress", 'c', OPTION_TEXT, "CODEC[:LEVEL]",
 	  "compress with zstd or zlib, or none; DST keeps it as its default", offsetof(struct convert_args, compress) },
@@ -60,27 +61,57 @@ static const struct cli_option options[] = {
 	  offsetof(struct convert_args, force) },
 };
 
-/* -c is the format's own option "compression"; it is given after those of -o. Freed by the caller. NULL: no memory. */
+/* -c is the format's own option "compression"; it is given before those of -o. Freed by the caller. NULL: no memory. */
 static char *driver_options(const struct convert_args *args)
 {
 	const char *given = args->options ? args->options : "", *codec = args->compress ? args->compress : "";
-	size_t bytes = strlen(given) + strlen(codec) + sizeof(",compression=");
+	size_t bytes = strlen(given) + strlen(codec) + sizeof("compression=,");
 	char *joined = malloc(bytes);
 
 	if (joined)
-		snprintf(joined, bytes, "%s%s%s%s", given, args->compress && args->options ? "," : "",
-			 args->compress ? "compression=" : "", codec);
+		snprintf(joined, bytes, "%s%s%s%s", args->compress ? "compression=" : "", codec,
+			 args->compress && args->options ? "," : "", given);
 	return joined;
+}
+
+/* What -o says of key, with its length; NULL: nothing. */
+static const char *option_given(const char *list, const char *key, size_t *bytes)
+{
+	size_t len = strlen(key);
+
+	for (const char *at = list; at; at = strchr(at, ',')) {
+		at += strspn(at, ",");
+		if (strncmp(at, key, len) == 0 && at[len] == '=') {
+			*bytes = strcspn(at + len + 1, ",");
+			return at + len + 1;
+		}
+	}
+	return NULL;
+}
+
+/* -c and -o agree, if both speak of compression: qcow2 has its codec and whether it is used in two options. */
+static bool codecs_agree(const struct convert_args *args)
+{
+	size_t bytes, name = args->compress ? strcspn(args->compress, ":") : 0;
+	const char *type, *whole;
+
+	if (!args->compress)
+		return true;
+	whole = option_given(args->options, "compression", &bytes);
+	if (whole && (bytes != strlen(args->compress) || strncmp(whole, args->compress, bytes) != 0))
+		return false;
+	type = option_given(args->options, "compression_type", &bytes);
+	return !type || strncmp(args->compress, "none", name) == 0 ||
+	       (bytes == name && strncmp(type, args->compress, name) == 0);
 }
 
 /* An image that compresses by default is compressed by the conversion as well. */
 static bool wants_compression(const struct convert_args *args)
 {
-	const char *at = args->options ? strstr(args->options, "compression=") : NULL;
+	size_t bytes;
+	const char *codec = args->compress ? args->compress : option_given(args->options, "compression", &bytes);
 
-	if (args->compress)
-		return strncmp(args->compress, "none", 4) != 0;
-	return at && strncmp(strchr(at, '=') + 1, "none", 4) != 0;
+	return codec && strncmp(codec, "none", 4) != 0;
 }
 
 static int answer(const struct convert_args *args, const char *source, const char *target, const char *format,
@@ -273,6 +304,8 @@ static int check_args(const struct cli_verb *verb, const struct convert_args *ar
 		return cli_usage_error(verb, "-c: '%s' is not zstd, zlib or none, with :LEVEL", args->compress);
 	if (args->compress && strcmp(args->compress, "none") != 0 && img_format_options(format) && !compresses(format))
 		return cli_usage_error(verb, "-c: the format %s does not compress", format);
+	if (!codecs_agree(args))
+		return cli_usage_error(verb, "-c %s and -o say different things of compression", args->compress);
 	if (args->threads.value > 256)
 		return cli_usage_error(verb, "-j: at most 256");
 	if (args->backing_format && !args->backing)
