@@ -4,6 +4,7 @@
  * damaged that it cannot be opened is reported as a finding.
  */
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "confined.h"
@@ -30,8 +31,16 @@ struct report {
 	const struct target *target;
 	struct progress progress;
 	bool quiet, may_be_stale;
+	/* Somebody writes the image, so that what does not fit may be what is just being written. */
+	bool written;
 	json_t *findings; /* NULL: text */
+	/* Of text, while it is written: those that are of no account are not printed. Owned. */
+	struct img_finding *held;
+	size_t nr_held;
 };
+
+#define MAX_HELD    1024
+#define MAX_HOLDERS 64
 
 static const char *kind_name(enum img_finding_kind kind)
 {
@@ -89,7 +98,9 @@ static void add_finding(void *ctx, const struct img_finding *finding)
 
 	if (report->findings)
 		json_array_append_new(report->findings, json_finding(finding));
-	else if (!report->quiet)
+	else if (report->held && report->nr_held < MAX_HELD)
+		report->held[report->nr_held++] = *finding;
+	else if (!report->held && !report->quiet)
 		print_finding(report, finding);
 }
 
@@ -118,23 +129,39 @@ static void print_summary(const struct report *report, const struct img_check_re
 		       r->damage, r->redundancy, r->leaks, output_size(r->leaked_bytes, leaked), r->repaired);
 }
 
+/* Is the verdict about the image, and not about a moment of it? */
+static bool is_conclusive(const struct report *report, const struct img_check_result *r)
+{
+	return !report->written || unrepaired(r) == 0;
+}
+
 static int finish(const struct report *report, const struct img_check_result *r)
 {
-	int status = unrepaired(r) ? EXIT_DAMAGED : EXIT_DONE, printed;
+	bool conclusive = is_conclusive(report, r);
+	int status = !conclusive ? EXIT_IN_USE : unrepaired(r) ? EXIT_DAMAGED : EXIT_DONE, printed;
 
+	if (!conclusive)
+		cli_message(report->target->path,
+			    "it is being written: what does not fit (%" PRIu64
+			    ") may be what changed meanwhile: check it when nobody writes it",
+			    unrepaired(r));
+	if (!report->findings && !conclusive)
+		return status;
+	for (size_t i = 0; i < report->nr_held && !report->quiet; i++)
+		print_finding(report, &report->held[i]);
 	if (!report->findings) {
 		if (!report->quiet)
 			print_summary(report, r);
 		return status;
 	}
 	printed = output_json(json_pack(
-		"{s:o, s:o, s:b, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:O}", "filename",
+		"{s:o, s:o, s:b, s:b, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:O}", "filename",
 		output_json_text(report->target->path), "snapshot", output_json_text(report->target->snapshot), "clean",
-		status == EXIT_DONE, "may_be_stale", report->may_be_stale, "damage", output_json_size(r->damage),
-		"leaks", output_json_size(r->leaks), "redundancy", output_json_size(r->redundancy), "repaired",
-		output_json_size(r->repaired), "leaked_bytes", output_json_size(r->leaked_bytes), "data_bytes",
-		output_json_size(r->data_bytes), "metadata_bytes", output_json_size(r->metadata_bytes), "findings",
-		report->findings));
+		status == EXIT_DONE, "may_be_stale", report->may_be_stale, "conclusive", conclusive, "damage",
+		output_json_size(r->damage), "leaks", output_json_size(r->leaks), "redundancy",
+		output_json_size(r->redundancy), "repaired", output_json_size(r->repaired), "leaked_bytes",
+		output_json_size(r->leaked_bytes), "data_bytes", output_json_size(r->data_bytes), "metadata_bytes",
+		output_json_size(r->metadata_bytes), "findings", report->findings));
 	return printed != EXIT_DONE ? printed : status;
 }
 
@@ -144,7 +171,7 @@ static int report_unopened(struct report *report, const struct img_error *err)
 	struct img_finding finding = { .kind = IMG_FINDING_DAMAGE, .file_off = err->offset, .guest_off = UINT64_MAX };
 	struct img_check_result result = { .damage = 1 };
 
-	if (err->code != IMG_E_CORRUPT || !report->findings)
+	if (err->code != IMG_E_CORRUPT || (!report->findings && !report->written))
 		return cli_fail(report->target->path, err);
 	snprintf(finding.msg, sizeof(finding.msg), "%s", err->msg);
 	add_finding(report, &finding);
@@ -184,6 +211,20 @@ static int check(const struct cli_verb *verb, const struct check_args *args, str
 	return ret == 0 ? finish(report, &result) : report_unopened(report, &err);
 }
 
+/* Asked before the process can open nothing any more. */
+static bool is_written(const struct target *target)
+{
+	struct img_holder holders[MAX_HOLDERS];
+	bool written = false;
+	size_t nr;
+
+	if (img_holders(target->path, holders, MAX_HOLDERS, &nr, NULL) != 0)
+		return false;
+	for (size_t i = 0; i < nr && i < MAX_HOLDERS; i++)
+		written |= holders[i].writes;
+	return written;
+}
+
 static int run(const struct cli_verb *verb, void *verb_args, char **operands, unsigned nr_operands)
 {
 	const struct check_args *args = verb_args;
@@ -203,8 +244,12 @@ static int run(const struct cli_verb *verb, void *verb_args, char **operands, un
 	}
 	report.target = &target;
 	report.findings = args->common.json ? json_array() : NULL;
+	report.written = args->common.force_share && is_written(&target);
+	if (report.written && !report.findings)
+		report.held = calloc(MAX_HELD, sizeof(*report.held)); /* without: they are printed at once */
 	status = check(verb, args, &report);
 	json_decref(report.findings);
+	free(report.held);
 	target_free(&target);
 	return status;
 }
@@ -215,7 +260,8 @@ const struct cli_verb verb_check = {
 	.summary = "Verifies every structure and every checksum of an image and its snapshots",
 	.details = "Each finding is one line with its place: damage (content or structure is lost or wrong), "
 		   "redundancy (a spare copy is damaged, content is whole), leak (space is lost, content is whole). "
-		   "The exit status is 4 if anything was found and not repaired. FILE alone is verified, not its "
+		   "The exit status is 4 if anything was found and not repaired; with -U, of an image that somebody "
+		   "writes meanwhile, it is 5, as nobody can tell then. FILE alone is verified, not its "
 		   "parents; with @SNAP only what that snapshot needs.",
 	.example = PROGRAM " check debian.limg",
 	.min_operands = 1,
