@@ -109,10 +109,11 @@ static int run_rebase(struct machine *m, struct img_error *err)
 
 static int run_flatten(struct machine *m, struct img_error *err)
 {
-	bool refused = worlds_latest(&m->ws)->nr_snaps > 0;
+	bool flat = img_backing(m->img) == NULL; /* then there is nothing to do, and no flush */
+	bool refused = !flat && worlds_latest(&m->ws)->nr_snaps > 0;
 
 	m->in_flight = m->ws;
-	if (!refused && img_backing(m->img) != NULL) /* else there is nothing to do, and no flush */
+	if (!refused && !flat)
 		worlds_settle(&m->ws);
 	return operation_expect(img_flatten(m->img, NULL, err), refused ? IMG_E_REFUSED : 0, err);
 }
