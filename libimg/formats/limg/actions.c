@@ -14,19 +14,32 @@
 
 /* ---- checkpoint: what is asked, checked before anything changes ---- */
 
+/* Room for one more epoch, and for the record of the one that ends. */
+static int epoch_room(struct engine *e, struct img_error *err)
+{
+	if (e->sb.epoch >= MAX_EPOCH - 1)
+		return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER,
+				 "the image has used up its %u epochs: convert it to a new one", MAX_EPOCH);
+	if (catalog_is_full(e))
+		return error_set(
+			err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER,
+			"an image holds at most %u snapshots, those included that are deleted and not reclaimed "
+			"yet: delete one",
+			MAX_SNAPSHOTS);
+	return 0;
+}
+
 int action_prepare(struct engine *e, const struct ckpt_req *req, struct img_error *err)
 {
-	struct snap *s = catalog_find(e, req->name);
+	struct snap *s = req->name ? catalog_find(e, req->name) : NULL;
 
 	switch (req->action) {
 	case CKPT_SNAP_CREATE:
 		if (s)
 			return error_set(err, IMG_E_EXISTS, 0, NO_OFFSET, LAYER,
 					 "there is a snapshot of this name already");
-		if (e->sb.epoch >= MAX_EPOCH - 1)
-			return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER,
-					 "the image has used up its %u epochs: convert it to a new one", MAX_EPOCH);
-		return 0;
+		return epoch_room(e, err);
+	case CKPT_BACKING: return req->empty ? epoch_room(e, err) : 0;
 	case CKPT_SNAP_RENAME:
 		if (s && !strcmp(req->name, req->new_name))
 			return 0;
@@ -37,11 +50,12 @@ int action_prepare(struct engine *e, const struct ckpt_req *req, struct img_erro
 	case CKPT_SNAP_DELETE:
 		if (s && s->nr_views)
 			return error_set(err, IMG_E_BUSY, 0, NO_OFFSET, LAYER, "the snapshot is being read");
+		if (s)
+			s->going = true;
 		break;
 	case CKPT_SNAP_REVERT:
-		if (e->sb.epoch >= MAX_EPOCH - 1)
-			return error_set(err, IMG_E_LIMIT, 0, NO_OFFSET, LAYER,
-					 "the image has used up its %u epochs: convert it to a new one", MAX_EPOCH);
+		if (s)
+			return epoch_room(e, err);
 		break;
 	default: return 0;
 	}

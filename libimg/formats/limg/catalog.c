@@ -61,6 +61,25 @@ unsigned catalog_children(struct engine *e, uint64_t id, uint64_t head_parent)
 	return n;
 }
 
+struct snap *catalog_view(struct engine *e, const char *name)
+{
+	struct snap *s = catalog_find(e, name);
+
+	if (!s || s->going)
+		return NULL;
+	s->nr_views++;
+	return s;
+}
+
+bool catalog_is_full(struct engine *e)
+{
+	size_t used = 0;
+
+	while (used < e->nr_slots && e->snap[used])
+		used++;
+	return used > MAX_SNAPSHOTS;
+}
+
 /* ---- changing (cat_lock held by the caller's checkpoint) ---- */
 
 static int slots_room(struct engine *e, size_t nr, struct img_error *err)

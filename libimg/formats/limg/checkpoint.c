@@ -63,6 +63,9 @@ static int freeze(struct ckpt *c, const struct ckpt_req *req, uint64_t *count, s
 	c->next.ring_tail = j->head;
 	c->next.ring_seq = j->seq;
 	memcpy(c->next.ring_prev, j->prev, 16);
+	/* Before others may flush: what they would call durable stands on what was not written here. */
+	if (rc)
+		engine_poison(e, err);
 	journal_end(e);
 	record_free(&r);
 	return rc;
@@ -269,7 +272,7 @@ int engine_checkpoint(struct engine *e, struct ckpt_req *req, struct img_error *
 	c->next = e->sb;
 	rc = engine_writable(e, &mine);
 	pthread_mutex_lock(&e->cat_lock);
-	if (!rc && req->name)
+	if (!rc)
 		rc = action_prepare(e, req, &mine);
 	boundary_set(c);
 	pthread_mutex_unlock(&e->cat_lock);
@@ -280,6 +283,15 @@ int engine_checkpoint(struct engine *e, struct ckpt_req *req, struct img_error *
 		rc = run(c, req, &mine);
 		if (rc)
 			engine_poison(e, &mine);
+	}
+	if (rc && req->action == CKPT_SNAP_DELETE) {
+		struct snap *s;
+
+		pthread_mutex_lock(&e->cat_lock);
+		s = catalog_find(e, req->name);
+		if (s)
+			s->going = false;
+		pthread_mutex_unlock(&e->cat_lock);
 	}
 	checkpoint_end(e);
 	runs_free(&c->freed);

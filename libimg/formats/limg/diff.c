@@ -177,11 +177,9 @@ static int side_open(struct engine *e, const char *name, struct volume *v, struc
 		return rc;
 	if (name) {
 		pthread_mutex_lock(&e->cat_lock);
-		*pinned = catalog_find(e, name);
-		if (*pinned) {
-			(*pinned)->nr_views++;
+		*pinned = catalog_view(e, name);
+		if (*pinned)
 			*v = (*pinned)->disk;
-		}
 		pthread_mutex_unlock(&e->cat_lock);
 		return *pinned ? 0 : error_set(err, IMG_E_NOENT, 0, NO_OFFSET, LAYER, "no snapshot %.64s", name);
 	}

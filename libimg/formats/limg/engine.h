@@ -112,6 +112,7 @@ struct snap {
 	struct volume disk, vm;
 	char name[IMG_SNAPSHOT_NAME_MAX + 1];
 	unsigned nr_views; /* open views in this process */
+	bool going;	   /* a checkpoint that deletes it is under way: no more views */
 };
 
 /* ---- runs of AUs ---- */
@@ -595,6 +596,8 @@ int catalog_load(struct engine *e, struct img_error *err);
 int catalog_usable(const struct engine *e, struct img_error *err);
 void catalog_destroy(struct engine *e);
 struct snap *catalog_find(struct engine *e, const char *name);			/* live ones; cat_lock held */
+struct snap *catalog_view(struct engine *e, const char *name); /* live, one view more; NULL: none, or going; cat_lock held */
+bool catalog_is_full(struct engine *e);				/* no room for a record; cat_lock held */
 struct snap *catalog_by_uuid(struct engine *e, const uint8_t *uuid);		/* live ones; cat_lock held */
 struct snap *catalog_by_id(struct engine *e, uint64_t id);			/* any state; cat_lock held */
 unsigned catalog_children(struct engine *e, uint64_t id, uint64_t head_parent); /* records and head; cat_lock held */

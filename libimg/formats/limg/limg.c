@@ -160,6 +160,13 @@ static int limg_set_backing(struct node *n, const struct backing_ref *ref, enum 
 	struct engine *e;
 	int rc = limg_head(n, &e, err);
 
+	/* A deleted record that is half reclaimed has one child, against which it is walked. The emptied head and the
+	 * record of what it held would be two. */
+	while (!rc && req.empty && reclaim_possible(e, e->sb.head_parent)) {
+		struct ckpt_req step = { .action = CKPT_PLAIN, .reclaim_leaves = RECLAIM_LEAVES };
+
+		rc = engine_checkpoint(e, &step, err);
+	}
 	return rc ? rc : engine_checkpoint(e, &req, err);
 }
 

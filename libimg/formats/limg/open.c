@@ -334,6 +334,9 @@ static int close_reclaims(struct engine *e, struct img_error *err)
 {
 	int rc = 0;
 
+	/* What was written does not depend on what becomes of deleted snapshots. */
+	if (reclaim_possible(e, e->sb.head_parent))
+		rc = engine_flush(e, err);
 	for (unsigned i = 0; !rc && reclaim_possible(e, e->sb.head_parent); i++) {
 		struct ckpt_req step = { .action = CKPT_PLAIN, .reclaim_leaves = RECLAIM_LEAVES };
 

@@ -445,7 +445,6 @@ bool super_other_slot_lost(struct node *file, const struct super *sb, uint64_t *
 int super_mend(struct node *file, const struct super *sb, bool *damaged, struct img_error *err)
 {
 	uint8_t *page = malloc(AU_BYTES);
-	bool wrote = false;
 	int rc = page ? 0 : error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
 
 	/* Only a copy that is not good is written: the good one must not be at risk. */
@@ -457,8 +456,9 @@ int super_mend(struct node *file, const struct super *sb, bool *damaged, struct 
 		*damaged |= state == SUPER_COPY_DAMAGED;
 		super_encode(sb, page);
 		rc = node_pwrite(file, page, AU_BYTES, au_off(super_slot_au(place, sb->generation)), 0, err);
-		wrote = true;
 	}
 	free(page);
-	return rc || !wrote ? rc : node_flush(file, 0, err);
+	/* Also where both are good: they may be in the host's cache alone, if the last writer was killed before it had
+	 * them synced, and this one is about to overwrite what only the state before them holds. */
+	return rc ? rc : node_flush(file, 0, err);
 }
