@@ -170,8 +170,12 @@ static int move_reftable(struct qcow2_engine *e, uint64_t least_entries, struct 
 	ret = qcow2_alloc_exact(e, clusters, &off, err);
 	if (ret == 0)
 		ret = qcow2_meta_add(e, off, clusters << e->h.cluster_bits, err);
-	if (ret != 0)
+	if (ret != 0) {
+		/* It has grown and has no place: written where it is, it would lie over what is behind it. */
+		if (e->reftable_moved_to == old_moved)
+			atomic_store(&e->broken, true);
 		return ret;
+	}
 	if (e->reftable_moved_to != old_moved) {
 		/* Making room for it, the table outgrew it. */
 		qcow2_meta_remove(e, off, clusters << e->h.cluster_bits);

@@ -195,6 +195,8 @@ static int switch_table(struct qcow2_engine *e, struct writeback *w, struct img_
 	if (e->reftable_moved_to == w->moved_to)
 		e->reftable_moved_to = 0;
 	ret = qcow2_header_write_fields(e, err);
+	if (ret != 0)
+		atomic_store(&e->broken, true); /* the disk may hold either, and the old table must not be given up */
 	pthread_rwlock_unlock(&e->map);
 	return ret;
 }

@@ -113,19 +113,26 @@ static int grow(struct qcow2_engine *e, uint64_t size_bytes, struct img_error *e
 	uint64_t old = e->h.size;
 	int ret = stretch_l1(e, size_bytes, err);
 
-	if (ret == 0 && e->external && node_size(e->data) < size_bytes)
-		ret = node_resize(e->data, size_bytes, err);
 	if (ret != 0)
 		return ret;
-	/* From here on the new range can be written; on disk it is not yet part of the disk. */
-	atomic_store(&e->disk_bytes, size_bytes);
-	ret = zero_remains(e, old, size_bytes, err);
+	if (e->external && node_size(e->data) < size_bytes)
+		ret = node_resize(e->data, size_bytes, err);
+	if (ret == 0) {
+		/* From here on the new range can be written; on disk it is not yet part of the disk. */
+		atomic_store(&e->disk_bytes, size_bytes);
+		ret = zero_remains(e, old, size_bytes, err);
+	}
 	if (ret == 0)
 		ret = qcow2_flush_all(e, err);
 	if (ret == 0)
 		ret = store_size(e, size_bytes, err);
-	if (ret != 0)
+	if (ret != 0) {
 		atomic_store(&e->disk_bytes, old);
+		/* Machine state has moved behind the new end, where nobody looks for it: no snapshot may take what is
+		 * where it was. */
+		if (atomic_load(&e->vm_bytes))
+			atomic_store(&e->broken, true);
+	}
 	return ret;
 }
 
