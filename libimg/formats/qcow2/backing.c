@@ -9,6 +9,24 @@
 #include "qcow2_engine.h"
 #include "qcow2_header.h"
 
+/* What QEMU, whose names stand in the file, calls otherwise. */
+static const struct {
+	const char *theirs, *ours;
+} names[] = { { "vpc", "vhd" }, { "file", "raw" }, { "host_device", "raw" } };
+
+static const char *name_for_file(const char *ours)
+{
+	return strcmp(ours, "vhd") == 0 ? "vpc" : ours;
+}
+
+static const char *name_from_file(const char *theirs)
+{
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		if (strcmp(names[i].theirs, theirs) == 0)
+			return names[i].ours;
+	return theirs;
+}
+
 int qcow2_header_set_backing(struct qcow2_header *h, const struct backing_ref *ref, struct img_error *err)
 {
 	if (ref && (strlen(ref->name) > QCOW2_NAME_MAX || ref->name[0] == '\0'))
@@ -25,7 +43,7 @@ int qcow2_header_set_backing(struct qcow2_header *h, const struct backing_ref *r
 	if (!ref)
 		return 0;
 	strcpy(h->backing, ref->name);
-	strcpy(h->backing_format, ref->format);
+	strcpy(h->backing_format, name_for_file(ref->format));
 	strcpy(h->backing_snapshot, ref->snapshot);
 	h->pin = ref->pin;
 	h->has_pin = ref->pin.kind != PIN_NONE;
@@ -44,7 +62,7 @@ bool qcow2_get_backing(struct node *n, struct backing_ref *out)
 	if (has) {
 		memset(out, 0, sizeof(*out));
 		strcpy(out->name, h->backing);
-		strcpy(out->format, h->backing_format);
+		strcpy(out->format, name_from_file(h->backing_format));
 		strcpy(out->snapshot, h->backing_snapshot);
 		if (h->has_pin)
 			out->pin = h->pin;
