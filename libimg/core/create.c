@@ -198,7 +198,7 @@ int image_create_env(const char *path, const struct img_create_options *opts, co
 {
 	struct device_target device;
 	struct img_create_options o;
-	const struct img_driver *drv;
+	const struct img_driver *drv = NULL;
 	int ret = image_copy_options(&o, sizeof(o), opts, err);
 
 	if (ret == 0)

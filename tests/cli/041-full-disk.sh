@@ -43,6 +43,7 @@ overlay_of()
 
 for pair in "limg limg" "qcow2 raw" "vhdx vhdx" "vdi vdi"; do
 	echo "$pair"
+	# shellcheck disable=SC2086 # two words
 	overlay_of $pair
 	f=${pair% *} p=full/p.${pair#* }
 	expect 3 imgtool commit "o.$f"
@@ -52,6 +53,7 @@ for pair in "limg limg" "qcow2 raw" "vhdx vhdx" "vdi vdi"; do
 	expect 0 imgtool info --chain "o.$f"
 	grep -o 'run imgtool commit again' out
 	for verb in "write o.$f" "flatten o.$f" "resize o.$f 24M" "rebase -b before.${pair#* } o.$f" "create -f $f -b o.$f child.$f"; do
+		# shellcheck disable=SC2086 # words
 		expect 6 imgtool $verb </dev/null
 		grep -q 'run imgtool commit again' err || fail "imgtool $verb: $(cat err)"
 	done

@@ -20,7 +20,8 @@ struct create_args {
 };
 
 static const struct cli_option options[] = {
-	{ "option", 'o', OPTION_LIST, "KEY=VALUE,...", "options of the format; -o help lists them; a comma in a value is written twice",
+	{ "option", 'o', OPTION_LIST, "KEY=VALUE,...",
+	  "options of the format; -o help lists them; a comma in a value is written twice",
 	  offsetof(struct create_args, options) },
 	{ "backing", 'b', OPTION_TEXT, "PARENT[@SNAP]",
 	  "stand on this image or snapshot: only what differs from it is stored. A relative name starts at FILE's "

@@ -31,7 +31,8 @@ static int option_set(void *ctx, const char *key, const char *v, struct img_erro
 	}
 	if (!strcmp(key, "compression")) {
 		if (codec_parse(v, &o->codec, &o->level))
-			return option_wrong(LAYER, key, "none, zstd[:LEVEL] (1 to 22) or zlib[:LEVEL] (1 to 9)", v, err);
+			return option_wrong(LAYER, key, "none, zstd[:LEVEL] (1 to 22) or zlib[:LEVEL] (1 to 9)", v,
+					    err);
 		return 0;
 	}
 	return error_set(err, IMG_E_INVALID, 0, NO_OFFSET, LAYER, "limg has no option '%.32s'", key);
