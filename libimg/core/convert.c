@@ -326,7 +326,7 @@ static int make_file(struct conversion *c, struct img_error *err)
 		r = tell_left_behind(c, NULL, err);
 	if (r == 0)
 		r = c->env->create_file(c->env->ctx, c->path, &file, &c->temp_path, err);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	r = c->in_order ? write_in_order(c, file, err) : make_image(c, file, err);
 	if (r == 0)
