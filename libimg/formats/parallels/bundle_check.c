@@ -118,8 +118,7 @@ static int check_layer(struct check *k, size_t storage, size_t i, unsigned flags
 		k->where = NULL;
 		return 0;
 	}
-	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): a layer that is open has a part */
-	check_cluster(k, s->layer[i].node, k->b->d.storage[storage].cluster_bytes, s->part[i]->plain);
+	check_cluster(k, s->layer[i].node, k->b->d.storage[storage].cluster_bytes, s->part[i] && s->part[i]->plain);
 	ret = node_check(s->layer[i].node, flags, pass_on, k, progress, &one, err);
 	k->where = NULL;
 	if (ret == 0)
