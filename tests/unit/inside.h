@@ -148,6 +148,16 @@ static void inside_fill(struct img *img, uint64_t off, uint64_t bytes, uint8_t s
 	free(buf);
 }
 
+static void inside_expect_undamaged(const char *name)
+{
+	struct img *img = inside_open(name, 0);
+	struct img_check_result result;
+
+	assert_ok(img_check(img, 0, NULL, NULL, NULL, &result, ERR));
+	assert_int_equal(result.damage, 0);
+	inside_close(img);
+}
+
 static void inside_expect_clean(const char *name)
 {
 	struct img *img = inside_open(name, 0);

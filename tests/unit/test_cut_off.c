@@ -14,9 +14,8 @@
 
 #include "cut_power.h"
 #include "disk_int.h"
-#include "fault.h"
 #include "image.h"
-#include "memfs.h"
+#include "memfs_wraps.h"
 
 #define NAME	   "cut"
 #define NR_BLOCKS  3u
@@ -182,14 +181,6 @@ static void repair_it(void)
 	assert_mended();
 }
 
-static int wrap_faulty(void *ctx, struct node *child, const char *name, const struct host_open *args, struct node **out,
-		       struct img_error *e)
-{
-	(void)name;
-	(void)args;
-	return fault_node_new(child, ctx, out, e);
-}
-
 static void fail_each(void)
 {
 	struct img_check_result result;
@@ -211,14 +202,6 @@ static void fail_each(void)
 			assert_mended();
 		}
 	}
-}
-
-static int wrap_logged(void *ctx, struct node *child, const char *name, const struct host_open *args, struct node **out,
-		       struct img_error *e)
-{
-	(void)name;
-	(void)args;
-	return crash_node_new(child, ctx, 0, out, e);
 }
 
 static void crash_everywhere(void)

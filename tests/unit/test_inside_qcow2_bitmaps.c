@@ -15,16 +15,6 @@ static struct qcow2_engine *engine_of(struct img *img)
 	return view->e;
 }
 
-static void expect_undamaged(const char *name)
-{
-	struct img *img = inside_open(name, 0);
-	struct img_check_result result;
-
-	assert_ok(img_check(img, 0, NULL, NULL, NULL, &result, ERR));
-	assert_int_equal(result.damage, 0);
-	inside_close(img);
-}
-
 /* ---- a host that does not write ---------------------------------------------------------------------------------- */
 
 /* Where the file has the guest's cluster, which is full of one byte. */
@@ -94,7 +84,7 @@ static void add_after(void *ctx, int ret)
 	assert_ok(img_pread(*img, data, sizeof(data), 0, 0, ERR));
 	assert_memory_equal(data, want, sizeof(data));
 	inside_close(*img);
-	expect_undamaged("b");
+	inside_expect_undamaged("b");
 }
 
 /* A table that was not written is not read to see what it holds. */
@@ -173,7 +163,7 @@ static void change_after(void *ctx, int ret)
 		assert_int_not_equal(ret, 0);
 		(void)img_close(c->img, NULL);
 	}
-	expect_undamaged("b");
+	inside_expect_undamaged("b");
 }
 
 static void test_no_memory_for_the_set(void **state)

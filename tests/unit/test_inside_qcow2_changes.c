@@ -32,16 +32,6 @@ static uint64_t hash_of(const char *name)
 	return hash;
 }
 
-static void expect_undamaged(const char *name)
-{
-	struct img *img = inside_open(name, 0);
-	struct img_check_result result;
-
-	assert_ok(img_check(img, 0, NULL, NULL, NULL, &result, ERR));
-	assert_int_equal(result.damage, 0);
-	inside_close(img);
-}
-
 static const struct kind {
 	const char *options;
 	bool compress;
@@ -108,7 +98,7 @@ static void judge(void *ctx, int ret)
 	uint64_t now;
 
 	(void)img_close(c->img, NULL);
-	expect_undamaged("a");
+	inside_expect_undamaged("a");
 	now = hash_of("a");
 	assert_true(now == c->after || (ret != 0 && now == c->before));
 }
@@ -212,7 +202,7 @@ static void test_full_counters(void **state)
 	img = inside_open("base", IMG_OPEN_WRITE);
 	assert_fails(img_snapshot_create(img, "A", 0, ERR), IMG_E_LIMIT, "refcount_bits");
 	inside_close(img);
-	expect_undamaged("base");
+	inside_expect_undamaged("base");
 }
 
 /* ---- tables that are wrong --------------------------------------------------------------------------------------- */
@@ -314,7 +304,7 @@ static void test_copied_on_compressed(void **state)
 	img = inside_open("base", IMG_OPEN_WRITE);
 	assert_ok(img_snapshot_create(img, "C", 0, ERR));
 	inside_close(img);
-	expect_undamaged("base");
+	inside_expect_undamaged("base");
 }
 
 /* ---- an image without anything ----------------------------------------------------------------------------------- */
@@ -335,7 +325,7 @@ static void test_empty_image(void **state)
 	inside_fill(img, 0, KIB, 1);
 	assert_ok(img_resize(img, 0, IMG_RESIZE_SHRINK, ERR));
 	inside_close(img);
-	expect_undamaged("a");
+	inside_expect_undamaged("a");
 }
 
 /* ---- more dirty tables than the cache wants to hold -------------------------------------------------------------- */
@@ -360,7 +350,7 @@ static void test_crowded_transaction(void **state)
 	assert_true(engine_of(img)->cache->nr > 0);
 	assert_ok(img_snapshot_delete(img, "A", ERR));
 	inside_close(img);
-	expect_undamaged("a");
+	inside_expect_undamaged("a");
 }
 
 int main(void)

@@ -11,9 +11,8 @@
 #include <cmocka.h>
 
 #include "cut_power.h"
-#include "fault.h"
 #include "image.h"
-#include "memfs.h"
+#include "memfs_wraps.h"
 #include "prl.h"
 
 #define NAME	   "askew"
@@ -174,14 +173,6 @@ static void test_in_line(void **state)
 	assert_in_line(DISK_BYTES);
 }
 
-static int wrap_faulty(void *ctx, struct node *child, const char *name, const struct host_open *args, struct node **out,
-		       struct img_error *e)
-{
-	(void)name;
-	(void)args;
-	return fault_node_new(child, ctx, out, e);
-}
-
 /* Each call to the host fails, alone and from there on; the disk is full. */
 static void test_failures(void **state)
 {
@@ -215,14 +206,6 @@ static void test_failures(void **state)
 	}
 	print_message("%u failures\n", tried);
 	assert_true(tried > 200);
-}
-
-static int wrap_logged(void *ctx, struct node *child, const char *name, const struct host_open *args, struct node **out,
-		       struct img_error *e)
-{
-	(void)name;
-	(void)args;
-	return crash_node_new(child, ctx, 0, out, e);
 }
 
 static void test_crashes(void **state)

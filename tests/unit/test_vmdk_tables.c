@@ -11,9 +11,8 @@
 #include <cmocka.h>
 
 #include "cut_power.h"
-#include "fault.h"
 #include "image.h"
-#include "memfs.h"
+#include "memfs_wraps.h"
 #include "sparse.h"
 #include "vmdk.h"
 
@@ -299,14 +298,6 @@ static void test_alone(void **state)
 	}
 }
 
-static int wrap_logged(void *ctx, struct node *child, const char *name, const struct host_open *args, struct node **out,
-		       struct img_error *e)
-{
-	(void)name;
-	(void)args;
-	return crash_node_new(child, ctx, 0, out, e);
-}
-
 /* A new table is on its way to the directories: whatever of it arrives, the image can be written, and lost nothing. */
 static void test_crashes(void **state)
 {
@@ -342,14 +333,6 @@ static void test_crashes(void **state)
 }
 
 /* ---- a grow that fails ------------------------------------------------------------------------------------------- */
-
-static int wrap_faulty(void *ctx, struct node *child, const char *name, const struct host_open *args, struct node **out,
-		       struct img_error *e)
-{
-	(void)name;
-	(void)args;
-	return fault_node_new(child, ctx, out, e);
-}
 
 /* The directories are written behind everything: what is there of them is not in the grains that come next. */
 static void test_grow_fails(void **state)

@@ -151,6 +151,16 @@ static bool limg_get_backing(struct node *n, struct backing_ref *out)
 	return has;
 }
 
+static bool waits_for_reclaim(struct engine *e)
+{
+	bool waits;
+
+	checkpoint_begin(e);
+	waits = reclaim_possible(e, e->sb.head_parent);
+	checkpoint_end(e);
+	return waits;
+}
+
 static int limg_set_backing(struct node *n, const struct backing_ref *ref, enum backing_change how,
 			    struct img_error *err)
 {
@@ -162,7 +172,7 @@ static int limg_set_backing(struct node *n, const struct backing_ref *ref, enum 
 
 	/* A deleted record that is half reclaimed has one child, against which it is walked. The emptied head and the
 	 * record of what it held would be two. */
-	while (!rc && req.empty && reclaim_possible(e, e->sb.head_parent)) {
+	while (!rc && req.empty && waits_for_reclaim(e)) {
 		struct ckpt_req step = { .action = CKPT_PLAIN, .reclaim_leaves = RECLAIM_LEAVES };
 
 		rc = engine_checkpoint(e, &step, err);

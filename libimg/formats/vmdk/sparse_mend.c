@@ -35,7 +35,7 @@ int vmdk_sparse_write_directory(struct vmdk_sparse *s, const uint32_t *place, ui
 	int ret;
 
 	if (!d)
-		return error_set(err, IMG_E_NOMEM, 0, NO_OFFSET, LAYER, "out of memory");
+		return no_memory(err);
 	for (uint64_t i = 0; i < nr && i < s->h.nr_tables; i++)
 		d[i] = le32_of(place[i]);
 	ret = node_pwrite(s->file, d, nr * sizeof(*d), off, 0, err);
